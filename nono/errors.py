@@ -1,0 +1,78 @@
+"""Every error that nono raises, named after the party who must act.
+
+Each message is one sentence (or two: what is wrong, what to do next). Errors of other libraries are translated once, at
+the edge of the room that called them. Where a secret was in reach, the translation is a fixed text raised `from None`,
+because a third party's error may quote its input.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class NonoError(Exception):
+    """Base of all errors shown to a user; `exit_status` is what the command line exits with."""
+
+    exit_status = 1
+
+
+class UsageError(NonoError):
+    """The operator's command line is wrong."""
+
+    exit_status = 2
+
+
+class PolicyError(NonoError):
+    """The operator's profile or the policy made from it is wrong."""
+
+    exit_status = 2
+
+
+class CommandNotFound(NonoError):
+    """The command does not exist; 127 as a shell has it."""
+
+    exit_status = 127
+
+
+class CommandNotExecutable(NonoError):
+    """The command exists but cannot be executed; 126 as a shell has it."""
+
+    exit_status = 126
+
+
+class CredentialError(NonoError):
+    """The keystore does not give the credential. Never carries the credential."""
+
+
+class StoreError(NonoError):
+    """One of nono's own files cannot be read or written."""
+
+
+class KernelError(NonoError, OSError):
+    """A system call failed. `call` names it (as in its man page), `errno` is the kernel's answer."""
+
+    def __init__(self, call: str, errno: int, message: str = "") -> None:
+        self.call = call
+        text = message or f"{call}: {os.strerror(errno)}"
+        OSError.__init__(self, errno, text)
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class Refusal(NonoError):
+    """The agent asked for what it may not have; `status` and `code` go on the wire, the message says what to do."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class UpstreamError(NonoError):
+    """The remote failed; `status` (502 or 504) and `code` are what the agent is answered."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code

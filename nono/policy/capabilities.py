@@ -1,0 +1,50 @@
+"""The capability set: what one run may do, as plain data.
+
+It is made once, by `resolve.py`, from flags, profile and built-in groups; the sandbox, the proxy and the summary read
+it and nothing else. Paths are absolute and normalised but need not exist: what is on the disk is the sandbox's concern.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nono.policy.routes import Route
+
+READ = 1  # read files, list directories, execute
+WRITE = 2  # write, create, remove, rename, truncate
+
+NETWORK_OPEN = "open"  # the host's network, as without nono
+NETWORK_PROXY = "proxy"  # one loopback port: the proxy
+NETWORK_BLOCKED = "blocked"  # nothing but the child's own loopback
+
+
+class PathGrant(NamedTuple):
+    """Access to `path` and, for a directory, to all below it.
+
+    access: READ | WRITE bits. is_file: granted as a file (a directory there is an error).
+    origin: what granted it, in the user's words: a flag ("--allow"), a profile or a group.
+    optional: skipped without a word when absent (groups); otherwise its absence is a UsageError.
+    """
+
+    path: str
+    access: int
+    is_file: bool
+    origin: str
+    optional: bool = False
+
+
+class PathDeny(NamedTuple):
+    """A sensitive path that stays denied under any broader grant; `group` names the reason."""
+
+    path: str
+    group: str
+
+
+class CapabilitySet(NamedTuple):
+    """What the child may do. `network` is one of NETWORK_*; `routes` is empty unless it is NETWORK_PROXY."""
+
+    grants: tuple[PathGrant, ...]
+    denies: tuple[PathDeny, ...]
+    network: str
+    routes: tuple[Route, ...]
+    workdir: str

@@ -1,0 +1,54 @@
+"""The command line: the one place where an error becomes a sentence on stderr and an exit status.
+
+No traceback reaches a user. One that would is a bug of ours, and is said to be one, with the type of the error and the line of nono
+that it came from; never with its text, which may quote a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from nono.cli import args
+from nono.errors import NonoError
+
+
+def main() -> None:
+    """Run the command line in sys.argv and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line; return the exit status (DESIGN section 5)."""
+    try:
+        module, arguments = args.parse(argv)
+        status: int = module.run(arguments)
+        sys.stdout.flush()
+        return status
+    except NonoError as error:
+        return _say(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush does not complain either
+        return 141
+    except Exception as error:
+        return _say(f"internal error: {type(error).__name__} at {_place(error)}. This is a bug of nono; please report it.", 1)
+
+
+def _say(message: str, status: int) -> int:
+    try:
+        sys.stderr.write(f"nono: {message}\n")
+    except OSError:
+        pass  # nobody listens; the status still tells
+    return status
+
+
+def _place(error: BaseException) -> str:
+    """Return FILE:LINE of the innermost frame, without the path of this machine."""
+    place = "nono"
+    traceback = error.__traceback__
+    while traceback is not None:
+        place = f"{os.path.basename(traceback.tb_frame.f_code.co_filename)}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return place

@@ -1,0 +1,61 @@
+"""The audit log of one run: a JSON line for each exchange, in a file that the child can neither read nor write.
+
+One file per run, `STATE/audit/YYYYMMDDTHHMMSSZ-PID.jsonl`, 0600 in a 0700 directory that every sandbox denies. Lines are collected and
+written with one write(2) when the loop comes to rest (`flush`), so that an exchange costs no system call of its own. A log that cannot
+be opened stops the run before the agent starts (fail closed); one that cannot be written later is reported once, and the run goes on.
+
+Nothing secret is here to be written: an entry is made of the proxy's verdicts and of the request's method, route and path without its
+query. Source of the format: JSON Lines, one object a line, UTF-8.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+
+from nono.errors import StoreError
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class AuditLog:
+    """An open audit file; a context manager. `path` is where it is."""
+
+    def __init__(self, state_directory: str) -> None:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        directory = os.path.join(state_directory, "audit")
+        self.path = os.path.join(directory, f"{stamp}-{os.getpid()}.jsonl")
+        self.failed = False
+        self._pending: list[str] = []
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self.path, flags, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot open the audit log {self.path}: {error.strerror}") from None
+
+    def append(self, entry: Mapping[str, object]) -> bool:
+        """Take one entry; return whether it is the first since the last flush (so that the caller plans one)."""
+        self._pending.append(_encode(entry))
+        return len(self._pending) == 1
+
+    def flush(self) -> None:
+        """Write what was taken; an error is kept in `failed`, never raised into an exchange."""
+        if not self._pending:
+            return
+        data = memoryview(("\n".join(self._pending) + "\n").encode())
+        self._pending.clear()
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError:
+            self.failed = True
+
+    def __enter__(self) -> AuditLog:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.flush()
+        os.close(self._fd)

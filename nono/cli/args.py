@@ -1,0 +1,73 @@
+"""The command line: argv in, a parsed namespace or a UsageError out.
+
+One table of verbs. A verb's module is imported when it is called for, by name: `nono run` must not pay for what `nono credential`
+needs. A command to run stands behind `--` and is never looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NoReturn
+
+from nono import __version__
+from nono.errors import UsageError
+
+VERBS = {
+    "run": ("nono.cli.run", "run a command in the sandbox, with the proxy beside it"),
+    "credential": ("nono.cli.credential", "store, check, list and remove keys in the keystore"),
+    "demo": ("nono.cli.demo", "see the whole of it work, in seconds, without a network"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is an error of ours: one sentence, status 2, no page of usage."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See: {self.prog} --help")
+
+
+def parse(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
+    """Return the verb's module and its arguments; what stands behind `--` is `arguments.command`.
+
+    Raises UsageError. Exits with 0 after --help and --version.
+    """
+    argv = list(argv)
+    if not argv or argv[0] not in VERBS:
+        _top_level(argv)
+    module = import_module(VERBS[argv[0]][0])
+    flags, separator, command = _split(argv[1:])
+    parser = Parser(prog=f"nono {argv[0]}", description=module.__doc__)
+    module.add_arguments(parser)
+    arguments = parser.parse_args(flags)
+    arguments.command = command if separator else None
+    return module, arguments
+
+
+def _split(argv: list[str]) -> tuple[list[str], bool, list[str]]:
+    if "--" not in argv:
+        return argv, False, []
+    at = argv.index("--")
+    return argv[:at], True, argv[at + 1 :]
+
+
+def _top_level(argv: list[str]) -> NoReturn:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items())
+    parser = Parser(
+        prog="nono",
+        usage="nono VERB [flags]",
+        description="Run an AI agent that holds no real key and touches only what you granted.",
+        epilog=f"verbs:\n{verbs}\n\nnono VERB --help tells about each of them.",
+    )
+    parser.add_argument("--version", action="version", version=f"nono {__version__}")
+    if argv and not argv[0].startswith("-"):
+        raise UsageError(f"unknown verb '{argv[0]}'. The verbs are: {', '.join(VERBS)}")
+    parser.parse_args(argv)
+    raise UsageError("say what to do, e.g.: nono run --allow-cwd -- COMMAND. See: nono --help")
+

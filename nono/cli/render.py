@@ -1,0 +1,84 @@
+"""Results -> text for a person. The voice of DESIGN section 5: a few aligned lines on stderr, nothing else.
+
+Control characters never reach the terminal as they are: a path or a name that an agent chose must not be able to repaint the screen.
+"""
+
+from __future__ import annotations
+
+import os
+
+from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, PathGrant
+from nono.session import Summary
+
+_ACCESS = {READ: "read", WRITE: "write", READ | WRITE: "read+write"}
+_QUIET_ORIGINS = ("system", "the command")
+_WIDTH = 11
+
+
+def summary(what: Summary, home: str, verbose: bool) -> str:
+    """Return the lines that say what the child may do."""
+    rows: list[tuple[str, str]] = []
+    own = [grant for grant in what.grants if not _is_quiet(grant)]
+    for access in (READ | WRITE, WRITE, READ):
+        rows += [(_ACCESS[access], _path(grant, home, verbose)) for grant in own if grant.access == access]
+    quiet = [grant for grant in what.grants if _is_quiet(grant)]
+    if verbose:
+        rows += [(_ACCESS[grant.access], f"{_short(grant.path, home)}  ({grant.origin})") for grant in quiet]
+    else:
+        rows.append(("read", f"system ({len(quiet)} paths, -v to list)"))
+    rows += _network(what)
+    if what.withheld:
+        names = ", ".join(what.withheld) if verbose else f"{len(what.withheld)} variables (-v to list)"
+        rows.append(("withheld", names))
+    for note in what.notes:
+        rows.append(("note", note))
+    rows.append(("wall", what.wall))
+    return "".join(f"{'nono' if first else '    '}  {label:<{_WIDTH}} {text}\n" for first, label, text in _first(rows))
+
+
+def plan(what: Summary, home: str) -> str:
+    """Return the whole of what `--dry-run` shows: the summary in full, the denied paths and the child's variables."""
+    lines = [summary(what, home, verbose=True)]
+    lines += [f"      {'denied':<{_WIDTH}} {_short(deny.path, home)}  ({deny.group})\n" for deny in what.denies]
+    lines += [f"      {'set':<{_WIDTH}} {name}\n" for name in what.added_variables]
+    lines.append(f"      {'command':<{_WIDTH}} {' '.join(map(printable, what.argv))}\n")
+    return "".join(lines)
+
+
+def printable(text: str) -> str:
+    """Return `text` with every character that could move a cursor written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _is_quiet(grant: PathGrant) -> bool:
+    return grant.optional
+
+
+def _path(grant: PathGrant, home: str, verbose: bool) -> str:
+    return _short(grant.path, home) + (f"  ({grant.origin})" if verbose else "")
+
+
+def _short(path: str, home: str) -> str:
+    if path == home or path.startswith(home.rstrip("/") + "/"):
+        path = "~" + path[len(home.rstrip("/")) :]
+    return printable(path)
+
+
+def _network(what: Summary) -> list[tuple[str, str]]:
+    if what.network == NETWORK_OPEN:
+        return [("network", "open: the agent reaches whatever this machine reaches (--credential NAME or --block-net restricts it)")]
+    if what.network == NETWORK_BLOCKED:
+        return [("network", "blocked")]
+    rows = []
+    for index, (route, host, store) in enumerate(what.routes):
+        rows.append(("network" if not index else "", f"only {route} → {host}" + (f"  ({store})" if store else "")))
+    return rows
+
+
+def _first(rows: list[tuple[str, str]]) -> list[tuple[bool, str, str]]:
+    return [(index == 0, label, text) for index, (label, text) in enumerate(rows)]
+
+
+def home_of(environment: os._Environ[str] | dict[str, str]) -> str:
+    """Return the user's home as it is shown: a prefix to shorten to `~`."""
+    return environment.get("HOME", "") or "/nonexistent"

@@ -1,0 +1,96 @@
+"""Run a command in the sandbox, with the proxy beside it.
+
+The agent holds a token of this session in the place of each key; the proxy puts the real key in on the way out. It
+touches only the paths that are granted here. Its output is its own: nono writes to stderr only, before it starts.
+
+examples:
+  nono run --allow-cwd -- bash                                 a shell that may change this directory only
+  nono run --allow-cwd --credential openai -- python agent.py  an agent that never sees the key
+  nono run --read ~/notes --block-net -- python report.py      no network at all
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from nono import session
+from nono.cli import render
+from nono.errors import UsageError
+from nono.policy.resolve import PATH_FIELDS, Request
+
+_PATH_HELP = {
+    "allow": ("DIR", "read and write this directory"),
+    "read": ("DIR", "read this directory"),
+    "write": ("DIR", "write this directory"),
+    "allow_file": ("FILE", "read and write this file"),
+    "read_file": ("FILE", "read this file"),
+    "write_file": ("FILE", "write this file"),
+}
+_SHORT = {"allow": ["-a"], "read": ["-r"], "write": ["-w"]}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `nono run`."""
+    parser.usage = "nono run [flags] -- COMMAND [ARGUMENT …]"
+    paths = parser.add_argument_group("paths")
+    for field, _, _ in PATH_FIELDS:
+        metavar, text = _PATH_HELP[field]
+        flags = [*_SHORT.get(field, []), "--" + field.replace("_", "-")]
+        paths.add_argument(*flags, dest=field, action="append", default=[], metavar=metavar, help=text)
+    paths.add_argument("--allow-cwd", action="store_true", help="read and write the working directory")
+    paths.add_argument("--workdir", metavar="DIR", help="start the command in DIR instead of here")
+    network = parser.add_argument_group("network and keys")
+    network.add_argument(
+        "--credential",
+        "--proxy-credential",
+        dest="credential",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="route to the provider NAME through the proxy, with its key (openai, anthropic, gemini, google-ai, github, gitlab, "
+        "or a custom credential of the profile); the network is then restricted to these routes",
+    )
+    network.add_argument("--block-net", action="store_true", help="no network at all")
+    network.add_argument("--proxy-port", type=_port, metavar="N", help="the proxy's port, inside the sandbox (default: any)")
+    other = parser.add_argument_group("other")
+    other.add_argument("-p", "--profile", metavar="NAME|FILE", help="take paths, routes and custom credentials from a profile")
+    other.add_argument("--dry-run", action="store_true", help="print what would be applied, start nothing")
+    other.add_argument("-v", "--verbose", action="count", default=0, help="list every path and variable in the summary")
+    other.add_argument("-s", "--silent", action="store_true", help="no summary")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status."""
+    if not arguments.command:
+        raise UsageError("no command to run. Write it behind --, e.g.: nono run --allow-cwd -- bash")
+    paths = {field: tuple(getattr(arguments, field)) for field, _, _ in PATH_FIELDS}
+    order = session.Order(
+        argv=tuple(arguments.command),
+        request=Request(
+            **paths,
+            allow_cwd=arguments.allow_cwd,
+            block_net=arguments.block_net,
+            credential=tuple(arguments.credential),
+        ),
+        profile=arguments.profile,
+        workdir=arguments.workdir,
+        proxy_port=arguments.proxy_port,
+        dry_run=arguments.dry_run,
+    )
+    home = render.home_of(os.environ)
+
+    def tell(what: session.Summary) -> None:
+        if arguments.dry_run:
+            sys.stdout.write(render.plan(what, home))
+        elif not arguments.silent:
+            sys.stderr.write(render.summary(what, home, verbose=arguments.verbose > 0))
+
+    return session.run(order, os.environ, tell)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is not a port (1 to 65535)")
+    return int(text)

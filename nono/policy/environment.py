@@ -1,0 +1,69 @@
+"""The environment of the child: what it inherits, what is withheld, what nono adds.
+
+Pure. Three rules, in this order:
+1. withheld: addresses of sockets that would hand over secrets (D-Bus, ssh-agent, docker), and every variable that is known to carry a
+   real credential, unless the network is open, where the agent needs the ones that the user set and nono guards nothing of them;
+2. added: for each route its key variables with the phantom token and its base URL, and the proxy variables;
+3. everything else passes as it is: the agent should find the machine that it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY
+from nono.policy.network import WITHHELD_CREDENTIALS, WITHHELD_SOCKETS, builtin_routes
+from nono.policy.routes import Route
+
+_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
+_LOOPBACK = "localhost,127.0.0.1,::1"
+
+
+class ChildEnvironment(NamedTuple):
+    """`variables` for execve(2); `withheld` names what the user had set and the child does not get, sorted."""
+
+    variables: dict[str, str]
+    withheld: tuple[str, ...]
+
+
+def child_environment(
+    inherited: Mapping[str, str],
+    *,
+    network: str,
+    routes: Iterable[Route] = (),
+    proxy_port: int = 0,
+    token: str = "",
+    temporary_directory: str = "",
+    secret_variables: Iterable[str] = (),
+) -> ChildEnvironment:
+    """Return the child's environment.
+
+    inherited: the user's own. token: the phantom token, 64 hex characters. secret_variables: names that the caller found to hold a real
+    credential (an env:// source, or a value that contains a loaded key), withheld in every network mode.
+    """
+    variables = dict(inherited)
+    withheld = {*WITHHELD_SOCKETS, *secret_variables}
+    if network != NETWORK_OPEN:
+        withheld.update(_PROXY_VARIABLES)
+        withheld.update(WITHHELD_CREDENTIALS)
+        for route in builtin_routes().values():
+            withheld.update(route.env_vars)
+    for name in withheld:
+        variables.pop(name, None)
+    added: dict[str, str] = {}
+    if network == NETWORK_PROXY:
+        proxy = f"http://nono:{token}@127.0.0.1:{proxy_port}"
+        for name in _PROXY_VARIABLES[:4]:
+            added[name] = proxy
+        added.update(NO_PROXY=_LOOPBACK, no_proxy=_LOOPBACK, NODE_USE_ENV_PROXY="1", NONO_PROXY_TOKEN=token)
+        for route in routes:
+            for name in route.env_vars:
+                added[name] = token
+            for name in route.base_url_vars:
+                added[name] = f"http://127.0.0.1:{proxy_port}/{route.name}"
+    if temporary_directory:
+        added.update(TMPDIR=temporary_directory, TMP=temporary_directory, TEMP=temporary_directory)
+    variables.update(added)
+    gone = (name for name in withheld if name in inherited and name not in added)
+    return ChildEnvironment(variables, tuple(sorted(gone)))

@@ -1,0 +1,287 @@
+"""One run, from its order to its exit status: the only place where the rooms are put together.
+
+Read it top to bottom; the order is the point. Everything that can be refused is refused before the child exists (P7): the credentials
+are in locked memory, and the keystore's helper is gone, before the spawn (P1). What only the proxy needs (ssl, h11, the loop) is
+imported while the child starts, because that is what a user waits for; so this file, and only this one, imports inside functions.
+A request that the child makes before the proxy serves waits in the listener's backlog, which is there since the spawn.
+
+Each room is entered once and left once (context managers): the temporary directory, the audit log, the signals, the credentials. However
+the run ends, nothing that it started is left running and no key is left in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from nono.audit.log import AuditLog
+from nono.credentials import env, phantom, reference
+from nono.credentials.loading import Credential, Loader
+from nono.errors import CommandNotExecutable, PolicyError, UsageError
+from nono.kernel import landlock, process
+from nono.kernel.spawn import Child, SpawnError, spawn
+from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathDeny, PathGrant
+from nono.policy.environment import ChildEnvironment, child_environment
+from nono.policy.resolve import Place, Request, resolve
+from nono.sandbox import filesystem
+from nono.sandbox.plan import Plan, make_plan
+from nono.supervisor import command as commands
+from nono.supervisor.job import Job, Signals, Terminal, kill_descendants
+from nono.supervisor.scratch import ScratchDirectory
+
+if TYPE_CHECKING:
+    from nono.policy.profile import Profile
+
+# Above Linux's ephemeral ports (ip_local_port_range: 32768-60999) and the ports of development servers, so that it is in nobody's way.
+_PROXY_PORTS = range(61000, 65536)
+_SHORTEST_RECOGNISABLE_KEY = 8  # bytes; a shorter one would be found in innocent variables
+
+
+class Order(NamedTuple):
+    """What the user asked for. argv: the command. profile: a NAME or a FILE. workdir, proxy_port: None for the default."""
+
+    argv: tuple[str, ...]
+    request: Request
+    profile: str | None = None
+    workdir: str | None = None
+    proxy_port: int | None = None
+    dry_run: bool = False
+
+
+class Summary(NamedTuple):
+    """What the child may do, for the user. routes: (name, upstream host, where its key came from)."""
+
+    argv: tuple[str, ...]
+    grants: tuple[PathGrant, ...]
+    denies: tuple[PathDeny, ...]
+    network: str
+    routes: tuple[tuple[str, str, str], ...]
+    withheld: tuple[str, ...]
+    added_variables: tuple[str, ...]
+    notes: tuple[str, ...]
+    wall: str
+
+
+def run(order: Order, environment: Mapping[str, str], tell: Callable[[Summary], None]) -> int:
+    """Carry out `order`; return the child's exit status. `tell` is called once, before the child starts.
+
+    Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
+    """
+    place = _place(order, environment)
+    command = commands.find(order.argv[0], environment, place.home)
+    capabilities = resolve(order.request, _profile(order.profile, place), place, command.grants)
+    references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
+    handed_over = env.hand_over(references.values())  # with an env:// source: starts nono anew, without the variable
+    with Loader(place.state_home, handed_over) as loader:
+        if not order.dry_run:
+            loader.start(references)
+        with ScratchDirectory(place.temporary_directory, create=not order.dry_run) as scratch:
+            grant = PathGrant(scratch.path, READ | WRITE, False, "temporary directory", optional=True)
+            capabilities = capabilities._replace(grants=(*capabilities.grants, grant))
+            plan = make_plan(filesystem.expand(capabilities), landlock.abi(), os.uname().machine)
+            credentials = {} if order.dry_run else loader.collect()
+            token = phantom.new_token()
+            port = order.proxy_port or _PROXY_PORTS[int.from_bytes(os.urandom(2)) % len(_PROXY_PORTS)]
+            _refuse_keys_in_argv(order.argv, credentials)
+            variables = child_environment(
+                environment,
+                network=capabilities.network,
+                routes=capabilities.routes,
+                proxy_port=port,
+                token=token.decode(),
+                temporary_directory=scratch.path,
+                secret_variables=_secret_variables(environment, references.values(), credentials),
+            )
+            tell(_summary(order, capabilities, plan, variables, credentials, environment))
+            if order.dry_run:
+                return 0
+            run = _Run(capabilities, credentials, token, port)
+            argv = [os.fsencode(argument) for argument in order.argv]
+            with AuditLog(place.state_home) as audit, Signals() as signals:
+                terminal = Terminal()
+                process.set_child_subreaper()
+                child = _start(command.path, argv, variables.variables, place.workdir, plan, port, terminal)
+                try:
+                    return _supervise(run, child, terminal, signals, audit)
+                finally:
+                    kill_descendants()
+
+
+class _Run(NamedTuple):
+    """What the proxy is made of."""
+
+    capabilities: CapabilitySet
+    credentials: dict[str, Credential]
+    token: bytes
+    port: int
+
+
+def _start(
+    path: str,
+    argv: Sequence[bytes],
+    variables: Mapping[str, str],
+    workdir: str,
+    plan: Plan,
+    port: int,
+    terminal: Terminal,
+) -> Child:
+    """Spawn the child behind its wall; CommandNotExecutable when all but its exec succeeded."""
+    ruleset = filesystem.open_ruleset(plan)
+    try:
+        return spawn(
+            path=os.fsencode(path),
+            argv=argv,
+            envp=[os.fsencode(f"{name}={value}") for name, value in variables.items()],
+            workdir=os.fsencode(workdir),
+            namespaces=plan.namespaces,
+            listen_port=port if plan.proxied else None,
+            ruleset_fd=ruleset,
+            seccomp_filter=plan.seccomp_filter,
+            new_process_group=not terminal.shared,
+            foreground_tty_fd=terminal.handed_fd,
+        )
+    except SpawnError as error:
+        if error.step == "exec":
+            raise CommandNotExecutable(f"{path}: {os.strerror(error.errno or 0)}") from None
+        raise
+    finally:
+        os.close(ruleset)
+
+
+def _supervise(run: _Run, child: Child, terminal: Terminal, signals: Signals, audit: AuditLog) -> int:
+    """Serve the child until it exits; return its exit status. Late imports: the child is starting meanwhile."""
+    from nono.loop import READ as READABLE
+    from nono.loop import Loop
+
+    statuses: list[int] = []
+    loop = Loop()
+
+    def ended(status: int) -> None:
+        statuses.append(status)
+        loop.stop()
+
+    job = Job(child.pid, terminal, ended)
+    loop.register(signals.fd, READABLE, lambda _: job.handle(signals.take()))
+    if run.capabilities.network != NETWORK_PROXY:
+        loop.run()
+        return statuses[0]
+
+    from nono.proxy.server import BoundRoute, Exchange, Limits, Proxy
+
+    def record(exchange: Exchange) -> None:
+        if audit.append(exchange._asdict()):
+            loop.call_soon(audit.flush)
+
+    process.raise_open_files_limit()
+    bound = [BoundRoute(route, run.credentials[route.name]) for route in run.capabilities.routes]
+    proxy = Proxy(loop, child.listener_fd, run.token, run.port, bound, None, Limits(), record)
+    proxy.warm()
+    try:
+        loop.run()
+    finally:
+        proxy.close()
+    return statuses[0]
+
+
+def _summary(
+    order: Order,
+    capabilities: CapabilitySet,
+    plan: Plan,
+    variables: ChildEnvironment,
+    credentials: Mapping[str, Credential],
+    environment: Mapping[str, str],
+) -> Summary:
+    routes = []
+    for route in capabilities.routes:
+        host = route.upstream.partition("://")[2].partition("/")[0]
+        routes.append((route.name, host, credentials[route.name].store if route.name in credentials else ""))
+    added = (name for name, value in variables.variables.items() if environment.get(name) != value)
+    return Summary(
+        argv=order.argv,
+        grants=plan.grants,
+        denies=capabilities.denies,
+        network=capabilities.network,
+        routes=tuple(routes),
+        withheld=variables.withheld,
+        added_variables=tuple(sorted(added)),
+        notes=plan.notes,
+        wall=plan.wall,
+    )
+
+
+def _place(order: Order, environment: Mapping[str, str]) -> Place:
+    """Return where the user stands. Raises UsageError when there is no home or the working directory does not exist."""
+    home = environment.get("HOME", "")
+    if not home.startswith("/"):
+        raise UsageError("HOME is not set to an absolute path; set it to your home directory")
+    try:
+        workdir = os.path.abspath(order.workdir) if order.workdir is not None else os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the current directory does not exist any more; change to one that does") from None
+    if not os.path.isdir(workdir):
+        raise UsageError(f"--workdir {order.workdir}: no such directory")
+    uid = os.geteuid()
+    return Place(
+        home=os.path.normpath(home),
+        workdir=workdir,
+        temporary_directory=environment.get("TMPDIR") or "/tmp",
+        config_home=_base_directory(environment, "XDG_CONFIG_HOME", home, ".config"),
+        state_home=_base_directory(environment, "XDG_STATE_HOME", home, ".local/state"),
+        runtime_dir=environment.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}",
+        uid=uid,
+        os="darwin" if os.uname().sysname == "Darwin" else "linux",
+    )
+
+
+def _base_directory(environment: Mapping[str, str], name: str, home: str, default: str) -> str:
+    """Return nono's directory under an XDG base directory; a relative value is ignored, as the specification asks."""
+    base = environment.get(name, "")
+    return os.path.join(base if base.startswith("/") else os.path.join(home, default), "nono")
+
+
+def _profile(name: str | None, place: Place) -> Profile | None:
+    """Return the profile called NAME in the configuration directory, or in FILE; None when none is asked for."""
+    if name is None:
+        return None
+    from nono.policy import profile  # msgspec costs 30 ms: only who names a profile pays
+
+    is_file = "/" in name or name.endswith((".json", ".jsonc"))
+    stem = os.path.join(place.config_home, "profiles", name)
+    for path in [name] if is_file else [f"{stem}.json", f"{stem}.jsonc"]:
+        try:
+            with open(path, encoding="utf-8") as file:
+                return profile.parse(file.read(), path)
+        except FileNotFoundError:
+            continue
+        except UnicodeDecodeError:
+            raise PolicyError(f"profile {path}: it is not valid UTF-8") from None
+        except OSError as error:
+            raise PolicyError(f"profile {path}: cannot be read: {error.strerror}") from None
+    where = name if is_file else f"{stem}.json"
+    raise PolicyError(f"there is no profile '{name}': {where} does not exist")
+
+
+def _refuse_keys_in_argv(argv: Sequence[str], credentials: Mapping[str, Credential]) -> None:
+    for name, credential in credentials.items():
+        if any(_contains(argument, credential) for argument in argv):
+            raise UsageError(
+                f"the command line itself contains the key of '{name}', so the agent would have it; "
+                "leave it out: the agent finds a token in its environment, and the proxy puts the key in"
+            )
+
+
+def _secret_variables(
+    environment: Mapping[str, str],
+    references: Iterable[reference.Reference],
+    credentials: Mapping[str, Credential],
+) -> list[str]:
+    """Return the variables that hold a real key: the env:// sources, and any whose value contains a key that was loaded."""
+    named = [ref.name for ref in references if ref.scheme == reference.ENV]
+    found = [name for name, value in environment.items() if any(_contains(value, c) for c in credentials.values())]
+    return named + found
+
+
+def _contains(text: str, credential: Credential) -> bool:
+    """Whether `text` contains the key. bytes.find() reads the locked memory in place."""
+    return credential.length >= _SHORTEST_RECOGNISABLE_KEY and os.fsencode(text).find(credential.view) >= 0

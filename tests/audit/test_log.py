@@ -1,0 +1,44 @@
+"""One JSON line an exchange, in a private file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nono.audit.log import AuditLog
+from nono.errors import StoreError
+
+
+def test_writes_a_json_line_for_each_entry(tmp_path: Path) -> None:
+    with AuditLog(str(tmp_path)) as log:
+        assert log.append({"route": "openai", "status": 200}) is True
+        assert log.append({"path": 'a"\n\u2028é'}) is False
+        log.flush()
+        assert log.append({"n": 3}) is True
+    lines = Path(log.path).read_bytes().splitlines()
+    assert [json.loads(line) for line in lines] == [{"route": "openai", "status": 200}, {"path": 'a"\n\u2028é'}, {"n": 3}]
+
+
+def test_file_and_directory_are_private(tmp_path: Path) -> None:
+    with AuditLog(str(tmp_path / "state")) as log:
+        pass
+    assert os.stat(log.path).st_mode & 0o777 == 0o600
+    assert os.stat(os.path.dirname(log.path)).st_mode & 0o777 == 0o700
+
+
+def test_refuses_to_start_without_a_log(tmp_path: Path) -> None:
+    (tmp_path / "audit").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot open the audit log"):
+        AuditLog(str(tmp_path))
+
+
+def test_a_full_disk_is_remembered_and_raises_nothing(tmp_path: Path) -> None:
+    with AuditLog(str(tmp_path)) as log:
+        os.dup2(full := os.open("/dev/full", os.O_WRONLY), log._fd)
+        os.close(full)
+        log.append({"a": 1})
+        log.flush()
+        assert log.failed

@@ -1,0 +1,62 @@
+"""The child's variables: withheld, added, passed on."""
+
+from __future__ import annotations
+
+from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, NETWORK_PROXY
+from nono.policy.environment import child_environment
+from nono.policy.network import select_routes
+
+TOKEN = "ab" * 32
+USER = {
+    "PATH": "/bin",
+    "OPENAI_API_KEY": "sk-real",
+    "ANTHROPIC_AUTH_TOKEN": "real",
+    "GEMINI_API_KEY": "real",
+    "SSH_AUTH_SOCK": "/run/agent",
+    "DBUS_SESSION_BUS_ADDRESS": "unix:path=/run/user/1/bus",
+    "HTTPS_PROXY": "http://corporate:8080",
+}
+
+
+def test_routes_put_the_token_in_the_place_of_the_keys() -> None:
+    routes = select_routes(["openai"], {})
+    child = child_environment(USER, network=NETWORK_PROXY, routes=routes, proxy_port=61000, token=TOKEN)
+    assert child.variables["OPENAI_API_KEY"] == TOKEN
+    assert child.variables["OPENAI_BASE_URL"] == "http://127.0.0.1:61000/openai"
+    assert child.variables["https_proxy"] == f"http://nono:{TOKEN}@127.0.0.1:61000"
+    assert child.variables["NODE_USE_ENV_PROXY"] == "1"
+    assert child.variables["NONO_PROXY_TOKEN"] == TOKEN
+    assert "127.0.0.1" in child.variables["NO_PROXY"]
+    assert child.variables["PATH"] == "/bin"
+    assert "real" not in " ".join(child.variables.values())
+
+
+def test_says_what_it_withheld_and_only_what_was_there() -> None:
+    routes = select_routes(["openai"], {})
+    child = child_environment(USER, network=NETWORK_PROXY, routes=routes, proxy_port=61000, token=TOKEN)
+    assert child.withheld == ("ANTHROPIC_AUTH_TOKEN", "DBUS_SESSION_BUS_ADDRESS", "GEMINI_API_KEY", "SSH_AUTH_SOCK")
+
+
+def test_open_network_keeps_the_users_own_keys_but_no_agent_sockets() -> None:
+    child = child_environment(USER, network=NETWORK_OPEN)
+    assert child.variables["OPENAI_API_KEY"] == "sk-real"
+    assert child.variables["HTTPS_PROXY"] == "http://corporate:8080"
+    assert child.withheld == ("DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK")
+
+
+def test_blocked_network_withholds_keys_and_proxies() -> None:
+    child = child_environment(USER, network=NETWORK_BLOCKED)
+    assert "ANTHROPIC_AUTH_TOKEN" not in child.variables
+    assert "HTTPS_PROXY" not in child.variables
+    assert "NONO_PROXY_TOKEN" not in child.variables
+
+
+def test_variables_found_to_hold_a_key_are_withheld_in_every_mode() -> None:
+    child = child_environment({"MINE": "sk-x"}, network=NETWORK_OPEN, secret_variables=["MINE"])
+    assert child.variables == {}
+    assert child.withheld == ("MINE",)
+
+
+def test_temporary_directory_replaces_the_users() -> None:
+    child = child_environment({"TMPDIR": "/tmp"}, network=NETWORK_OPEN, temporary_directory="/tmp/nono-1")
+    assert {child.variables[name] for name in ("TMPDIR", "TMP", "TEMP")} == {"/tmp/nono-1"}

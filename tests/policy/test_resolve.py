@@ -1,0 +1,80 @@
+"""Flags + profile + groups -> capability set."""
+
+from __future__ import annotations
+
+import pytest
+
+from nono.errors import PolicyError, UsageError
+from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, NETWORK_PROXY, READ, WRITE, PathGrant
+from nono.policy.profile import parse
+from nono.policy.resolve import Place, Request, expand, resolve
+
+PLACE = Place(
+    home="/home/u",
+    workdir="/home/u/app",
+    temporary_directory="/tmp",
+    config_home="/home/u/.config/nono",
+    state_home="/home/u/.local/state/nono",
+    runtime_dir="/run/user/1",
+    uid=1,
+)
+
+
+def own(request: Request, profile: str = "") -> list[PathGrant]:
+    capabilities = resolve(request, parse(profile, "p") if profile else None, PLACE)
+    return [grant for grant in capabilities.grants if not grant.optional]
+
+
+def test_each_flag_grants_what_its_name_says() -> None:
+    request = Request(allow=("~/a",), read=("b",), write=("/c",), read_file=("$HOME/f",), allow_cwd=True)
+    assert own(request) == [
+        PathGrant("/home/u/a", READ | WRITE, False, "--allow"),
+        PathGrant("/home/u/app/b", READ, False, "--read"),
+        PathGrant("/c", WRITE, False, "--write"),
+        PathGrant("/home/u/f", READ, True, "--read-file"),
+        PathGrant("/home/u/app", READ | WRITE, False, "--allow-cwd"),
+    ]
+
+
+def test_profile_adds_to_flags() -> None:
+    grants = own(Request(read=("/a",)), '{"meta": {"name": "x"}, "filesystem": {"allow": ["$WORKDIR/b"]}, "workdir": {"access": "read"}}')
+    assert [(grant.path, grant.access, grant.origin) for grant in grants] == [
+        ("/a", READ, "--read"),
+        ("/home/u/app/b", READ | WRITE, "profile x"),
+        ("/home/u/app", READ, "profile x"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "$NOPE/x", "~other/x"])
+def test_refuses_a_path(path: str) -> None:
+    with pytest.raises(UsageError):
+        expand(path, PLACE)
+
+
+def test_refuses_an_unknown_workdir_access() -> None:
+    with pytest.raises(PolicyError, match="workdir.access"):
+        own(Request(), '{"workdir": {"access": "all"}}')
+
+
+def test_network_is_open_until_something_restricts_it() -> None:
+    assert resolve(Request(), None, PLACE).network == NETWORK_OPEN
+    assert resolve(Request(block_net=True), None, PLACE).network == NETWORK_BLOCKED
+    assert resolve(Request(credential=("openai",)), None, PLACE).network == NETWORK_PROXY
+
+
+def test_a_profile_restricts_too() -> None:
+    blocked = parse('{"network": {"block": true}}', "p")
+    assert resolve(Request(), blocked, PLACE).network == NETWORK_BLOCKED
+    named = parse('{"network": {"credentials": ["github"]}}', "p")
+    assert [route.name for route in resolve(Request(credential=("openai",)), named, PLACE).routes] == ["github", "openai"]
+
+
+def test_refuses_blocked_network_with_a_credential() -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        resolve(Request(block_net=True, credential=("openai",)), None, PLACE)
+
+
+def test_expands_paths_of_custom_credentials() -> None:
+    text = '{"network": {"credentials": ["x"], "custom_credentials": {"x": {"upstream": "https://x", "credential_key": "k", "tls_ca": "~/ca.pem"}}}}'
+    (route,) = resolve(Request(), parse(text, "p"), PLACE).routes
+    assert route.tls_ca == "/home/u/ca.pem"

@@ -1,0 +1,184 @@
+"""The helper process: reads the platform's keystore, so that no copy of a key but the last one is ever in the supervisor.
+
+A keystore library leaves copies of what it read all over its process (measured: three and more). So they are left in a
+process that ends: it is forked before the child exists, makes itself undumpable, imports the library, and writes for
+each reference one header (status, length: nothing secret) and the raw secret into a pipe. The supervisor reads the
+header, makes a locked buffer of that size, and lets the kernel copy the secret straight into it.
+
+fork, not exec: a second interpreter's start costs 10 ms and more, all of it on the way to the agent's exec. On macOS the
+helper is a fresh interpreter all the same, because Apple's frameworks do not work in a forked process.
+
+A pipe, not a socketpair: the same guarantees here, and the supervisor need not import socket to start. The helper
+watches its end: when the supervisor is gone, it closes any open dialog and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from typing import Iterator, NamedTuple, NoReturn, Sequence
+
+from nono.credentials import keystore
+from nono.credentials.keystore import HEADER, KeystoreError, Limits
+from nono.credentials.reference import Reference
+from nono.errors import CredentialError
+from nono.kernel import process
+from nono.kernel.secretmem import SecretBuffer
+
+_GRACE_S = 2.0  # over the helper's own limits: it reports them itself, in better words
+
+
+class Answer(NamedTuple):
+    """What the helper said about one reference. buffer: the raw secret, owned by the receiver, None unless FOUND."""
+
+    index: int
+    status: int
+    several: bool
+    buffer: SecretBuffer | None
+    length: int
+
+
+class Helper:
+    """A running helper process for `references` (of the schemes NAME and KEYRING)."""
+
+    def __init__(self, references: Sequence[Reference], limits: Limits) -> None:
+        self._limits = limits
+        self._expected = len(references)
+        self._fd, write_fd = os.pipe()
+        try:
+            self._pid = _start(references, limits, self._fd, write_fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        finally:
+            os.close(write_fd)
+
+    def answers(self) -> Iterator[Answer]:
+        """Yield the answer for each reference, in order; one with status PROMPTING before a dialog opens.
+
+        Raises CredentialError when the helper dies or does not keep its own limits.
+        """
+        header = bytearray(HEADER.size)
+        deadline = time.monotonic() + self._limits.call_s + _GRACE_S
+        remaining = self._expected
+        while remaining:
+            self._read_exactly(memoryview(header), deadline)
+            status, flags, index, length = HEADER.unpack(header)
+            if status == keystore.PROMPTING:
+                deadline = time.monotonic() + self._limits.prompt_s + self._limits.call_s + _GRACE_S
+                yield Answer(index, status, False, None, 0)
+                continue
+            remaining -= 1
+            if status != keystore.FOUND:
+                yield Answer(index, status, False, None, 0)
+                continue
+            buffer = SecretBuffer(max(length, 1))
+            try:
+                with buffer.view[:length] as view:
+                    self._read_exactly(view, deadline)
+            except BaseException:
+                buffer.close()
+                raise
+            deadline = time.monotonic() + self._limits.call_s + _GRACE_S
+            yield Answer(index, status, bool(flags & keystore.SEVERAL), buffer, length)
+
+    def close(self) -> None:
+        """End the helper if it still runs, and reap it."""
+        if self._fd < 0:
+            return
+        os.close(self._fd)
+        self._fd = -1
+        process.kill(self._pid)
+        os.waitpid(self._pid, 0)
+
+    def _read_exactly(self, view: memoryview, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        filled = 0
+        while filled < len(view):
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise CredentialError(f"{keystore.keystore_name()} does not answer. Restart it, then run again.")
+            with view[filled:] as rest:
+                count = os.readv(self._fd, [rest])
+            if not count:
+                raise CredentialError(f"the process that reads {keystore.keystore_name()} ended unexpectedly. Run again.")
+            filled += count
+
+
+def serve(items: Sequence[tuple[str, str]], limits: Limits, write_fd: int) -> None:
+    """Answer each (service, account) on `write_fd`. Helper process only."""
+    index = 0
+
+    def answer(status: int, flags: int = 0, secret: bytes = b"") -> None:
+        parts = [memoryview(HEADER.pack(status, flags, index, len(secret))), memoryview(secret)]
+        while parts:
+            written = os.writev(write_fd, parts)
+            while parts and written >= len(parts[0]):
+                written -= len(parts.pop(0))
+            if parts:
+                parts[0] = parts[0][written:]
+
+    try:
+        store = keystore.open_keystore(limits, lambda: answer(keystore.PROMPTING), write_fd)
+    except KeystoreError as exc:
+        for index in range(len(items)):
+            answer(exc.status)
+        return
+    for index, (service, account) in enumerate(items):
+        try:
+            secret, several = store.get(service, account)
+        except KeystoreError as exc:
+            answer(exc.status)
+        else:
+            answer(keystore.FOUND, keystore.SEVERAL if several else 0, secret)
+
+
+def _start(references: Sequence[Reference], limits: Limits, read_fd: int, write_fd: int) -> int:
+    items = [(reference.service, reference.name) for reference in references]
+    pid = os.fork()
+    if pid:
+        return pid
+    _run(items, limits, read_fd, write_fd)
+
+
+def _run(items: list[tuple[str, str]], limits: Limits, read_fd: int, write_fd: int) -> NoReturn:
+    """Helper process, after fork. Says nothing on any stream, whatever happens, and never returns."""
+    status = 1
+    try:
+        process.set_dumpable(False)
+        os.close(read_fd)  # or the helper would never see its reader leave
+        if sys.platform == "darwin":
+            _exec(items, limits, write_fd)
+        serve(items, limits, write_fd)
+        status = 0
+    except BaseException:
+        pass
+    finally:
+        os._exit(status)
+
+
+# The fresh interpreter's program: only names in its arguments, nono found where this one was, -I: no user site, no cwd.
+_PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from nono.credentials import helper, keystore
+from nono.kernel import process
+process.set_dumpable(False)
+limits = keystore.Limits(float(sys.argv[3]), float(sys.argv[4]))
+try:
+    helper.serve(list(zip(sys.argv[5::2], sys.argv[6::2])), limits, int(sys.argv[2]))
+except BaseException:
+    sys.exit(1)
+"""
+
+
+def _exec(items: list[tuple[str, str]], limits: Limits, write_fd: int) -> NoReturn:
+    """Helper process, after fork: become a fresh interpreter that serves the same items."""
+    os.set_inheritable(write_fd, True)
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    arguments = [root, str(write_fd), str(limits.call_s), str(limits.prompt_s)]
+    for item in items:
+        arguments += item
+    os.execv(sys.executable, [sys.executable, "-I", "-c", _PROGRAM, *arguments])

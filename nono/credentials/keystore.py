@@ -1,0 +1,160 @@
+"""The words that the platform's keystore, the helper process and the supervisor have in common.
+
+A keystore answers with a status from the list below and nothing else: what a library or a daemon says about a failure
+may quote the secret, so it is dropped where it is caught and `sentence` writes a fixed text instead. The platform
+modules (`secret_service`, `keychain`) each hold a class `Keystore` with the methods of the protocol here; they are
+imported by name from BACKENDS, in the helper process or in `nono credential`, never on the start-up path of a run.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from importlib import import_module
+from typing import Callable, NamedTuple, Protocol, cast
+
+from nono.credentials.reference import KEYRING, Reference
+from nono.credentials.validation import TOO_LONG as _TOO_LONG_TEXT
+from nono.errors import CredentialError
+
+FOUND = 0
+NOT_FOUND = 1
+NO_BUS = 2  # no session bus to connect to
+NO_SERVICE = 3  # a bus, but nothing on it keeps secrets
+LOCKED = 4  # and nobody can be asked to unlock it: no display
+DISMISSED = 5  # the user closed the dialog
+PROMPT_TIMEOUT = 6  # nobody answered the dialog
+CALL_TIMEOUT = 7
+DENIED = 8
+FAILED = 9
+TOO_LONG = 10
+NO_LIBRARY = 11
+PROMPTING = 12  # not an end: a dialog is open, more time is needed
+
+SEVERAL = 1  # flag: several items match
+
+CALL_TIMEOUT_S = 10.0
+PROMPT_TIMEOUT_S = 60.0
+
+HEADER = struct.Struct("=BBHI")  # status, flags, index of the reference, bytes of the secret that follows
+
+BACKENDS = {"linux": "nono.credentials.secret_service", "darwin": "nono.credentials.keychain"}
+
+
+class KeystoreError(Exception):
+    """The keystore did not do it; `status` says why. Carries no text of anyone else's."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Limits(NamedTuple):
+    """Seconds to wait for the keystore to answer a call, and for the user to answer its dialog."""
+
+    call_s: float = CALL_TIMEOUT_S
+    prompt_s: float = PROMPT_TIMEOUT_S
+
+
+class Keystore(Protocol):
+    """What a platform module's class of this name does. Every method raises KeystoreError.
+
+    Constructed with (limits, on_prompt, gone_fd): on_prompt is called before a dialog opens; once gone_fd (-1: none)
+    hangs up, nobody waits for the answer any more and whatever is awaited is given up.
+    """
+
+    def get(self, service: str, account: str) -> tuple[bytes, bool]:
+        """Return the secret, and whether several items match."""
+
+    def set(self, service: str, account: str, secret: bytes) -> None: ...
+
+    def remove(self, service: str, account: str) -> bool:
+        """Remove every item that matches; False when there is none."""
+
+    def status(self, service: str, account: str) -> str:
+        """Return "unlocked" or "locked", or "" when there is no such item. Opens no dialog."""
+
+    def accounts(self, service: str) -> list[str]: ...
+
+    def close(self) -> None: ...
+
+
+def open_keystore(
+    limits: Limits | None = None, on_prompt: Callable[[], None] = lambda: None, gone_fd: int = -1
+) -> Keystore:
+    """Import the platform's module and return its Keystore. Raises KeystoreError."""
+    name = BACKENDS.get(sys.platform)
+    if name is None:
+        raise KeystoreError(NO_LIBRARY)
+    try:
+        module = import_module(name)
+    except ImportError:
+        raise KeystoreError(NO_LIBRARY) from None
+    return cast(Keystore, module.Keystore(limits or Limits(), on_prompt, gone_fd))
+
+
+def keystore_name() -> str:
+    return "the macOS Keychain" if sys.platform == "darwin" else "the Secret Service"
+
+
+def described(reference: Reference) -> str:
+    """Name an item of the keystore in the user's words."""
+    if reference.scheme == KEYRING:
+        return f"credential '{reference.name}' of service '{reference.service}'"
+    return f"credential '{reference.name}'"
+
+
+def has_display() -> bool:
+    """Whether a dialog can reach the user."""
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def failure(status: int, reference: Reference, set_name: str) -> CredentialError:
+    """Return the error for `status` of one credential.
+
+    set_name: what the user says to `nono credential set` for this credential: a route or the account.
+    """
+    what, store = described(reference), keystore_name()
+    own = reference.scheme != KEYRING
+    if status == NOT_FOUND:
+        how = f"nono credential set {set_name}" if own else _other_program(reference)
+        return CredentialError(f"no {what} in {store}. Store it with: {how}")
+    if status == TOO_LONG:
+        return CredentialError(f"the {what} in {store} {_TOO_LONG_TEXT}; store it again, the key alone.")
+    if status in (DISMISSED, PROMPT_TIMEOUT):
+        advice = "Run again and unlock it"
+    elif status == NO_LIBRARY:
+        advice = "Install nono again with pip"
+    elif own:
+        advice = (
+            f"Store it elsewhere: nono credential set {set_name} --store file (or --store session: in memory, until reboot)"
+        )
+    else:
+        advice = "Give it another credential_key: file:///PATH or session://NAME"
+    return CredentialError(f"cannot get {what}: {_reason(status)}. {advice}")
+
+
+def unavailable(status: int) -> CredentialError:
+    """Return the error for `status` of the keystore as a whole."""
+    return CredentialError(f"{_reason(status)}.")
+
+
+def _reason(status: int) -> str:
+    store = keystore_name()
+    return {
+        NO_BUS: "there is no D-Bus session bus here, so no Secret Service",
+        NO_SERVICE: "nothing on the session bus offers the Secret Service",
+        LOCKED: f"{store} is locked and cannot ask for its password without a display",
+        DISMISSED: f"{store} stayed locked, because its dialog was closed",
+        PROMPT_TIMEOUT: f"{store} stayed locked, because nobody answered its dialog in time",
+        CALL_TIMEOUT: f"{store} does not answer",
+        DENIED: f"{store} denies access",
+        NO_LIBRARY: f"the library that reads {store} is not installed",
+    }.get(status, f"{store} failed")
+
+
+def _other_program(reference: Reference) -> str:
+    if sys.platform == "darwin":
+        return f"security add-generic-password -s '{reference.service}' -a '{reference.name}' -w"
+    return f"secret-tool store --label='{reference.name}' service '{reference.service}' username '{reference.name}'"

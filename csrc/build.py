@@ -1,0 +1,44 @@
+"""Build nono.kernel._shim, the compiled half of the kernel room.
+
+The declarations come from shim.h itself, so that there is one contract: everything between its two marker comments. The
+module is built in cffi's API mode against Python's limited API: one binary (abi3) for every Python from 3.11 on.
+
+setup.py names `ffibuilder`; `python csrc/build.py` builds in place, for working in the tree.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cffi import FFI
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BEGIN = "/* cffi declarations start here */"
+END = "/* cffi declarations end here */"
+SOURCES = ("keyctl", "landlock", "process", "seatbelt", "seccomp", "secret", "spawn", "splice")
+
+# The wrappers are compiled with -Werror by ci/lint; here a newer compiler's new warning must not stop an installation.
+# cffi's own generated code has unused parameters and partial initialisers.
+COMPILE_ARGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+
+
+def declarations(header: str) -> str:
+    """Return the part of shim.h that cffi reads."""
+    with open(header, encoding="utf-8") as file:
+        return file.read().split(BEGIN)[1].split(END)[0]
+
+
+ffibuilder = FFI()
+ffibuilder.cdef(declarations(os.path.join(ROOT, "csrc", "shim.h")))
+ffibuilder.set_source(
+    "nono.kernel._shim",
+    '#include "shim.h"',
+    sources=[f"csrc/{name}.c" for name in SOURCES],  # relative: setuptools refuses absolute paths
+    include_dirs=["csrc"],
+    depends=["csrc/shim.h", "csrc/linux_compat.h"],
+    extra_compile_args=COMPILE_ARGS,
+)
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    ffibuilder.compile(verbose=True)

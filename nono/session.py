@@ -12,6 +12,7 @@ the run ends, nothing that it started is left running and no key is left in memo
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -73,7 +74,7 @@ def run(order: Order, environment: Mapping[str, str], tell: Callable[[Summary], 
     capabilities = resolve(order.request, _profile(order.profile, place), place, command.grants)
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())  # with an env:// source: starts nono anew, without the variable
-    with Loader(place.state_home, handed_over) as loader:
+    with Loader(place.state, handed_over) as loader:
         if not order.dry_run:
             loader.start(references)
         with ScratchDirectory(place.temporary_directory, create=not order.dry_run) as scratch:
@@ -98,7 +99,7 @@ def run(order: Order, environment: Mapping[str, str], tell: Callable[[Summary], 
                 return 0
             run = _Run(capabilities, credentials, token, port)
             argv = [os.fsencode(argument) for argument in order.argv]
-            with AuditLog(place.state_home) as audit, Signals() as signals:
+            with AuditLog(place.state) as audit, Signals() as signals:
                 terminal = Terminal()
                 process.set_child_subreaper()
                 child = _start(command.path, argv, variables.variables, place.workdir, plan, port, terminal)
@@ -221,23 +222,21 @@ def _place(order: Order, environment: Mapping[str, str]) -> Place:
         raise UsageError("the current directory does not exist any more; change to one that does") from None
     if not os.path.isdir(workdir):
         raise UsageError(f"--workdir {order.workdir}: no such directory")
-    uid = os.geteuid()
     return Place(
         home=os.path.normpath(home),
         workdir=workdir,
         temporary_directory=environment.get("TMPDIR") or "/tmp",
         config_home=_base_directory(environment, "XDG_CONFIG_HOME", home, ".config"),
         state_home=_base_directory(environment, "XDG_STATE_HOME", home, ".local/state"),
-        runtime_dir=environment.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}",
-        uid=uid,
-        os="darwin" if os.uname().sysname == "Darwin" else "linux",
+        runtime_dir=environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}",
+        platform=sys.platform,
     )
 
 
 def _base_directory(environment: Mapping[str, str], name: str, home: str, default: str) -> str:
-    """Return nono's directory under an XDG base directory; a relative value is ignored, as the specification asks."""
+    """Return an XDG base directory; a relative value is ignored, as the specification asks."""
     base = environment.get(name, "")
-    return os.path.join(base if base.startswith("/") else os.path.join(home, default), "nono")
+    return os.path.normpath(base if base.startswith("/") else os.path.join(home, default))
 
 
 def _profile(name: str | None, place: Place) -> Profile | None:
@@ -247,7 +246,7 @@ def _profile(name: str | None, place: Place) -> Profile | None:
     from nono.policy import profile  # msgspec costs 30 ms: only who names a profile pays
 
     is_file = "/" in name or name.endswith((".json", ".jsonc"))
-    stem = os.path.join(place.config_home, "profiles", name)
+    stem = os.path.join(place.profiles, name)
     for path in [name] if is_file else [f"{stem}.json", f"{stem}.jsonc"]:
         try:
             with open(path, encoding="utf-8") as file:

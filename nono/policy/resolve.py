@@ -41,7 +41,10 @@ _WORKDIR_ACCESS = {"none": 0, "read": READ, "write": WRITE, "readwrite": READ | 
 
 
 class Place(NamedTuple):
-    """Where the user stands: absolute paths. `uid` is the effective user id."""
+    """Where the user stands: absolute paths.
+
+    config_home, state_home, runtime_dir: the XDG base directories or their defaults. platform: sys.platform.
+    """
 
     home: str
     workdir: str
@@ -49,8 +52,17 @@ class Place(NamedTuple):
     config_home: str
     state_home: str
     runtime_dir: str
-    uid: int
-    os: str = "linux"
+    platform: str = "linux"
+
+    @property
+    def profiles(self) -> str:
+        """The directory of the profiles that are named without a path."""
+        return f"{self.config_home}/nono/profiles"
+
+    @property
+    def state(self) -> str:
+        """nono's own state directory."""
+        return f"{self.state_home}/nono"
 
 
 class Request(NamedTuple):
@@ -93,8 +105,10 @@ def resolve(
         raise UsageError("--block-net and a credential exclude each other: a route needs the network; give up one of them")
     network = NETWORK_BLOCKED if blocked else NETWORK_PROXY if names else NETWORK_OPEN
     return CapabilitySet(
-        grants=(*grants, *command_grants, *groups.system_grants(place)),
-        denies=groups.sensitive_paths(place),
+        grants=(*grants, *command_grants, *groups.system_grants(place.home, place.config_home, platform=place.platform)),
+        denies=groups.sensitive_paths(
+            place.home, place.config_home, place.state_home, place.runtime_dir, platform=place.platform
+        ),
         network=network,
         routes=select_routes(names, custom),
         workdir=place.workdir,

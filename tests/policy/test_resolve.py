@@ -13,10 +13,9 @@ PLACE = Place(
     home="/home/u",
     workdir="/home/u/app",
     temporary_directory="/tmp",
-    config_home="/home/u/.config/nono",
-    state_home="/home/u/.local/state/nono",
+    config_home="/home/u/.config",
+    state_home="/home/u/.local/state",
     runtime_dir="/run/user/1",
-    uid=1,
 )
 
 

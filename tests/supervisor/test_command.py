@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -89,8 +88,8 @@ def test_never_takes_home_or_what_is_above_for_an_installation(tmp_path: Path) -
     home = tmp_path / "home"
     tool = program(home / "bin" / "tool")
     granted = paths(str(tool), {}, str(home))
-    assert granted == {str(tool), os.path.realpath("/bin/sh"), "/bin/sh"} | {g for g in granted if g.startswith("/usr")}
-    assert not {str(home), str(tmp_path), "/"} & granted
+    assert {path for path in granted if path.startswith(str(tmp_path))} == {str(tool)}
+    assert not {str(home), "/"} & granted
 
 
 def test_a_loop_of_links_is_not_found(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import signal
 import subprocess
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 _BUS_CONFIGURATION = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -44,7 +45,7 @@ class KeyringService:
         self._processes: list[subprocess.Popen[bytes]] = []
         self.address = ""
 
-    def __enter__(self) -> KeyringService:
+    def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)
         socket_path = self.directory / "bus"

@@ -2,9 +2,9 @@
 
     scan(pid, secret) -> Copies(full, partial, unreadable)
 
-Every readable mapping is read through /proc/PID/mem and searched for each 12-byte fragment of the secret. Fragments that
-lie where one copy would put them are one copy: full when none is missing, partial otherwise. A mapping that the kernel
-refuses to show (memfd_secret: EIO even for root) is named in `unreadable`.
+Every readable mapping is read through /proc/PID/mem and searched for each 12-byte fragment of the secret. Fragments
+that lie where one copy would put them are one copy: full when none is missing, partial otherwise. A mapping that the
+kernel refuses to show (memfd_secret: EIO even for root) is named in `unreadable`.
 The secret must be random enough that its fragments occur nowhere else.
 """
 

@@ -9,17 +9,18 @@ from nono.kernel.secretmem import SecretBuffer
 class Credential:
     """A valid credential. `view` is exactly the secret; there is no other copy, so make none: slice-assign from it.
 
-    name: the credential_key it was asked for by, never a secret.
+    name: the credential_key it was asked for by. store: where it was found, in the user's words.
     """
 
-    __slots__ = ("name", "length", "view", "_buffer")
+    __slots__ = ("_buffer", "length", "name", "store", "view")
 
-    def __init__(self, name: str, buffer: SecretBuffer, raw_length: int, what: str) -> None:
+    def __init__(self, name: str, store: str, buffer: SecretBuffer, raw_length: int, what: str) -> None:
         """Take over `buffer`, whose first `raw_length` bytes are what the source holds.
 
         what: the credential in the user's words, for the error. Raises CredentialError (and wipes the buffer).
         """
         self.name = name
+        self.store = store
         self._buffer: SecretBuffer | None = buffer
         try:
             with buffer.view[:raw_length] as raw:

@@ -1,6 +1,6 @@
 """Credentials in nono's own environment: env://VAR.
 
-A process's environment lies in its memory, and in /proc/PID/environ, for as long as it runs; os.environ is a second copy.
+A process's environment lies in its memory and in /proc/PID/environ as long as it runs; os.environ is a second copy.
 So nono does not keep it: the value goes into a pipe, and nono executes itself again, same interpreter and arguments,
 with an environment that holds only the pipe's number. The new image reads the pipe straight into locked memory.
 
@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from typing import Mapping, NamedTuple, Sequence
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from nono.credentials.reference import ENV, Reference
 from nono.credentials.validation import RAW_MAX_BYTES, TOO_LONG
@@ -30,10 +31,11 @@ class HandedOver(NamedTuple):
     length: int
 
 
-def hand_over(references: Sequence[Reference]) -> Mapping[str, HandedOver]:
+def hand_over(references: Iterable[Reference]) -> Mapping[str, HandedOver]:
     """Return the values of all env:// references that were handed over, by variable.
 
-    The first time, when any of these variables is set, it executes nono again and does not return. Raises CredentialError.
+    The first time, when any of these variables is set, it executes nono again and does not return.
+    Raises CredentialError.
     """
     handed_over = _received(os.environ.pop(_MARK, ""))
     environment = dict(os.environb)
@@ -54,7 +56,7 @@ def hand_over(references: Sequence[Reference]) -> Mapping[str, HandedOver]:
         os.execve(sys.executable, sys.orig_argv, environment)
     except OSError as exc:
         raise CredentialError(
-            f"nono cannot start itself again to clear {variable} from its environment: {os.strerror(exc.errno)}."
+            f"nono cannot start itself again to clear {variable} from its environment: {exc.strerror}."
         ) from None
 
 
@@ -77,7 +79,7 @@ def read(variable: str, handed_over: Mapping[str, HandedOver]) -> tuple[SecretBu
             length += count
     except OSError as exc:
         buffer.close()
-        raise CredentialError(f"the value of {variable} was not handed over: {os.strerror(exc.errno)}.") from None
+        raise CredentialError(f"the value of {variable} was not handed over: {exc.strerror}.") from None
     finally:
         os.close(value.fd)
     return buffer, length

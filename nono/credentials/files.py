@@ -31,7 +31,7 @@ def read(path: str, missing: str) -> tuple[SecretBuffer, int]:
     except FileNotFoundError:
         raise CredentialError(missing) from None
     except OSError as exc:
-        raise CredentialError(f"the credential's directory {directory} cannot be opened: {os.strerror(exc.errno)}.") from None
+        raise CredentialError(f"the credential's directory {directory} cannot be opened: {exc.strerror}.") from None
     try:
         _check_directory(os.fstat(directory_fd), directory)
         try:
@@ -62,7 +62,7 @@ def _read_all(fd: int, size: int, path: str) -> tuple[SecretBuffer, int]:
             length += count
     except OSError as exc:
         buffer.close()
-        raise CredentialError(f"the credential file {path} cannot be read: {os.strerror(exc.errno)}.") from None
+        raise CredentialError(f"the credential file {path} cannot be read: {exc.strerror}.") from None
     buffer.close()
     raise CredentialError(f"the credential file {path} changed while it was read. Run again.")
 
@@ -73,12 +73,12 @@ def _cannot_open(path: str, directory_fd: int, name: str, error: OSError) -> str
             return f"the credential file {path} is a symbolic link. Name the file itself."
     except OSError:
         pass
-    return f"the credential file {path} cannot be opened: {os.strerror(error.errno)}."
+    return f"the credential file {path} cannot be opened: {error.strerror}."
 
 
 def _check_directory(status: os.stat_result, path: str) -> None:
     if status.st_uid not in (os.geteuid(), 0):
-        raise CredentialError(f"the credential's directory {path} belongs to another user. Keep the file in one of your own.")
+        raise CredentialError(f"the credential's directory {path} is another user's. Keep the file in one of your own.")
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         raise CredentialError(f"other users can replace files in {path}. Make it private: chmod go-w {path}")
 
@@ -89,7 +89,9 @@ def _check_file(status: os.stat_result, path: str) -> None:
     if status.st_uid not in (os.geteuid(), 0):
         raise CredentialError(f"the credential file {path} belongs to another user. Copy it to a file of your own.")
     if status.st_mode & 0o077:
-        raise CredentialError(f"other users can read or write the credential file {path}. Make it private: chmod 600 {path}")
+        raise CredentialError(
+            f"other users can read or write the credential file {path}. Make it private: chmod 600 {path}"
+        )
     if status.st_nlink != 1:
         raise CredentialError(f"the credential file {path} has another hard link. Copy it to a file of its own.")
     if status.st_size > RAW_MAX_BYTES:
@@ -106,7 +108,7 @@ def private_directory(path: str) -> None:
             pass
         status = os.stat(path, follow_symlinks=False)
     except OSError as exc:
-        raise StoreError(f"the directory {path} cannot be made: {os.strerror(exc.errno)}.") from None
+        raise StoreError(f"the directory {path} cannot be made: {exc.strerror}.") from None
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise StoreError(f"{path} is not a directory of this user; move it away.")
     if status.st_mode & 0o077:
@@ -120,7 +122,7 @@ def write(path: str, content: memoryview) -> None:
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise StoreError(f"{path} cannot be written: {os.strerror(exc.errno)}.") from None
+        raise StoreError(f"{path} cannot be written: {exc.strerror}.") from None
     try:
         try:
             os.fchmod(fd, 0o600)  # whatever the umask took away
@@ -135,7 +137,7 @@ def write(path: str, content: memoryview) -> None:
         _sync_directory(directory)
     except OSError as exc:
         remove(temporary)
-        raise StoreError(f"{path} cannot be written: {os.strerror(exc.errno)}.") from None
+        raise StoreError(f"{path} cannot be written: {exc.strerror}.") from None
 
 
 def remove(path: str) -> bool:
@@ -145,7 +147,7 @@ def remove(path: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as exc:
-        raise StoreError(f"{path} cannot be removed: {os.strerror(exc.errno)}.") from None
+        raise StoreError(f"{path} cannot be removed: {exc.strerror}.") from None
     return True
 
 

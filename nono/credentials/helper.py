@@ -1,12 +1,12 @@
-"""The helper process: reads the platform's keystore, so that no copy of a key but the last one is ever in the supervisor.
+"""The helper process: reads the platform's keystore, so that the supervisor never has more than one copy of a key.
 
 A keystore library leaves copies of what it read all over its process (measured: three and more). So they are left in a
 process that ends: it is forked before the child exists, makes itself undumpable, imports the library, and writes for
 each reference one header (status, length: nothing secret) and the raw secret into a pipe. The supervisor reads the
 header, makes a locked buffer of that size, and lets the kernel copy the secret straight into it.
 
-fork, not exec: a second interpreter's start costs 10 ms and more, all of it on the way to the agent's exec. On macOS the
-helper is a fresh interpreter all the same, because Apple's frameworks do not work in a forked process.
+fork, not exec: a second interpreter's start costs 10 ms and more, all of it on the way to the agent's exec. On macOS
+the helper is a fresh interpreter all the same, because Apple's frameworks do not work in a forked process.
 
 A pipe, not a socketpair: the same guarantees here, and the supervisor need not import socket to start. The helper
 watches its end: when the supervisor is gone, it closes any open dialog and ends.
@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import time
-from typing import Iterator, NamedTuple, NoReturn, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, NoReturn
 
 from nono.credentials import keystore
 from nono.credentials.keystore import HEADER, KeystoreError, Limits
@@ -31,9 +33,12 @@ _GRACE_S = 2.0  # over the helper's own limits: it reports them itself, in bette
 
 
 class Answer(NamedTuple):
-    """What the helper said about one reference. buffer: the raw secret, owned by the receiver, None unless FOUND."""
+    """What the helper said about one reference, that at position `at`.
 
-    index: int
+    buffer: the raw secret in its first `length` bytes, owned by the receiver; None unless the status is FOUND.
+    """
+
+    at: int
     status: int
     several: bool
     buffer: SecretBuffer | None
@@ -65,14 +70,14 @@ class Helper:
         remaining = self._expected
         while remaining:
             self._read_exactly(memoryview(header), deadline)
-            status, flags, index, length = HEADER.unpack(header)
+            status, flags, at, length = HEADER.unpack(header)
             if status == keystore.PROMPTING:
                 deadline = time.monotonic() + self._limits.prompt_s + self._limits.call_s + _GRACE_S
-                yield Answer(index, status, False, None, 0)
+                yield Answer(at, status, False, None, 0)
                 continue
             remaining -= 1
             if status != keystore.FOUND:
-                yield Answer(index, status, False, None, 0)
+                yield Answer(at, status, False, None, 0)
                 continue
             buffer = SecretBuffer(max(length, 1))
             try:
@@ -82,7 +87,7 @@ class Helper:
                 buffer.close()
                 raise
             deadline = time.monotonic() + self._limits.call_s + _GRACE_S
-            yield Answer(index, status, bool(flags & keystore.SEVERAL), buffer, length)
+            yield Answer(at, status, bool(flags & keystore.SEVERAL), buffer, length)
 
     def close(self) -> None:
         """End the helper if it still runs, and reap it."""
@@ -90,7 +95,7 @@ class Helper:
             return
         os.close(self._fd)
         self._fd = -1
-        process.kill(self._pid)
+        os.kill(self._pid, signal.SIGKILL)  # not reaped yet, so the pid is still its own
         os.waitpid(self._pid, 0)
 
     def _read_exactly(self, view: memoryview, deadline: float) -> None:
@@ -103,16 +108,17 @@ class Helper:
             with view[filled:] as rest:
                 count = os.readv(self._fd, [rest])
             if not count:
-                raise CredentialError(f"the process that reads {keystore.keystore_name()} ended unexpectedly. Run again.")
+                raise CredentialError(
+                    f"the helper that reads {keystore.keystore_name()} ended unexpectedly. Run again."
+                )
             filled += count
 
 
 def serve(items: Sequence[tuple[str, str]], limits: Limits, write_fd: int) -> None:
     """Answer each (service, account) on `write_fd`. Helper process only."""
-    index = 0
 
-    def answer(status: int, flags: int = 0, secret: bytes = b"") -> None:
-        parts = [memoryview(HEADER.pack(status, flags, index, len(secret))), memoryview(secret)]
+    def answer(at: int, status: int, flags: int = 0, secret: bytes = b"") -> None:
+        parts = [memoryview(HEADER.pack(status, flags, at, len(secret))), memoryview(secret)]
         while parts:
             written = os.writev(write_fd, parts)
             while parts and written >= len(parts[0]):
@@ -121,42 +127,48 @@ def serve(items: Sequence[tuple[str, str]], limits: Limits, write_fd: int) -> No
                 parts[0] = parts[0][written:]
 
     try:
-        store = keystore.open_keystore(limits, lambda: answer(keystore.PROMPTING), write_fd)
+        store = keystore.open_keystore(limits, lambda: answer(0, keystore.PROMPTING), write_fd)
     except KeystoreError as exc:
-        for index in range(len(items)):
-            answer(exc.status)
+        for at in range(len(items)):
+            answer(at, exc.status)
         return
-    for index, (service, account) in enumerate(items):
+    for at, (service, account) in enumerate(items):
         try:
             secret, several = store.get(service, account)
         except KeystoreError as exc:
-            answer(exc.status)
+            answer(at, exc.status)
         else:
-            answer(keystore.FOUND, keystore.SEVERAL if several else 0, secret)
+            answer(at, keystore.FOUND, keystore.SEVERAL if several else 0, secret)
 
 
 def _start(references: Sequence[Reference], limits: Limits, read_fd: int, write_fd: int) -> int:
     items = [(reference.service, reference.name) for reference in references]
     pid = os.fork()
-    if pid:
-        return pid
-    _run(items, limits, read_fd, write_fd)
+    if not pid:
+        _run(items, limits, read_fd, write_fd)
+    return pid
 
 
 def _run(items: list[tuple[str, str]], limits: Limits, read_fd: int, write_fd: int) -> NoReturn:
     """Helper process, after fork. Says nothing on any stream, whatever happens, and never returns."""
     status = 1
     try:
-        process.set_dumpable(False)
+        _hide()
         os.close(read_fd)  # or the helper would never see its reader leave
         if sys.platform == "darwin":
             _exec(items, limits, write_fd)
         serve(items, limits, write_fd)
         status = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (also an interrupt from the terminal; the supervisor says what is to be said)
         pass
     finally:
         os._exit(status)
+
+
+def _hide() -> None:
+    """Keep other processes of this user from reading the helper's memory. macOS does that for every process."""
+    if sys.platform == "linux":
+        process.set_dumpable(False)
 
 
 # The fresh interpreter's program: only names in its arguments, nono found where this one was, -I: no user site, no cwd.
@@ -164,8 +176,6 @@ _PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from nono.credentials import helper, keystore
-from nono.kernel import process
-process.set_dumpable(False)
 limits = keystore.Limits(float(sys.argv[3]), float(sys.argv[4]))
 try:
     helper.serve(list(zip(sys.argv[5::2], sys.argv[6::2])), limits, int(sys.argv[2]))

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import struct
 import sys
+from collections.abc import Callable
 from importlib import import_module
-from typing import Callable, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from nono.credentials.reference import KEYRING, Reference
 from nono.credentials.validation import TOO_LONG as _TOO_LONG_TEXT
@@ -57,6 +58,9 @@ class Limits(NamedTuple):
     prompt_s: float = PROMPT_TIMEOUT_S
 
 
+DEFAULT_LIMITS = Limits()
+
+
 class Keystore(Protocol):
     """What a platform module's class of this name does. Every method raises KeystoreError.
 
@@ -81,7 +85,7 @@ class Keystore(Protocol):
 
 
 def open_keystore(
-    limits: Limits | None = None, on_prompt: Callable[[], None] = lambda: None, gone_fd: int = -1
+    limits: Limits = DEFAULT_LIMITS, on_prompt: Callable[[], None] = lambda: None, gone_fd: int = -1
 ) -> Keystore:
     """Import the platform's module and return its Keystore. Raises KeystoreError."""
     name = BACKENDS.get(sys.platform)
@@ -91,7 +95,7 @@ def open_keystore(
         module = import_module(name)
     except ImportError:
         raise KeystoreError(NO_LIBRARY) from None
-    return cast(Keystore, module.Keystore(limits or Limits(), on_prompt, gone_fd))
+    return cast(Keystore, module.Keystore(limits, on_prompt, gone_fd))
 
 
 def keystore_name() -> str:
@@ -127,9 +131,8 @@ def failure(status: int, reference: Reference, set_name: str) -> CredentialError
     elif status == NO_LIBRARY:
         advice = "Install nono again with pip"
     elif own:
-        advice = (
-            f"Store it elsewhere: nono credential set {set_name} --store file (or --store session: in memory, until reboot)"
-        )
+        command = f"nono credential set {set_name} --store"
+        advice = f"Store it elsewhere: {command} file (or {command} session: in memory, until reboot)"
     else:
         advice = "Give it another credential_key: file:///PATH or session://NAME"
     return CredentialError(f"cannot get {what}: {_reason(status)}. {advice}")

@@ -9,73 +9,77 @@ Call `start` before signal handlers and threads: the helper is a fork of this pr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Callable, Mapping, Sequence
+from typing import Self
 
-from nono.credentials import environment, files, keystore, stores, user_keyring
+from nono.credentials import env, files, keystore, user_keyring
 from nono.credentials.credential import Credential
-from nono.credentials.environment import HandedOver
+from nono.credentials.env import HandedOver
 from nono.credentials.helper import Helper
-from nono.credentials.keystore import Limits
-from nono.credentials.reference import ENV, FILE, NAME, SESSION, Reference
+from nono.credentials.keystore import DEFAULT_LIMITS, Limits
+from nono.credentials.reference import ENV, FILE, SESSION, Reference
+from nono.credentials.stores import FILE_STORE, SESSION_STORE, Stores
 from nono.kernel.secretmem import SecretBuffer
+from nono.policy.network import builtin_routes
+
+__all__ = ["Credential", "Loader"]
 
 
 class Loader:
     """Loads credentials and owns them. A context manager; leaving it wipes them all.
 
-    limits: how long the keystore and the user may take. handed_over: what environment.hand_over returned.
-    notice: told, in one line, what the user should know and what waits for the user.
+    state_home: nono's state directory. handed_over: what env.hand_over returned.
+    limits: how long the keystore and the user may take.
+    notice: told, in one line, what the user should know or do while the run waits.
     """
 
     def __init__(
         self,
-        *,
-        limits: Limits = Limits(),
+        state_home: str,
         handed_over: Mapping[str, HandedOver] | None = None,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._limits = limits
+        self._stores = Stores(state_home)
         self._handed_over = handed_over or {}
+        self._limits = limits
         self._notice = notice
-        self._set_names: Mapping[str, str] = {}
-        self._local: list[Reference] = []
-        self._remote: list[Reference] = []
+        self._wanted: dict[Reference, list[str]] = {}  # each source once, and the names it is wanted under
+        self._remote: list[Reference] = []  # those that the helper reads
         self._helper: Helper | None = None
-        self._credentials: dict[str, Credential] = {}
+        self._credentials: dict[Reference, Credential] = {}
 
-    def start(self, references: Sequence[Reference], set_names: Mapping[str, str] | None = None) -> None:
+    def start(self, references: Mapping[str, Reference]) -> None:
         """Begin to load; returns at once.
 
-        set_names: for the advice in errors, what to say to `nono credential set` for a reference's text (a route name).
-        Raises StoreError when the index of stores cannot be read.
+        references: by route name.
+        Raises StoreError when it cannot be known where a bare NAME is stored.
         """
-        self._set_names = set_names or {}
-        for reference in dict.fromkeys(map(stores.resolve, references)):
-            (self._local if reference.scheme in (FILE, SESSION, ENV) else self._remote).append(reference)
+        for name, reference in references.items():
+            self._wanted.setdefault(self._stores.resolve(reference), []).append(name)
+        self._remote = [reference for reference in self._wanted if reference.scheme not in (FILE, SESSION, ENV)]
         if self._remote:
             self._helper = Helper(self._remote, self._limits)
 
     def collect(self) -> dict[str, Credential]:
-        """Return every credential, by its reference's text; they stay the Loader's. Raises CredentialError."""
-        for reference in self._local:
-            self._keep(reference, *self._read(reference))
+        """Return every credential, by route name; they stay the Loader's. Raises CredentialError."""
+        for reference in self._wanted:
+            if reference not in self._remote:
+                self._keep(reference, *self._read(reference))
         if self._helper is not None:
             self._take_answers(self._helper)
-            self._helper.close()
-            self._helper = None
-        return dict(self._credentials)
+            self._end_helper()
+        return {name: self._credentials[reference] for reference, names in self._wanted.items() for name in names}
 
     def close(self) -> None:
         """Wipe every credential and end the helper; again is harmless."""
-        credentials, self._credentials = self._credentials, {}
-        for credential in credentials.values():
-            credential.close()
-        if self._helper is not None:
-            self._helper.close()
-            self._helper = None
+        while self._credentials:
+            self._credentials.popitem()[1].close()
+        self._end_helper()
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -83,41 +87,56 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _set_name(self, reference: Reference) -> str:
-        return self._set_names.get(reference.text, reference.text)
+    def _end_helper(self) -> None:
+        helper, self._helper = self._helper, None
+        if helper is not None:
+            helper.close()
 
-    def _read(self, reference: Reference) -> tuple[SecretBuffer, int, str]:
-        """Read a source of this process; return the buffer, the length in it, and the source in the user's words."""
-        own = "://" not in reference.text  # a bare NAME, which `nono credential` stored there
-        if reference.scheme == FILE:
-            what = f"credential '{reference.text}' in {reference.name}" if own else f"credential file {reference.name}"
-            missing = f"no credential file {reference.name}. Write the key there with mode 600."
-            if own:
-                where = stores.store_label(stores.FILE_STORE)
-                missing = f"no credential '{reference.text}' in {where}. Store it with: {self._again(reference, 'file')}"
-            return *files.read(reference.name, missing), what
+    def _read(self, reference: Reference) -> tuple[str, SecretBuffer, int, str]:
+        """Read a source that needs no helper: its store, the buffer, the length in it, and what it is called."""
+        name = reference.name
+        if reference.scheme == ENV:
+            return "environment", *env.read(name, self._handed_over), f"environment variable {name}"
         if reference.scheme == SESSION:
-            where = stores.store_label(stores.SESSION_STORE)
-            missing = f"no credential '{reference.name}' in {where}. Store it with: {self._again(reference, 'session')}"
-            return *user_keyring.read(reference.name, missing), f"credential '{reference.name}' in {where}"
-        return *environment.read(reference.name, self._handed_over), f"environment variable {reference.name}"
-
-    def _again(self, reference: Reference, store: str) -> str:
-        name = self._set_name(reference) if "://" not in reference.text else reference.name
-        return f"nono credential set {name} --store {store}"
+            where = self._stores.label(SESSION_STORE)
+            set_name = self._set_name(reference) if _is_bare(reference) else name
+            what = f"credential '{name}' in {where}"
+            missing = f"no {what}. Store it with: nono credential set {set_name} --store session"
+            return where, *user_keyring.read(name, missing), what
+        if not _is_bare(reference):
+            missing = f"no credential file {name}. Write the key there, and nothing else, with mode 600"
+            return name, *files.read(name, missing), f"credential file {name}"
+        where = self._stores.label(FILE_STORE)
+        what = f"credential '{reference.text}' in {where}"
+        missing = f"no {what}. Store it with: nono credential set {self._set_name(reference)} --store file"
+        return where, *files.read(name, missing), what
 
     def _take_answers(self, helper: Helper) -> None:
+        where = keystore.keystore_name()
         for answer in helper.answers():
-            reference = self._remote[answer.index]
-            what = f"{keystore.described(reference)} in {keystore.keystore_name()}"
+            reference = self._remote[answer.at]
+            what = f"{keystore.described(reference)} in {where}"
             if answer.status == keystore.PROMPTING:
-                self._notice(f"{keystore.keystore_name()} is locked: answer its dialog to go on")
+                self._notice(f"{where} is locked: answer its dialog to go on")
             elif answer.buffer is None:
                 raise keystore.failure(answer.status, reference, self._set_name(reference))
             else:
                 if answer.several:
                     self._notice(f"several items match the {what}; using the one with target=default, or the newest")
-                self._keep(reference, answer.buffer, answer.length, what)
+                self._keep(reference, where, answer.buffer, answer.length, what)
 
-    def _keep(self, reference: Reference, buffer: SecretBuffer, length: int, what: str) -> None:
-        self._credentials[reference.text] = Credential(reference.text, buffer, length, what)
+    def _keep(self, reference: Reference, store: str, buffer: SecretBuffer, length: int, what: str) -> None:
+        self._credentials[reference] = Credential(reference.text, store, buffer, length, what)
+
+    def _set_name(self, reference: Reference) -> str:
+        """Return what to say to `nono credential set`: the built-in route's name, else the key's."""
+        routes = builtin_routes()
+        for name in self._wanted[reference]:
+            if name in routes and routes[name].credential_key == reference.text:
+                return name
+        return reference.text
+
+
+def _is_bare(reference: Reference) -> bool:
+    """Whether it was written as a NAME, wherever that turned out to be stored."""
+    return "://" not in reference.text

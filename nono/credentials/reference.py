@@ -65,12 +65,12 @@ def parse(text: str) -> Reference:
     if scheme == KEYRING:
         service, _, account = rest.partition("/")
         if not (service and account and service.isprintable() and account.isprintable()):
-            raise PolicyError("A keyring:// credential_key is keyring://SERVICE/ACCOUNT, both without control characters.")
+            raise PolicyError("A keyring:// credential_key is keyring://SERVICE/ACCOUNT, without control characters.")
         return Reference(text, KEYRING, service, account)
     if scheme == SESSION:
         if not is_name(rest):
             raise PolicyError(
-                f"A session:// credential_key is session://NAME, where NAME has 1 to {NAME_MAX} letters, digits and . _ - @."
+                f"A session:// credential_key is session://NAME; NAME has 1 to {NAME_MAX} letters, digits and . _ - @."
             )
         return Reference(text, SESSION, "", rest)
     if scheme == FILE:
@@ -79,7 +79,7 @@ def parse(text: str) -> Reference:
         return Reference(text, FILE, "", rest)
     if scheme == ENV:
         if not rest or rest[0] not in _VARIABLE_FIRST or not all(letter in _VARIABLE_REST for letter in rest):
-            raise PolicyError("An env:// credential_key is env://VAR, where VAR is the name of an environment variable.")
+            raise PolicyError("An env:// credential_key is env://VAR, and VAR names an environment variable.")
         return Reference(text, ENV, "", rest)
     if is_name(scheme) and len(scheme) <= 16:
         raise PolicyError(f"Credentials cannot be read from {scheme}://; a credential_key is {_FORMS}.")

@@ -3,13 +3,13 @@
 Imported in the helper process of a run and in `nono credential`, never on the start-up path: see
 docs/decisions/0002-secret-service-over-jeepney.md for why this is neither keyring nor SecretStorage.
 
-Items are looked up by the attributes `service` and `username`, as `secret-tool`, python-keyring and the Rust keyring do.
-Of several matches the one with `target=default` wins (what the Rust tool stores), then the one changed last, so that the
-choice is the same each time. What `set` creates carries all three, and what it would shadow it replaces.
+Items are looked up by the attributes `service` and `username`, as secret-tool, python-keyring and the Rust keyring do.
+Of several matches the one with `target=default` wins (what the Rust tool stores), then the one changed last, so that
+the choice is the same each time. What `set` creates carries all three, and what it would shadow it replaces.
 
-A locked item is unlocked through the service's own prompt, which is a dialog on the user's display; without a display it
-would wait for ever, so none is opened. jeepney builds, parses and authenticates; the waiting is done here, because its
-own blocking connection waits for the bus's first answer without a limit.
+A locked item is unlocked through the service's own prompt, which is a dialog on the user's display; without a display
+it would wait for ever, so none is opened. jeepney builds, parses and authenticates; the waiting is done here, because
+its own blocking connection waits for the bus's first answer without a limit.
 Sources: Secret Service API 0.2 (Service, Collection, Item, Prompt interfaces); D-Bus specification, "Message Bus".
 """
 
@@ -20,11 +20,12 @@ import select
 import socket
 import stat
 import time
-from typing import Any, Callable, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
-import jeepney
-from jeepney.auth import BEGIN, Authenticator
-from jeepney.bus import get_bus
+import jeepney  # type: ignore[import-untyped]
+from jeepney.auth import BEGIN, Authenticator  # type: ignore[import-untyped]
+from jeepney.bus import get_bus  # type: ignore[import-untyped]
 
 from nono.credentials import keystore
 from nono.credentials.keystore import KeystoreError, Limits
@@ -134,7 +135,7 @@ class _Bus:
                 data = self._socket.recv(65536)
             except KeystoreError:
                 raise
-            except Exception:  # a malformed message raises whatever the parser stumbles over, and may quote it
+            except Exception:  # noqa: BLE001  (a malformed message raises whatever the parser stumbles over, and may quote it)
                 raise KeystoreError(keystore.FAILED) from None
             if not data:
                 raise KeystoreError(keystore.FAILED)
@@ -279,7 +280,7 @@ class Keystore:
         if not keystore.has_display():
             self._dismiss(path)
             raise KeystoreError(keystore.LOCKED)
-        # A service may send Completed to everyone instead of to the caller; then the bus passes it on by this rule only.
+        # A service may send Completed to everyone, not to the caller; then the bus passes it on by this rule only.
         rule = f"type='signal',interface='{_PROMPT}',path='{path}'"
         self._bus.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch", "s", rule)
         self._on_prompt()

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+from types import TracebackType
 from typing import NamedTuple
 
 from nono.credentials import files, keystore, user_keyring
 from nono.credentials.keystore import Keystore, KeystoreError
-from nono.credentials.reference import FILE, NAME, SERVICE, SESSION, Reference
+from nono.credentials.reference import FILE, NAME, SERVICE, SESSION, Reference, is_name
 from nono.errors import CredentialError, StoreError
 
 SECRET_SERVICE_STORE = "secret-service"
@@ -25,6 +26,7 @@ SESSION_STORE = "session"
 FILE_STORE = "file"
 STORES = (SECRET_SERVICE_STORE, SESSION_STORE, FILE_STORE)
 
+_CHOICES = frozenset((SESSION_STORE, FILE_STORE))
 _INDEX = ".stores"  # no credential's name starts with a dot
 _LOCK = ".lock"
 
@@ -36,165 +38,159 @@ class Found(NamedTuple):
     state: str
 
 
-def directory() -> str:
-    """Return the file store's directory. Source: XDG Base Directory Specification (XDG_STATE_HOME)."""
-    state_home = os.environ.get("XDG_STATE_HOME", "")
-    if not state_home.startswith("/"):  # the specification: relative paths are ignored
-        state_home = os.path.join(os.path.expanduser("~"), ".local", "state")
-    return os.path.join(state_home, "nono", "credentials")
+def state_home() -> str:
+    """Return nono's state directory. Source: XDG Base Directory Specification (XDG_STATE_HOME)."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if not base.startswith("/"):  # the specification: relative paths are ignored
+        base = os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(base, "nono")
 
 
-def store_label(store: str) -> str:
-    """Name a store in the user's words."""
-    if store == FILE_STORE:
-        return f"the file store ({directory()})"
-    return "the session keyring" if store == SESSION_STORE else keystore.keystore_name()
+class Stores:
+    """The user's three stores. state_home: nono's state directory, which need not exist yet."""
 
+    def __init__(self, state_home: str) -> None:
+        self.directory = os.path.join(state_home, "credentials")
 
-def chosen_store(name: str) -> str:
-    """Return the store that `set` chose for `name`: one of STORES."""
-    return _read_index().get(name, SECRET_SERVICE_STORE)
+    def label(self, store: str) -> str:
+        """Name a store in the user's words."""
+        if store == FILE_STORE:
+            return f"the file store ({self.directory})"
+        return "the session keyring" if store == SESSION_STORE else keystore.keystore_name()
 
+    def path(self, name: str) -> str:
+        """Return where the file store keeps `name`."""
+        return os.path.join(self.directory, name)
 
-def resolve(reference: Reference) -> Reference:
-    """Return the reference to where a bare NAME really is; other references as they are."""
-    if reference.scheme != NAME:
+    def chosen(self, name: str) -> str:
+        """Return the store that `put` was told for `name`: one of STORES. Raises StoreError."""
+        return self._read_index().get(name, SECRET_SERVICE_STORE)
+
+    def resolve(self, reference: Reference) -> Reference:
+        """Return the reference to where a bare NAME really is; other references as they are. Raises StoreError."""
+        if reference.scheme != NAME:
+            return reference
+        store = self.chosen(reference.name)
+        if store == FILE_STORE:
+            return reference._replace(scheme=FILE, name=self.path(reference.name))
+        if store == SESSION_STORE:
+            return reference._replace(scheme=SESSION)
         return reference
-    store = chosen_store(reference.name)
-    if store == FILE_STORE:
-        return reference._replace(scheme=FILE, name=_path(reference.name))
-    if store == SESSION_STORE:
-        return reference._replace(scheme=SESSION)
-    return reference
 
+    def put(self, name: str, store: str, secret: memoryview, set_name: str) -> str:
+        """Store `secret` as `name` and remember the store; return the store it was removed from, "" if none.
 
-def put(name: str, store: str, secret: memoryview, set_name: str) -> str:
-    """Store `secret` as `name` and remember the store; return the store it was removed from, "" if none.
+        The keystore's library needs the secret as bytes, so the caller must be a process that ends soon after.
+        Raises CredentialError, StoreError.
+        """
+        if store == FILE_STORE:
+            files.private_directory(self.directory)
+            files.write(self.path(name), secret)
+        elif store == SESSION_STORE:
+            user_keyring.put(name, secret)
+        else:
+            with _Opened(name, set_name) as opened:
+                opened.set(SERVICE, name, bytes(secret))
+        before = self._remember(name, store)
+        if before in (FILE_STORE, SESSION_STORE) and before != store:
+            return before if self._remove_from(before, name) else ""
+        return ""
 
-    The keystore's library needs the secret as bytes, so the caller must be a process that ends soon after.
-    Raises CredentialError, StoreError.
-    """
-    if store == FILE_STORE:
-        files.private_directory(directory())
-        files.write(_path(name), secret)
-    elif store == SESSION_STORE:
-        user_keyring.put(name, secret)
-    else:
-        opened = _open(name, set_name)
-        try:
-            opened.set(SERVICE, name, bytes(secret))
-        except KeystoreError as exc:
-            raise _failure(exc, name, set_name) from None
-        finally:
-            opened.close()
-    before = _remember(name, store)
-    if before in (FILE_STORE, SESSION_STORE) and before != store:
-        return before if _remove_from(before, name) else ""
-    return ""
-
-
-def find(name: str, set_name: str) -> Found | None:
-    """Say where `name` is, None when it is not where it would be looked for. Raises CredentialError, StoreError."""
-    store = chosen_store(name)
-    if store == FILE_STORE:
-        return Found(store, "") if os.path.lexists(_path(name)) else None
-    if store == SESSION_STORE:
-        return Found(store, "") if user_keyring.exists(name) else None
-    opened = _open(name, set_name)
-    try:
-        state = opened.status(SERVICE, name)
-    except KeystoreError as exc:
-        raise _failure(exc, name, set_name) from None
-    finally:
-        opened.close()
-    return Found(store, state) if state else None
-
-
-def remove(name: str, set_name: str) -> str:
-    """Remove `name` from its store and forget the choice; return the store, "" when it was not there."""
-    store = chosen_store(name)
-    if store == SECRET_SERVICE_STORE:
-        opened = _open(name, set_name)
-        try:
-            removed = opened.remove(SERVICE, name)
-        except KeystoreError as exc:
-            raise _failure(exc, name, set_name) from None
-        finally:
-            opened.close()
-    else:
-        removed = _remove_from(store, name)
-        _remember(name, SECRET_SERVICE_STORE)
-    return store if removed else ""
-
-
-def names() -> tuple[list[tuple[str, str]], CredentialError | None]:
-    """Return (name, store) of every credential, sorted, and why the keystore's are missing, if they are."""
-    index = _read_index()
-    found = [(name, store) for name, store in index.items() if _exists(name, store)]
-    failure = None
-    try:
-        opened = keystore.open_keystore()
-        try:
-            found += [(name, SECRET_SERVICE_STORE) for name in opened.accounts(SERVICE) if name not in index]
-        finally:
-            opened.close()
-    except KeystoreError as exc:
-        failure = keystore.unavailable(exc.status)
-    return sorted(found), failure
-
-
-def _exists(name: str, store: str) -> bool:
-    return os.path.lexists(_path(name)) if store == FILE_STORE else user_keyring.exists(name)
-
-
-def _remove_from(store: str, name: str) -> bool:
-    return files.remove(_path(name)) if store == FILE_STORE else user_keyring.remove(name)
-
-
-def _open(name: str, set_name: str) -> Keystore:
-    try:
-        return keystore.open_keystore()
-    except KeystoreError as exc:
-        raise _failure(exc, name, set_name) from None
-
-
-def _failure(error: KeystoreError, name: str, set_name: str) -> CredentialError:
-    return keystore.failure(error.status, Reference(name, NAME, SERVICE, name), set_name)
-
-
-def _path(name: str) -> str:
-    return os.path.join(directory(), name)
-
-
-def _read_index() -> dict[str, str]:
-    path = _path(_INDEX)
-    try:
-        with open(path, encoding="ascii") as file:
-            rows = [line.split() for line in file]
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError):
-        raise StoreError(f"{path} cannot be read; it says where credentials are stored.") from None
-    index = {row[0]: row[1] for row in rows if len(row) == 2}
-    if len(index) != len(rows) or not all(store in STORES for store in index.values()):
-        raise StoreError(f"{path} is damaged; each line is a credential's name and {SESSION_STORE} or {FILE_STORE}.")
-    return index
-
-
-def _remember(name: str, store: str) -> str:
-    """Write the choice into the index; return the one before."""
-    if store == SECRET_SERVICE_STORE and name not in _read_index():
-        return SECRET_SERVICE_STORE
-    files.private_directory(directory())
-    lock_fd = os.open(_path(_LOCK), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX)  # two `credential set` at once: neither choice is lost
-        index = _read_index()
-        before = index.pop(name, SECRET_SERVICE_STORE)
+    def find(self, name: str, set_name: str) -> Found | None:
+        """Say where `name` is, None when it is not where it would be looked for. Raises CredentialError, StoreError."""
+        store = self.chosen(name)
         if store != SECRET_SERVICE_STORE:
-            index[name] = store
-        text = "".join(f"{name} {store}\n" for name, store in sorted(index.items()))
-        files.write(_path(_INDEX), memoryview(text.encode("ascii")))
-    finally:
-        os.close(lock_fd)
-    return before
+            return Found(store, "") if self._exists(name, store) else None
+        with _Opened(name, set_name) as opened:
+            state = opened.status(SERVICE, name)
+        return Found(store, state) if state else None
+
+    def remove(self, name: str, set_name: str) -> bool:
+        """Remove `name` from its store and forget the choice; False when it was not there."""
+        store = self.chosen(name)
+        if store == SECRET_SERVICE_STORE:
+            with _Opened(name, set_name) as opened:
+                return opened.remove(SERVICE, name)
+        removed = self._remove_from(store, name)
+        self._remember(name, SECRET_SERVICE_STORE)
+        return removed
+
+    def names(self) -> tuple[list[tuple[str, str]], CredentialError | None]:
+        """Return (name, store) of every credential, sorted, and why the keystore's are missing, if they are."""
+        index = self._read_index()
+        found = [(name, store) for name, store in index.items() if self._exists(name, store)]
+        failure = None
+        try:
+            opened = keystore.open_keystore()
+            try:
+                accounts = opened.accounts(SERVICE)
+            finally:
+                opened.close()
+            found += [(name, SECRET_SERVICE_STORE) for name in accounts if name not in index]
+        except KeystoreError as exc:
+            failure = keystore.unavailable(exc.status)
+        return sorted(found), failure
+
+    def _exists(self, name: str, store: str) -> bool:
+        return os.path.lexists(self.path(name)) if store == FILE_STORE else user_keyring.exists(name)
+
+    def _remove_from(self, store: str, name: str) -> bool:
+        return files.remove(self.path(name)) if store == FILE_STORE else user_keyring.remove(name)
+
+    def _read_index(self) -> dict[str, str]:
+        path = self.path(_INDEX)
+        try:
+            with open(path, encoding="utf-8") as file:
+                rows = [line.split() for line in file]
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError):
+            raise StoreError(f"{path} cannot be read; it says which store holds which credential.") from None
+        index = {row[0]: row[1] for row in rows if len(row) == 2 and is_name(row[0])}
+        if len(index) != len(rows) or not _CHOICES.issuperset(index.values()):
+            raise StoreError(
+                f"{path} is damaged; its lines are a credential's name and {SESSION_STORE} or {FILE_STORE}."
+            )
+        return index
+
+    def _remember(self, name: str, store: str) -> str:
+        """Write the choice into the index; return the one before."""
+        if store == SECRET_SERVICE_STORE and self.chosen(name) == store:
+            return store
+        files.private_directory(self.directory)
+        lock_fd = os.open(self.path(_LOCK), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX)  # two `credential set` at once: neither choice is lost
+            index = self._read_index()
+            before = index.pop(name, SECRET_SERVICE_STORE)
+            if store != SECRET_SERVICE_STORE:
+                index[name] = store
+            text = "".join(f"{name} {store}\n" for name, store in sorted(index.items()))
+            files.write(self.path(_INDEX), memoryview(text.encode()))
+        finally:
+            os.close(lock_fd)
+        return before
+
+
+class _Opened:
+    """The keystore, open for one operation on `name`; what it fails with becomes a CredentialError."""
+
+    def __init__(self, name: str, set_name: str) -> None:
+        self._reference = Reference(name, NAME, SERVICE, name)
+        self._set_name = set_name
+        self._keystore: Keystore | None = None
+
+    def __enter__(self) -> Keystore:
+        try:
+            self._keystore = keystore.open_keystore()
+        except KeystoreError as exc:
+            raise keystore.failure(exc.status, self._reference, self._set_name) from None
+        return self._keystore
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._keystore is not None:
+            self._keystore.close()
+        if isinstance(error, KeystoreError):
+            raise keystore.failure(error.status, self._reference, self._set_name) from None

@@ -1,0 +1,370 @@
+"""The static seccomp filter: a table of rules, the assembler that makes a BPF program of it, and a simulator.
+
+Theory of operation. `rules()` says which system calls are stopped and how, as data: the first rule of a call whose
+tests all hold gives the verdict, and a call without such a rule is allowed. `build()` turns the table into classic
+BPF, in this order:
+
+    another architecture (int $0x80 on x86-64)  -> the process is killed
+    x32 system calls (x86-64 only)              -> ENOSYS
+    one block per call whose arguments matter, the frequent ones first; each block ends in a RET
+    one chain of comparisons per verdict for the calls that are stopped whatever their arguments are
+    everything else                             -> allowed
+
+The kernel runs the program once per call number when it is loaded and remembers which numbers it allows without
+looking at arguments, so the length of the chains costs an ordinary call nothing (seccomp_cache_prepare, Linux 5.11).
+
+What it is for. The network namespace leaves the child one loopback device; this filter takes away the sockets that are
+no part of that namespace (AF_UNIX by path: D-Bus, ssh-agent, docker.sock; vsock), the calls that Landlock does not see
+(io_uring, keyrings, TIOCSTI, prlimit on others, set-user-id bits) and kernel surface that no agent needs. What Docker's
+and Flatpak's default filters stop is stopped here as well. It never looks behind a pointer: nothing here can be raced.
+
+Arguments are compared as the kernel reads them: an int argument by its low 32 bits only, because a comparison of all 64
+bits is evaded by setting one that the kernel ignores.
+
+Sources: seccomp(2), bpf(4), <linux/filter.h>, <linux/seccomp.h>.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from nono.errors import KernelError
+from nono.policy.capabilities import NETWORK_OPEN
+from nono.sandbox.syscalls import AUDIT_ARCH, number
+
+MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
+
+# Verdicts: SECCOMP_RET_*; an errno stands in the low 16 bits.
+ALLOW = 0x7FFF0000
+KILL_PROCESS = 0x80000000
+_RET_ERRNO = 0x00050000
+EPERM = _RET_ERRNO | errno.EPERM
+EACCES = _RET_ERRNO | errno.EACCES
+ENOSYS = _RET_ERRNO | errno.ENOSYS
+EAFNOSUPPORT = _RET_ERRNO | errno.EAFNOSUPPORT
+EPROTONOSUPPORT = _RET_ERRNO | errno.EPROTONOSUPPORT
+EOPNOTSUPP = _RET_ERRNO | errno.EOPNOTSUPP
+
+X32_SYSCALL_BIT = 0x40000000
+
+# <linux/sched.h>: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. In clone(2) the low byte is the exit
+# signal, so NEWTIME (0x80) exists for unshare(2) only.
+_CLONE_NEW = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+_CLONE_NEWTIME = 0x80
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_SOCK_STREAM, _SOCK_DGRAM, _SOCK_SEQPACKET = 1, 2, 5
+_SOCK_TYPE_MASK = 0xF  # the rest is SOCK_NONBLOCK and SOCK_CLOEXEC
+_IPPROTO_TCP, _IPPROTO_UDP, _IPPROTO_ICMP, _IPPROTO_ICMPV6, _IPPROTO_MPTCP = 6, 17, 1, 58, 262
+_NETLINK_ROUTE = 0
+_MSG_FASTOPEN = 0x20000000
+_TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
+_S_ISUID = 0o4000
+_O_ACCMODE, _O_CREAT, _O_TRUNC, _O_TMPFILE_BIT = 3, 0o100, 0o1000, 0o20000000
+_ALL = 0xFFFFFFFF
+
+
+class Test(NamedTuple):
+    """`(word & mask) in values`, or its opposite where `among` is False.
+
+    word: index of a 32-bit half of an argument, as `low(n)` and `high(n)` give it.
+    """
+
+    word: int
+    mask: int
+    values: tuple[int, ...]
+    among: bool = True
+
+
+class Rule(NamedTuple):
+    """`verdict` for these system calls when all tests hold; without tests, always."""
+
+    syscalls: tuple[str, ...]
+    verdict: int
+    tests: tuple[Test, ...] = ()
+
+
+def low(argument: int) -> int:
+    """The word index of the low half of argument 0-5."""
+    return 2 * argument
+
+
+def high(argument: int) -> int:
+    """The word index of the high half of argument 0-5."""
+    return 2 * argument + 1
+
+
+def _is(argument: int, *values: int, mask: int = _ALL) -> Test:
+    return Test(low(argument), mask, values)
+
+
+def _is_not(argument: int, *values: int, mask: int = _ALL) -> Test:
+    return Test(low(argument), mask, values, among=False)
+
+
+def _has(argument: int, bits: int) -> Test:
+    return Test(low(argument), bits, (0,), among=False)
+
+
+# Another process's memory, descriptors and threads; the kernel's keyrings; namespaces and mounts; modules, clocks, swap
+# and the rest of what needs a privilege that the child has not, or that has only been a source of kernel bugs.
+_ALWAYS_EPERM = (
+    *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "pidfd_getfd", "kcmp"),
+    *("keyctl", "add_key", "request_key", "bpf", "userfaultfd", "perf_event_open", "fanotify_init"),
+    *("mount", "umount2", "pivot_root", "chroot", "open_tree", "open_tree_attr", "move_mount", "fsopen", "fsconfig"),
+    *("fsmount", "fspick", "mount_setattr", "setns", "open_by_handle_at", "quotactl", "quotactl_fd", "acct"),
+    *("kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "create_module", "query_module"),
+    *("get_kernel_syms", "swapon", "swapoff", "reboot", "iopl", "ioperm", "modify_ldt", "vhangup", "syslog"),
+    *("settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "sethostname", "setdomainname"),
+    *("move_pages", "migrate_pages", "mbind", "set_mempolicy", "get_mempolicy", "set_mempolicy_home_node"),
+    *("lookup_dcookie", "uselib", "ustat", "sysfs", "_sysctl", "nfsservctl"),
+)
+
+# Programs fall back from these as on an older kernel. clone3 and openat2 keep their arguments behind a pointer, where
+# no filter can judge them; clone and openat do the same work in sight.
+_ALWAYS_ENOSYS = ("clone3", "openat2", "io_uring_setup", "io_uring_enter", "io_uring_register")
+
+_SYSV_AND_MQ_IPC = (
+    *("shmget", "shmat", "shmctl", "shmdt", "semget", "semop", "semtimedop", "semctl"),
+    *("msgget", "msgsnd", "msgrcv", "msgctl"),
+    *("mq_open", "mq_unlink", "mq_timedsend", "mq_timedreceive", "mq_notify", "mq_getsetattr"),
+)
+
+# A program with the set-user-id bit in a granted directory would run as this user for every other user of the machine.
+_SET_USER_ID = (
+    Rule(("openat",), EPERM, (_has(2, _O_CREAT | _O_TMPFILE_BIT), _has(3, _S_ISUID))),
+    Rule(("open",), EPERM, (_has(1, _O_CREAT | _O_TMPFILE_BIT), _has(2, _S_ISUID))),
+    Rule(("chmod", "fchmod", "creat", "mknod"), EPERM, (_has(1, _S_ISUID),)),
+    Rule(("fchmodat", "fchmodat2", "mknodat"), EPERM, (_has(2, _S_ISUID),)),
+)
+
+# Landlock before ABI 3 does not restrict truncation: truncate(2) by path, and O_TRUNC on a descriptor that is not open
+# for writing (access mode 3 asks for no access at all).
+_TRUNCATION = (
+    Rule(("openat",), EACCES, (_has(2, _O_TRUNC), _is(2, 0, 3, mask=_O_ACCMODE))),
+    Rule(("open",), EACCES, (_has(1, _O_TRUNC), _is(1, 0, 3, mask=_O_ACCMODE))),
+    Rule(("truncate",), EACCES),
+)
+
+_PROCESS = (
+    Rule(("ioctl",), EPERM, (_is(1, _TIOCSTI, _TIOCLINUX, _TIOCSETD),)),
+    Rule(("clone",), EPERM, (_has(0, _CLONE_NEW),)),
+    Rule(("unshare",), EPERM, (_has(0, _CLONE_NEW | _CLONE_NEWTIME),)),
+    # prlimit64(pid, resource, new, old): setting (new is a pointer: either half may be the non-zero one) another's.
+    Rule(("prlimit64",), EPERM, (_is_not(0, 0), _is_not(2, 0))),
+    Rule(("prlimit64",), EPERM, (_is_not(0, 0), Test(high(2), _ALL, (0,), among=False))),
+    # PER_LINUX, PER_LINUX32, either with UNAME26, and the query; so no READ_IMPLIES_EXEC and no ADDR_NO_RANDOMIZE.
+    Rule(("personality",), EPERM, (_is_not(0, 0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF),)),
+)
+
+# A datagram or raw pair of AF_UNIX sockets can be turned to any path afterwards; a connected stream pair cannot.
+_LOCAL_SOCKETS = (
+    Rule(("socketpair",), EAFNOSUPPORT, (_is_not(0, _AF_UNIX),)),
+    Rule(("socketpair",), EPROTONOSUPPORT, (_is_not(1, _SOCK_STREAM, _SOCK_SEQPACKET, mask=_SOCK_TYPE_MASK),)),
+    Rule(
+        ("socket",),
+        EPROTONOSUPPORT,
+        (_is(0, _AF_UNIX), _is_not(1, _SOCK_STREAM, _SOCK_SEQPACKET, mask=_SOCK_TYPE_MASK)),
+    ),
+    Rule(("socket",), ALLOW, (_is(0, _AF_NETLINK), _is(2, _NETLINK_ROUTE))),  # getifaddrs(3)
+    Rule(("socket",), EPROTONOSUPPORT, (_is(0, _AF_NETLINK),)),
+    Rule(("socket",), EAFNOSUPPORT, (_is_not(0, _AF_INET, _AF_INET6),)),
+)
+
+_TCP_ONLY = (
+    Rule(("sendto", "sendmmsg"), EOPNOTSUPP, (_has(3, _MSG_FASTOPEN),)),
+    Rule(("sendmsg",), EOPNOTSUPP, (_has(2, _MSG_FASTOPEN),)),
+    *_LOCAL_SOCKETS,
+    Rule(("socket",), EACCES, (_is_not(1, _SOCK_STREAM, mask=_SOCK_TYPE_MASK),)),
+    Rule(("socket",), EPROTONOSUPPORT, (_is_not(2, 0, _IPPROTO_TCP),)),
+)
+
+_TCP_UDP_AND_PING = (
+    *_LOCAL_SOCKETS,
+    Rule(("socket",), EACCES, (_is_not(1, _SOCK_STREAM, _SOCK_DGRAM, mask=_SOCK_TYPE_MASK),)),
+    Rule(
+        ("socket",),
+        EPROTONOSUPPORT,
+        (_is(1, _SOCK_STREAM, mask=_SOCK_TYPE_MASK), _is_not(2, 0, _IPPROTO_TCP, _IPPROTO_MPTCP)),
+    ),
+    Rule(
+        ("socket",),
+        EPROTONOSUPPORT,
+        (_is(1, _SOCK_DGRAM, mask=_SOCK_TYPE_MASK), _is_not(2, 0, _IPPROTO_UDP, _IPPROTO_ICMP, _IPPROTO_ICMPV6)),
+    ),
+)
+
+
+def rules(*, network: str, allow_ipc: bool, landlock_truncate: bool = True) -> tuple[Rule, ...]:
+    """Return the rules in the order in which they are tried.
+
+    network: NETWORK_OPEN lets UDP, ping and MPTCP through; the other modes leave TCP only. AF_UNIX is denied in all.
+    allow_ipc: System V and POSIX message queues, which only an IPC namespace of the child's own makes harmless.
+    landlock_truncate: whether Landlock handles truncation (ABI 3); if not, the filter does.
+    """
+    return (
+        *(() if landlock_truncate else _TRUNCATION),
+        *_SET_USER_ID,
+        *_PROCESS,
+        *(_TCP_UDP_AND_PING if network == NETWORK_OPEN else _TCP_ONLY),
+        Rule(_ALWAYS_ENOSYS, ENOSYS),
+        Rule(_ALWAYS_EPERM if allow_ipc else _ALWAYS_EPERM + _SYSV_AND_MQ_IPC, EPERM),
+    )
+
+
+# The assembler. Opcodes of <linux/filter.h>; jump targets are labels until _resolve() makes distances of them.
+_LD_W_ABS = 0x20
+_ALU_AND_K = 0x54
+_JMP_JEQ_K = 0x15
+_JMP_JGE_K = 0x35
+_RET_K = 0x06
+
+_NR_OFFSET, _ARCH_OFFSET, _ARGS_OFFSET = 0, 4, 16  # struct seccomp_data
+_SOCK_FILTER = struct.Struct("=HBBI")
+
+
+class _Program:
+    """Instructions with labels: a label is a number from `label()`, given a place once by `place()`."""
+
+    def __init__(self) -> None:
+        self.instructions: list[tuple[int, int, int, int]] = []  # code, k, label if true, label if false
+        self._places: list[int] = []
+
+    def label(self) -> int:
+        self._places.append(-1)
+        return len(self._places) - 1
+
+    def place(self, label: int) -> None:
+        self._places[label] = len(self.instructions)
+
+    def add(self, code: int, k: int) -> None:
+        self.instructions.append((code, k, -1, -1))
+
+    def jump(self, code: int, k: int, if_true: int, if_false: int) -> None:
+        """Add a comparison; -1 as a target is the next instruction."""
+        self.instructions.append((code, k, if_true, if_false))
+
+    def pack(self) -> bytes:
+        if len(self.instructions) > MAX_INSTRUCTIONS:
+            raise ValueError(f"{len(self.instructions)} instructions, the kernel takes {MAX_INSTRUCTIONS}")
+        places, pack = self._places, _SOCK_FILTER.pack
+        packed = []
+        for index, (code, k, if_true, if_false) in enumerate(self.instructions, start=1):
+            true = places[if_true] - index if if_true >= 0 else 0
+            false = places[if_false] - index if if_false >= 0 else 0
+            packed.append(pack(code, true, false, k))  # struct.error: farther than 255, or backwards
+        return b"".join(packed)
+
+
+def _add_test(program: _Program, test: Test, otherwise: int) -> None:
+    """Fall through when the test holds, jump to `otherwise` when it does not."""
+    program.add(_LD_W_ABS, _ARGS_OFFSET + 4 * test.word)
+    if test.mask != _ALL:
+        program.add(_ALU_AND_K, test.mask)
+    holds = program.label()
+    found, exhausted = (holds, otherwise) if test.among else (otherwise, holds)
+    for value in test.values[:-1]:
+        program.jump(_JMP_JEQ_K, value, found, -1)
+    program.jump(_JMP_JEQ_K, test.values[-1], found, exhausted)
+    program.place(holds)
+
+
+def _add_checked(program: _Program, nr: int, checks: Sequence[Rule]) -> None:
+    """The block of one call whose arguments matter. Entered with the number loaded; it always returns a verdict."""
+    after = program.label()
+    program.jump(_JMP_JEQ_K, nr, -1, after)
+    for rule in checks:
+        following = program.label()
+        for test in rule.tests:
+            _add_test(program, test, following)
+        program.add(_RET_K, rule.verdict)
+        program.place(following)
+    if checks[-1].tests:
+        program.add(_RET_K, ALLOW)
+    program.place(after)
+
+
+def _add_stopped(program: _Program, numbers: Sequence[int], verdict: int) -> None:
+    """The calls that get `verdict` whatever their arguments are."""
+    stop, after = program.label(), program.label()
+    for nr in numbers[:-1]:
+        program.jump(_JMP_JEQ_K, nr, stop, -1)
+    program.jump(_JMP_JEQ_K, numbers[-1], stop, after)
+    program.place(stop)
+    program.add(_RET_K, verdict)
+    program.place(after)
+
+
+def assemble(table: Iterable[Rule], arch: str) -> bytes:
+    """Compile rules into packed `struct sock_filter`s for `arch`. Raises KernelError on an unknown architecture."""
+    if arch not in AUDIT_ARCH:
+        message = f"nono has no system-call filter for {arch} machines: it runs on x86_64 and aarch64."
+        raise KernelError("seccomp", errno.ENOSYS, message)
+    checked: dict[int, list[Rule]] = {}
+    stopped: dict[int, list[int]] = {}
+    for rule in table:
+        for name in rule.syscalls:
+            nr = number(name, arch)
+            if nr is None:
+                continue
+            if rule.tests or nr in checked:
+                checked.setdefault(nr, []).append(rule)
+            else:
+                stopped.setdefault(rule.verdict, []).append(nr)
+
+    program = _Program()
+    program.add(_LD_W_ABS, _ARCH_OFFSET)
+    native = program.label()
+    program.jump(_JMP_JEQ_K, AUDIT_ARCH[arch], native, -1)
+    program.add(_RET_K, KILL_PROCESS)
+    program.place(native)
+    program.add(_LD_W_ABS, _NR_OFFSET)
+    if arch == "x86_64":
+        common = program.label()
+        program.jump(_JMP_JGE_K, X32_SYSCALL_BIT, -1, common)
+        program.add(_RET_K, ENOSYS)
+        program.place(common)
+    for nr, checks in checked.items():
+        _add_checked(program, nr, checks)
+    for verdict, numbers in stopped.items():
+        _add_stopped(program, numbers, verdict)
+    program.add(_RET_K, ALLOW)
+    return program.pack()
+
+
+def build(*, arch: str, network: str, allow_ipc: bool, landlock_truncate: bool = True) -> bytes:
+    """Return the filter as packed `struct sock_filter`s, 8 bytes each, ready for seccomp(2).
+
+    arch: "x86_64" or "aarch64", as os.uname() names it. The rest as in `rules()`.
+    Raises KernelError on an architecture without a table.
+    """
+    return assemble(rules(network=network, allow_ipc=allow_ipc, landlock_truncate=landlock_truncate), arch)
+
+
+def simulate(program: bytes, arch: int, nr: int, args: Sequence[int]) -> int:
+    """Run a filter as the kernel would and return its verdict (SECCOMP_RET_* with data).
+
+    arch: AUDIT_ARCH_*. args: up to six 64-bit arguments, missing ones are 0.
+    Raises ValueError when the program leaves its bounds or uses an instruction that `build()` never emits.
+    """
+    data = struct.pack("=iIQ6Q", nr if nr < 1 << 31 else nr - (1 << 32), arch, 0, *args, *[0] * (6 - len(args)))
+    code_at = list(_SOCK_FILTER.iter_unpack(program))
+    accumulator = counter = 0
+    while counter < len(code_at):
+        code, if_true, if_false, k = code_at[counter]
+        counter += 1
+        if code == _LD_W_ABS:
+            accumulator = struct.unpack_from("=I", data, k)[0]
+        elif code == _ALU_AND_K:
+            accumulator &= k
+        elif code == _JMP_JEQ_K:
+            counter += if_true if accumulator == k else if_false
+        elif code == _JMP_JGE_K:
+            counter += if_true if accumulator >= k else if_false
+        elif code == _RET_K:
+            return int(k)
+        else:
+            raise ValueError(f"instruction {counter - 1}: unknown code {code:#x}")
+    raise ValueError("the program ended without a verdict")

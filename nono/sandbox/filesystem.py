@@ -1,0 +1,178 @@
+"""The disk, as the sandbox sees it: what paths are, and the Landlock ruleset made of the plan's paths.
+
+The only module of the sandbox that looks at the disk. It looks twice: when the plan is made (Disk) and when the ruleset
+is (open_ruleset). In between somebody might have put a symbolic link where a directory was, so every path is opened
+without following a last link and the kernel is asked what was really opened; anything but the planned path is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+
+from nono.errors import PolicyError
+from nono.kernel import landlock
+from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathGrant
+from nono.sandbox import expansion
+from nono.sandbox.expansion import ABSENT, DEVICE, DIRECTORY, FILE, LINK, Entry, Expansion, ancestors
+from nono.sandbox.plan import Plan
+
+_MOUNTINFO = "/proc/self/mountinfo"
+_STANDARD_FDS = (0, 1, 2)
+
+
+class Disk:
+    """A `Listing` of the real file system. Remembers what it looked up, so one lives for one plan."""
+
+    def __init__(self, mountinfo: str = _MOUNTINFO) -> None:
+        self._seen: dict[str, Entry] = {"/": Entry("/", DIRECTORY)}
+        self._mountinfo = mountinfo
+        self._mounts: _Mounts | None = None
+
+    def look(self, path: str) -> Entry:
+        """Follow every symbolic link of `path`; what is not there, or not for this user to see, is ABSENT."""
+        seen = self._seen.get(path)
+        if seen is None:
+            above, _, name = path.rpartition("/")
+            parent = self.look(above or "/")
+            seen = self._seen[path] = self._look_in(parent, f"{parent.path.rstrip('/')}/{name}")
+        return seen
+
+    @staticmethod
+    def _look_in(parent: Entry, path: str) -> Entry:
+        if parent.kind != DIRECTORY:
+            return Entry(path, ABSENT)
+        try:
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                path = os.path.realpath(path)
+                mode = os.stat(path).st_mode
+        except OSError:
+            return Entry(path, ABSENT)
+        return Entry(path, _kind(mode))
+
+    def children(self, path: str) -> list[tuple[str, str]]:
+        """Return name and kind of each entry of a directory, sorted; nothing where it cannot be listed."""
+        try:
+            with os.scandir(path) as entries:
+                return sorted((entry.name, _kind_of(entry)) for entry in entries)
+        except OSError:
+            return []
+
+    def aliases(self, path: str) -> list[str]:
+        """Return the other paths at which mounts show the real path `path`, or a part of it."""
+        if self._mounts is None:
+            self._mounts = _Mounts(self._mountinfo)
+        return self._mounts.aliases(path)
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return DIRECTORY
+    return DEVICE if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else FILE
+
+
+def _kind_of(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return LINK
+    if entry.is_dir(follow_symlinks=False):
+        return DIRECTORY
+    if entry.is_file(follow_symlinks=False):
+        return FILE
+    try:
+        return _kind(entry.stat(follow_symlinks=False).st_mode)
+    except OSError:
+        return FILE  # gone meanwhile; the ruleset leaves it out
+
+
+class _Mounts:
+    """Which file systems are mounted at several places (bind mounts, subvolumes). Source: proc_pid_mountinfo(5)."""
+
+    def __init__(self, mountinfo: str) -> None:
+        self._at: dict[str, tuple[str, str]] = {}  # mount point: device, root within the file system
+        with open(mountinfo, "rb") as file:
+            for line in file:
+                _, _, device, root, point, _ = line.split(b" ", 5)
+                self._at[_unescape(point)] = (device.decode(), _unescape(root))
+        self._points: dict[str, list[str]] = {}  # device: mount points
+        for path, (device_name, _) in self._at.items():
+            self._points.setdefault(device_name, []).append(path)
+
+    def aliases(self, path: str) -> list[str]:
+        point = next((directory for directory in ancestors(path) if directory in self._at), None)
+        if point is None:
+            return []
+        device, root = self._at[point]
+        others = self._points[device]
+        if len(others) == 1:
+            return []
+        inside = _join(root, path[len(point) :])  # the same place as the file system itself calls it
+        found = []
+        for other in others:
+            other_root = self._at[other][1]
+            if other != point and _is_at_or_below(inside, other_root):
+                found.append(_join(other, inside[len(other_root) if other_root != "/" else 0 :]))
+            elif other != point and _is_at_or_below(other_root, inside):
+                found.append(other)
+        return found
+
+
+def _unescape(field: bytes) -> str:
+    if b"\\" not in field:
+        return os.fsdecode(field)
+    parts = field.split(b"\\")
+    return os.fsdecode(parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:]))
+
+
+def _join(directory: str, rest: str) -> str:
+    rest = rest.strip("/")
+    return f"{directory.rstrip('/')}/{rest}" if rest else directory
+
+
+def _is_at_or_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def expand(capabilities: CapabilitySet) -> Expansion:
+    """Return the pieces of this machine's disk that the capabilities come to; raises as `expansion.expand`."""
+    return expansion.expand(capabilities, Disk())
+
+
+def terminal_grants(fds: Iterable[int] = _STANDARD_FDS) -> tuple[PathGrant, ...]:
+    """Return grants of the terminals that the child inherits, so that it can reopen them by name (/dev/stderr).
+
+    Only these: the directory /dev/pts would hand over every other terminal of the user.
+    """
+    paths: dict[str, None] = {}
+    for fd in fds:
+        try:
+            paths[os.ttyname(fd)] = None
+        except OSError:
+            continue  # not a terminal, or closed
+    return tuple(PathGrant(path, READ | WRITE, True, "terminal", optional=True) for path in paths)
+
+
+def open_ruleset(plan: Plan) -> int:
+    """Return a new Landlock ruleset fd with every rule of the plan, owned by the caller.
+
+    A path that has vanished since the plan was made is left out. Raises PolicyError when one has become another file,
+    KernelError when the kernel refuses.
+    """
+    ruleset = landlock.create_ruleset(plan.handled_fs, 0, plan.scoped)
+    try:
+        for path, access in plan.rules:
+            try:
+                fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                if os.readlink(f"/proc/self/fd/{fd}") != path:
+                    raise PolicyError(f"{path} was replaced while the sandbox was being built; look at it, run again")
+                landlock.add_path(ruleset, fd, access)
+            finally:
+                os.close(fd)
+    except BaseException:
+        os.close(ruleset)
+        raise
+    return ruleset

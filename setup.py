@@ -1,4 +1,4 @@
-"""The part of the packaging that pyproject.toml cannot say: the C shim, built by cffi, as one wheel for Python >= 3.11."""
+"""What pyproject.toml cannot say: the C shim, built by cffi, and one wheel for every Python from 3.11 on."""
 
 from setuptools import setup
 

@@ -9,6 +9,8 @@ setup.py names `ffibuilder`; `python csrc/build.py` builds in place, for working
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 
 from cffi import FFI
 
@@ -39,6 +41,20 @@ ffibuilder.set_source(
     extra_compile_args=COMPILE_ARGS,
 )
 
+
+def build_in_place() -> str:
+    """Compile into the tree, where `import nono.kernel._shim` from the tree finds it; return the module's path."""
+    kernel = os.path.join(ROOT, "nono", "kernel")
+    with tempfile.TemporaryDirectory(dir=kernel, prefix="_shim.build.") as scratch:
+        shutil.copytree(os.path.join(ROOT, "csrc"), os.path.join(scratch, "csrc"))  # objects land beside sources
+        compiled = ffibuilder.compile(tmpdir=scratch)
+        target = os.path.join(kernel, "_shim.abi3.so")
+        os.replace(compiled, target)  # at once: somebody may be importing it
+    for name in os.listdir(kernel):
+        if name.startswith("_shim.cpython-"):  # found before abi3, and now older
+            os.unlink(os.path.join(kernel, name))
+    return target
+
+
 if __name__ == "__main__":
-    os.chdir(ROOT)
-    ffibuilder.compile(verbose=True)
+    print(build_in_place())

@@ -1,8 +1,9 @@
-"""Secrets in the kernel's keyring of the user (@u): in RAM only, gone at reboot, never on a disk.
+"""Secrets in the kernel's keyring of the user (@u): in RAM only, never on a disk.
 
-Keys are of type "user" and named "nono:NAME". The payload is read straight into the caller's (locked) memory. A key in @u
-can be read by who *possesses* it, and a login without pam_keyinit does not: so @u is first linked into the process
-keyring, which is this process's own and dies with it.
+They are gone at reboot, and earlier when the last process of the user ends (a server without lingering sessions).
+Keys are of type "user" and named "nono:NAME". The payload is read straight into the caller's (locked) memory.
+A key in @u can be read by who *possesses* it, which a login without pam_keyinit does not: so @u is first linked into
+the process keyring, which is this process's own and dies with it.
 Source: keyrings(7), keyctl(2); numbers from include/uapi/linux/keyctl.h.
 """
 
@@ -31,7 +32,7 @@ _MESSAGES = {
     ENOSYS: _UNAVAILABLE.format(why="not built into this kernel"),
     EPERM: _UNAVAILABLE.format(why="a container forbids it"),
     EACCES: _UNAVAILABLE.format(why="permission denied"),
-    EDQUOT: "The kernel's keyring of this user is full (kernel.keys.maxkeys, kernel.keys.maxbytes): remove keys from it.",
+    EDQUOT: "The kernel's keyring of this user is full (kernel.keys.maxkeys, kernel.keys.maxbytes): remove keys there.",
 }
 _ABSENT = (ENOKEY, EKEYEXPIRED, EKEYREVOKED)
 
@@ -60,7 +61,9 @@ def add_key(name: str, payload: bytes | memoryview) -> int:
     _possess_user_keyring()
     with memoryview(payload) as view:
         if not 0 < view.nbytes <= MAX_PAYLOAD_BYTES:
-            raise KernelError("add_key", EINVAL, f"A secret in the kernel's keyring has 1 to {MAX_PAYLOAD_BYTES} bytes.")
+            raise KernelError(
+                "add_key", EINVAL, f"The kernel's keyring takes 1 to {MAX_PAYLOAD_BYTES} bytes as a secret."
+            )
         description = (NAME_PREFIX + name).encode()
         result = int(lib.nono_add_key(_TYPE, description, ffi.from_buffer(view), view.nbytes, _USER_KEYRING))
     if result < 0:

@@ -95,7 +95,7 @@ def add_path(ruleset_fd: int, path_fd: int, access: int) -> None:
     if result < 0:
         message = ""
         if result == -EINVAL:
-            message = f"landlock_add_rule: {os.strerror(EINVAL)} (a right that is not handled, or a directory's on a file)"
+            message = f"landlock_add_rule: {os.strerror(EINVAL)} (a right not handled, or a directory's on a file)"
         raise KernelError("landlock_add_rule", -result, message)
 
 

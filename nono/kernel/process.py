@@ -1,6 +1,11 @@
-"""Attributes of the calling process. Source: prctl(2), numbers from include/uapi/linux/prctl.h."""
+"""Attributes of the calling process.
+
+Source: prctl(2), getrlimit(2); numbers from include/uapi/linux/prctl.h.
+"""
 
 from __future__ import annotations
+
+import resource
 
 from nono.errors import KernelError
 from nono.kernel._shim import lib
@@ -34,6 +39,16 @@ def is_dumpable() -> bool:
 def set_child_subreaper() -> None:
     """Become the parent of orphaned descendants, so that they can be found and waited for."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def raise_open_files_limit() -> None:
+    """Raise the soft limit of open files to the hard one; call it after the spawn, whose child keeps the old one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # macOS: an "infinite" hard limit is not what it says
+            pass
 
 
 def set_no_new_privs() -> None:

@@ -18,10 +18,14 @@ from __future__ import annotations
 
 import os
 import sys
-from errno import EAGAIN, EINVAL, ENFILE, ENOMEM, ENOSYS, EPERM
+from errno import EAGAIN, ENOMEM
+from typing import TYPE_CHECKING
 
 from nono.errors import KernelError
 from nono.kernel._shim import ffi, lib
+
+if TYPE_CHECKING:
+    from typing import Self
 
 MEMFD_SECRET = "memfd_secret"
 MLOCK = "mlock"
@@ -33,10 +37,6 @@ _MADV_WIPEONFORK = 18
 _VM_INHERIT_NONE = 2  # macOS, mach/vm_inherit.h
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-# memfd_secret itself, or the mapping of its fd, says no: the kernel has none, it is switched off
-# (secretmem.enable=0), a seccomp profile forbids it, or the architecture cannot.
-_FALL_BACK = (ENOSYS, EPERM, EINVAL, ENFILE)
 
 _probed: str | None = None
 
@@ -113,12 +113,10 @@ def secret_memory_kind() -> str:
         try:
             lib.nono_unmap(_map(_PAGE_BYTES, MEMFD_SECRET), _PAGE_BYTES)
             _probed = MEMFD_SECRET
-        except KernelError as error:
-            if error.call == "mlock":
-                raise
-            if error.errno not in _FALL_BACK:
-                raise
-            _probed = MLOCK
+        except OSError as error:
+            if isinstance(error, KernelError) and error.call == "mlock":
+                raise  # the limit holds for both
+            _probed = MLOCK  # no such call, secretmem.enable=0, a seccomp profile, an architecture that cannot
     return _probed
 
 
@@ -192,14 +190,15 @@ class SecretBuffer:
             pass
         self._address = None
 
-    def __enter__(self) -> SecretBuffer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_view"):  # not when __init__ was called wrongly
+            self.close()
 
     def __repr__(self) -> str:
         return f"<SecretBuffer {'closed' if self._view is None else self.backing}>"

@@ -1,8 +1,8 @@
 """Start a program behind the whole wall: namespaces, Landlock, seccomp, no capabilities, no inherited files.
 
-One C call (csrc/spawn.c) does everything between clone and exec; this module lays out its arguments and turns a failure,
-which comes back as (step, errno), into one sentence that names what is missing and what to do. It fails closed: either
-the program runs behind all of it, or nothing is left running and SpawnError is raised.
+One C call (csrc/spawn.c) does everything between clone and exec; this module lays out its arguments and turns a
+failure, which comes back as (step, errno), into one sentence that names what is missing and what to do. It fails
+closed: either the program runs behind all of it, or nothing is left running and SpawnError is raised.
 
 Facts for the caller:
 - The thread that calls must live as long as the program: the kernel sends the program SIGKILL (PR_SET_PDEATHSIG) when
@@ -13,7 +13,7 @@ Facts for the caller:
   /proc/self/uid_map).
 - The signal mask of the program is the caller's; every signal action is the default; umask, limits, standard input,
   output and error are inherited; no other file descriptor is.
-- chdir happens after the capabilities are gone, as the program's own user, and before Landlock, which does not judge it.
+- chdir happens after the capabilities are gone, as the program's own user; Landlock does not judge it.
 - With CLONE_NEWUSER one user and one group id are mapped, to themselves. What belongs to others shows as 65534.
 """
 
@@ -23,7 +23,6 @@ import os
 from errno import (
     E2BIG,
     EACCES,
-    EADDRINUSE,
     EAGAIN,
     EBADF,
     EINTR,
@@ -109,7 +108,8 @@ STEPS: dict[int, str] = {
 
 _APPARMOR = (
     "The kernel gave a user namespace but no rights in it, as Ubuntu's AppArmor restriction does: allow it with "
-    "`sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or give this Python an AppArmor profile with `userns,`."
+    "`sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or give this Python an AppArmor profile "
+    "with `userns,`."
 )
 _NO_PROC = "/proc is not mounted here, or hides this process; user namespaces are set up through it: mount /proc."
 
@@ -140,8 +140,6 @@ SENTENCES: dict[tuple[str, int], str] = {
     ("loopback", EACCES): _APPARMOR,
     ("listen", EACCES): "A proxy port below 1024 is not allowed inside the sandbox: choose a higher one.",
     ("listen", EPERM): _APPARMOR,
-    ("listen", EADDRINUSE): "The proxy's port is taken inside the sandbox's own network, which is new: this is a bug in "
-    "nono, please report it.",
     ("process_group", EPERM): "The command could not be put into a process group of its own.",
     ("capabilities", EPERM): "This root user may not give up its capabilities (no CAP_SETPCAP), so the command would "
     "keep them: run nono as an ordinary user, or with CAP_SETPCAP.",
@@ -155,7 +153,7 @@ SENTENCES: dict[tuple[str, int], str] = {
     ("landlock", ENOSYS): "This kernel has no Landlock (Linux 5.13 or newer has it).",
     ("landlock", EOPNOTSUPP): "Landlock is built into this kernel but switched off: add landlock to the lsm= list on "
     "the kernel's command line and reboot.",
-    ("landlock", E2BIG): "Sixteen Landlock sandboxes are nested here, which is the kernel's limit: run nono further out.",
+    ("landlock", E2BIG): "Sixteen Landlock sandboxes are nested here, the kernel's limit: run nono further out.",
     ("landlock", EPERM): "A seccomp profile around nono forbids Landlock: allow landlock_restrict_self there, or run "
     "nono outside of that container.",
     ("landlock", EBADF): "No Landlock ruleset was given; nothing is started without one.",
@@ -172,7 +170,7 @@ SENTENCES: dict[tuple[str, int], str] = {
     ("exec", ENOEXEC): "The command {path} is not a program for this machine and names no interpreter (a script needs "
     "a first line such as `#!/bin/sh`).",
     ("exec", E2BIG): "The command's arguments and environment are larger than the kernel takes.",
-    ("exec", ELOOP): "The command {path} does not exist: its symbolic links, or the interpreters it names, form a loop.",
+    ("exec", ELOOP): "The command {path} cannot be found: its links, or the interpreters it names, form a loop.",
     ("exec", ENAMETOOLONG): "The command's path is longer than the kernel takes.",
 }
 

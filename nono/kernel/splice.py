@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from errno import EAGAIN
 from typing import NamedTuple
 
 from nono.errors import KernelError
@@ -51,7 +52,7 @@ def tee(source_pipe_fd: int, target_pipe_fd: int, size: int) -> int:
     """Copy up to `size` bytes from one pipe to another without taking them out of the first."""
     moved = int(lib.nono_tee(source_pipe_fd, target_pipe_fd, size, _SPLICE_FLAGS))
     if moved < 0:
-        if -moved == 11:  # EAGAIN: the same exception that splice raises
+        if moved == -EAGAIN:  # the same exception that splice raises
             raise BlockingIOError(-moved, os.strerror(-moved))
         raise KernelError("tee", -moved)
     return moved

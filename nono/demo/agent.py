@@ -1,10 +1,10 @@
 """The program that `nono demo` runs, once without nono and once with it: it works, then it steals.
 
-It knows what any agent knows: its environment, and in ORDERS (a JSON file, its only argument) what an informed thief would
-have found out by himself: where the key file is, and where stolen things are to be sent. Standard output is one JSON
-document per line, for the demo to judge; an attempt counts as a theft by its evidence, never by this program's word alone.
+It knows what any agent knows: its environment, and in ORDERS (a JSON file, its only argument) what an informed thief
+would have found out by himself: where the key file is, and where stolen things are to be sent. Standard output is one
+JSON document per line, for the demo to judge; an attempt counts as a theft by its evidence, not by this program's word.
 
-Run as a script by the sandbox, with the standard library only: it must be able to run where nono's own files cannot be read.
+Run as a script, with the standard library only: it must be able to run where nono's own files cannot be read.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _tell(**fields: object) -> None:
 
 
 def ask(name: str, base_url: str, key: str) -> dict[str, object]:
-    """Ask one service for a streamed answer, as its SDK would; return the pieces, and when the first and the last came."""
+    """Ask one service for a streamed answer, as its SDK would; return its text, and when its pieces came."""
     headers = {
         "openai": {"Authorization": f"Bearer {key}"},
         "anthropic": {"x-api-key": key, "anthropic-version": "2023-06-01"},

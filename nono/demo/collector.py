@@ -1,8 +1,8 @@
 """Where the agent's loot would arrive: a TCP port, a UDP port and a unix socket, all on this machine.
 
 Each answers whoever reaches it, and remembers by which way the message came: that a theft failed is seen at this end
-too, not only in the thief's error. The unix socket stands for a password agent (ssh-agent, gpg-agent, a keystore): it gives the
-key to everybody who can connect, as those do.
+too, not only in the thief's error. The unix socket stands for a password agent (ssh-agent, gpg-agent, a keystore): it
+gives the key to everybody who can connect, as those do.
 """
 
 from __future__ import annotations

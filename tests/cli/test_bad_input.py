@@ -1,0 +1,335 @@
+"""Whatever is wrong before the agent starts: one clear sentence, the right exit status, and no agent.
+
+Every case runs a command that would leave a file behind, on the real `python -m nono run`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nono.demo import certificates
+from tests.keyring_service import KeyringService
+from tests.runs import ACCOUNTS, KEYS, Site, lines, require_command
+
+USAGE, OWN, NOT_EXECUTABLE, NOT_FOUND = 2, 1, 126, 127
+SECRET = "sk-bad-3f9Lw8RkQz7TnYb5"
+
+
+def refuse(
+    site: Site,
+    flags: list[str],
+    status: int,
+    sentence: str,
+    *,
+    command: list[str] | None = None,
+    environment: dict[str, str] | None = None,
+    wrap: list[str] | None = None,
+) -> None:
+    """Assert that `nono run` ends with `status` and one line that matches `sentence`, and starts no agent."""
+    mark = site.work / "the-agent-ran"
+    done = site.run(
+        ["--allow-cwd", *flags],
+        ["touch", str(mark)] if command is None else command,
+        environment=environment or {},
+        wrap=wrap or [],
+    )
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert done.stderr.startswith("nono: ")
+    assert done.stderr.count("\n") == 1, "one sentence, no traceback"
+    assert re.search(sentence, done.stderr), done.stderr
+    assert SECRET[:12] not in done.stderr
+    assert not mark.exists()
+    assert list(site.tmp.iterdir()) == [], "nothing is left behind"
+
+
+def test_the_measure_is_right(site: Site) -> None:
+    mark = site.work / "the-agent-ran"
+    assert site.run(["--allow-cwd"], ["touch", str(mark)]).returncode == 0
+    assert mark.exists()
+
+
+# The command line.
+
+
+def test_unknown_flag(site: Site) -> None:
+    refuse(site, ["--frobnicate"], USAGE, r"--frobnicate.*nono run --help")
+
+
+def test_missing_command(site: Site) -> None:
+    refuse(site, [], USAGE, r"no command to run.*nono run .*-- ", command=[])
+
+
+def test_command_not_found(site: Site) -> None:
+    refuse(site, [], NOT_FOUND, r"command not found: no-such-command", command=["no-such-command"])
+
+
+def test_command_path_not_found(site: Site) -> None:
+    refuse(site, [], NOT_FOUND, r"command not found: \./no-such-command", command=["./no-such-command"])
+
+
+def test_command_not_executable(site: Site) -> None:
+    (site.work / "notes.txt").write_text("no program")
+    refuse(site, [], NOT_EXECUTABLE, r"\./notes\.txt: .*chmod \+x", command=["./notes.txt"])
+
+
+def test_command_is_a_directory(site: Site) -> None:
+    refuse(site, [], NOT_EXECUTABLE, r"is a directory", command=[str(site.work)])
+
+
+def test_command_of_no_known_format(site: Site) -> None:
+    program = site.work / "program"
+    program.write_bytes(b"\x7fELF, or so it says")
+    program.chmod(0o755)
+    done = site.run(["--allow-cwd", "--silent"], [str(program)])
+    assert done.returncode == NOT_EXECUTABLE
+    assert re.search(r"^nono: .*program: Exec format error", done.stderr)
+
+
+@pytest.mark.parametrize("flag", ["--allow", "--read", "--write", "--allow-file", "--read-file", "--write-file"])
+def test_path_that_does_not_exist(site: Site, flag: str) -> None:
+    refuse(site, [flag, "/no/such/path"], USAGE, r"/no/such/path")
+
+
+@pytest.mark.parametrize("flag", ["--allow", "--read-file"])
+def test_empty_path(site: Site, flag: str) -> None:
+    refuse(site, [flag, ""], USAGE, r"empty")
+
+
+def test_workdir_that_does_not_exist(site: Site) -> None:
+    refuse(site, ["--workdir", "/no/such/directory"], USAGE, r"--workdir /no/such/directory: no such directory")
+
+
+def test_port_out_of_range(site: Site) -> None:
+    refuse(site, ["--proxy-port", "70000"], USAGE, r"--proxy-port.*70000")
+
+
+def test_credential_without_network(site: Site) -> None:
+    refuse(site, ["--block-net", "--credential", "openai"], USAGE, r"--block-net")
+
+
+# Profiles.
+
+
+def test_profile_that_does_not_exist(site: Site) -> None:
+    refuse(site, ["--profile", "nobody"], USAGE, r"no profile 'nobody'.*profiles/nobody\.json")
+
+
+def test_profile_file_that_does_not_exist(site: Site) -> None:
+    refuse(site, ["--profile", "./nobody.json"], USAGE, r"nobody\.json")
+
+
+def test_profile_that_cannot_be_read(site: Site) -> None:
+    (site.work / "directory.json").mkdir()
+    refuse(site, ["--profile", "./directory.json"], USAGE, r"directory\.json.*[Ii]s a directory")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"", r"profile .*p\.json"),
+        (b"{", r"profile .*p\.json"),
+        (b"[]", r"profile .*p\.json.*object"),
+        (b'{"filesystm": {}}', r"p\.json.*filesystm"),
+        (b'{"filesystem": {"read": "/etc"}}', r"p\.json.*filesystem\.read"),
+        (b'{"meta": {"name": "\xff"}}', r"p\.json.*UTF-8"),
+    ],
+    ids=["empty", "cut off", "no object", "unknown field", "wrong type", "not UTF-8"],
+)
+def test_profile_that_is_wrong(site: Site, text: bytes, sentence: str) -> None:
+    path = site.vault / "p.json"
+    path.write_bytes(text)
+    refuse(site, ["--profile", str(path)], USAGE, sentence)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "sentence"),
+    [
+        ("http://example.org/", r"clear text.*https://"),
+        ("ftp://example.org/", r"not a URL"),
+        ("https://", r"not a URL"),
+        ("https://example.org/../x", r"'\.\.'"),
+        ("https://user@example.org/", r"plain ASCII URL without user"),
+    ],
+)
+def test_profile_with_a_wrong_upstream(site: Site, upstream: str, sentence: str) -> None:
+    profile = site.profile(site.store_in_files(), upstreams={"openai": upstream})
+    refuse(site, ["--profile", str(profile)], USAGE, sentence)
+
+
+# Credentials.
+
+
+def test_unknown_credential(site: Site) -> None:
+    refuse(site, ["--credential", "opnai"], USAGE, r"unknown credential 'opnai'.*openai")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", r"is empty"),
+        (b"\n", r"is empty"),
+        (SECRET.encode() + b"\nmore", r"line break"),
+        (SECRET.encode() + b"\r\nx: y", r"line break"),
+        (SECRET.encode() + b"\0", r"NUL"),
+        (SECRET.encode() + b"\xff\xfe", r"UTF-8"),
+        (SECRET.encode() + "é".encode(), r"ASCII"),
+        (SECRET.encode() * 1000, r"longer than"),
+    ],
+    ids=["empty", "only a newline", "newline", "header injection", "NUL", "not UTF-8", "not ASCII", "too long"],
+)
+def test_key_that_cannot_be_one(site: Site, content: bytes, sentence: str) -> None:
+    references = site.store_in_files({"openai": ""})
+    (site.vault / "openai.key").write_bytes(content)
+    refuse(site, ["--profile", str(site.profile(references))], OWN, sentence)
+
+
+def test_key_in_a_file_that_others_can_read(site: Site) -> None:
+    references = site.store_in_files()
+    (site.vault / "openai.key").chmod(0o644)
+    refuse(site, ["--profile", str(site.profile(references))], OWN, r"chmod 600")
+
+
+def test_key_in_a_file_that_does_not_exist(site: Site) -> None:
+    profile = site.profile({"openai": "file:///no/such/key"})
+    refuse(site, ["--profile", str(profile)], OWN, r"/no/such/key")
+
+
+def test_key_in_a_variable_that_is_not_set(site: Site) -> None:
+    refuse(site, ["--profile", str(site.profile({"openai": "env://NO_SUCH_KEY"}))], OWN, r"NO_SUCH_KEY is not set")
+
+
+@pytest.mark.parametrize("reference", ["ftp://key", "session://", "keyring://only-a-service", "file://relative"])
+def test_key_reference_of_no_known_form(site: Site, reference: str) -> None:
+    refuse(site, ["--profile", str(site.profile({"openai": reference}))], USAGE, r"credential_key|credentials? ")
+
+
+def test_key_on_the_command_line(site: Site) -> None:
+    profile = site.profile(site.store_in_files({"openai": SECRET}))
+    refuse(site, ["--profile", str(profile)], USAGE, r"contains the key of 'openai'", command=["touch", "x", SECRET])
+
+
+def test_keystore_absent(site: Site) -> None:
+    nowhere = {"DBUS_SESSION_BUS_ADDRESS": "unix:path=/nonexistent/bus"}
+    refuse(site, ["--credential", "openai"], OWN, r"--store (session|file)", environment=nowhere)
+
+
+@pytest.fixture
+def own_keyring() -> Iterator[KeyringService]:
+    """A keyring for one test, to lock or leave empty."""
+    for command in ("dbus-daemon", "gnome-keyring-daemon", "secret-tool", "gdbus"):
+        require_command(command)
+    with tempfile.TemporaryDirectory(prefix="keyring-") as directory, KeyringService(Path(directory)) as service:
+        yield service
+
+
+def of(service: KeyringService) -> dict[str, str]:
+    return {"DBUS_SESSION_BUS_ADDRESS": service.address, "XDG_RUNTIME_DIR": str(service.directory)}
+
+
+def test_key_not_in_the_keystore(site: Site, own_keyring: KeyringService) -> None:
+    refuse(site, ["--credential", "openai"], OWN,
+           r"no credential 'openai_api_key' in the Secret Service.*nono credential set openai",
+           environment=of(own_keyring))  # fmt: skip
+
+
+def test_keystore_locked(site: Site, own_keyring: KeyringService) -> None:
+    own_keyring.store("nono", ACCOUNTS["openai"], KEYS["openai"], target="default")
+    own_keyring.lock()
+    refuse(site, ["--credential", "openai"], OWN, r"locked", environment=of(own_keyring))
+
+
+def test_keystore_without_a_daemon(site: Site) -> None:
+    require_command("dbus-daemon")
+    with tempfile.TemporaryDirectory(prefix="bus-") as directory:
+        with KeyringService(Path(directory), bus_only=True) as bus:
+            refuse(site, ["--credential", "openai"], OWN, r"Secret Service", environment=of(bus))
+
+
+@pytest.mark.parametrize("key", [b"", b"a\nb", b"a\0b", SECRET.encode() + b"\xff"], ids=repr)
+def test_key_in_the_keystore_that_cannot_be_one(site: Site, own_keyring: KeyringService, key: bytes) -> None:
+    own_keyring.store("nono", ACCOUNTS["openai"], key, target="default")
+    refuse(site, ["--credential", "openai"], OWN, r"empty|line break|NUL|UTF-8", environment=of(own_keyring))
+
+
+# The machine.
+
+
+def test_kernel_without_user_namespaces(site: Site) -> None:
+    require_command("unshare")
+    # Inside a user namespace of its own, even an ordinary user may set its limit to none.
+    none_left = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    wrap = ["unshare", "--user", "--map-root-user", "sh", "-c", none_left, "sh"]
+    refuse(site, ["--block-net"], OWN, r"user namespace", wrap=wrap)
+
+
+WITHOUT_LANDLOCK = """\
+import ctypes, errno, os, struct, sys
+# struct sock_filter: load the number of the call; landlock_* (444 to 446) fail with ENOSYS; allow the others
+instructions = [(0x20, 0, 0, 0), (0x35, 0, 2, 444), (0x25, 1, 0, 446), (0x06, 0, 0, 0x00050000 | errno.ENOSYS),
+                (0x06, 0, 0, 0x7FFF0000)]
+code = b"".join(struct.pack("HBBI", *each) for each in instructions)
+buffer = ctypes.create_string_buffer(code)
+program = struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(buffer))
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+if libc.prctl(22, 2, ctypes.create_string_buffer(program)):  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    sys.exit(os.strerror(ctypes.get_errno()))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_kernel_without_landlock(site: Site) -> None:
+    refuse(site, ["--block-net"], OWN, r"Landlock", wrap=[sys.executable, "-c", WITHOUT_LANDLOCK])
+
+
+def test_no_memory_can_be_locked(site: Site) -> None:
+    require_command("prlimit")
+    if os.geteuid() == 0:
+        pytest.skip("root may lock memory without limit")
+    profile = site.profile(site.store_in_files())
+    wrap = ["prlimit", "--memlock=0:0"]
+    refuse(site, ["--profile", str(profile)], OWN, r"RLIMIT_MEMLOCK", wrap=wrap)
+
+
+# The upstream: what is wrong there is told to the agent, which runs already.
+
+
+def wrong_upstream(site: Site, upstream: str | None = None) -> str:
+    """Return the message of the 502 that the agent gets from the openai route."""
+    profile = site.profile(site.store_in_files(), upstreams={"openai": upstream} if upstream else {})
+    done = site.run(["--profile", str(profile), "--allow-cwd"], site.agent("ask_once"))
+    (answer,) = lines(done.stdout)
+    assert answer["status"] == 502
+    assert answer["x-nono-error"]
+    error = answer["body"]["error"]
+    assert error["type"] == "nono_error"
+    assert not any(received.accepted for received in site.upstream.received)
+    assert KEYS["openai"] not in done.stdout + done.stderr
+    return str(error["message"])
+
+
+def test_upstream_name_that_does_not_resolve(site: Site) -> None:
+    assert re.search(r"no-such-host\.invalid", wrong_upstream(site, "https://no-such-host.invalid/v1"))
+
+
+def test_upstream_that_refuses_connections(site: Site) -> None:
+    assert re.search(r"localhost", wrong_upstream(site, "https://localhost:1/v1"))
+
+
+@pytest.fixture
+def impostor(tmp_path: Path) -> Iterator[Site]:
+    """A site whose services have a certificate of another authority than the one that its profile trusts."""
+    (tmp_path / "other").mkdir()
+    with Site(tmp_path / "site", certificates.make(str(tmp_path / "other"))) as made:
+        yield made
+
+
+def test_upstream_with_a_wrong_certificate(impostor: Site) -> None:
+    assert re.search(r"certificate", wrong_upstream(impostor))

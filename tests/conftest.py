@@ -1,0 +1,48 @@
+"""What every test can ask for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.keyring_service import KeyringService
+from tests.runs import ACCOUNTS, KEYS, Site, require_command
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests marked `long` too, and all of the fuzzing")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if "long" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="runs only with --long"))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A user's machine with stand-in services: see tests/runs.py."""
+    with Site(tmp_path / "site") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def keyring() -> Iterator[KeyringService]:
+    """A running, unlocked gnome-keyring with runs.KEYS, stored by the README's `secret-tool` line."""
+    for command in ("dbus-daemon", "gnome-keyring-daemon", "secret-tool", "gdbus"):
+        require_command(command)
+    # Not tmp_path: a socket's path must be short (108 bytes; unix(7)).
+    with tempfile.TemporaryDirectory(prefix="keyring-") as directory, KeyringService(Path(directory)) as service:
+        for name, account in ACCOUNTS.items():
+            service.store("nono", account, KEYS[name], target="default")
+        yield service
+
+
+@pytest.fixture(scope="session")
+def desktop(keyring: KeyringService) -> dict[str, str]:
+    """The variables by which a program of the user finds his keyring."""
+    return {"DBUS_SESSION_BUS_ADDRESS": keyring.address, "XDG_RUNTIME_DIR": str(keyring.directory)}

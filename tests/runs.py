@@ -1,0 +1,147 @@
+"""Real runs of nono: a home of their own, stand-in services, and `python -m nono` as a user starts it.
+
+A Site is one user's machine as a test wants it. Its environment is made from nothing, so that no test depends on the
+variables of whoever runs the tests. The agents (tests/e2e/agents/*.py) are copied into the site's working directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import pytest
+
+from nono.demo import answers, certificates
+from nono.demo.upstream import Upstream
+
+AGENTS = Path(__file__).parent / "e2e" / "agents"
+KEYS = {  # as long as real ones, and as random: what is searched for in memory must not be there by chance
+    "openai": "sk-test-openai-Vw3kQ9zLx7RbTn5HcYp2MfJd8GsXe4Aq6Zu1Nv0Wi",
+    "anthropic": "sk-test-anthropic-Ck8Tz5PwQb2YdLx9RmVh4NsGj7Fe3Ua6Xo1Ki0",
+    "gemini": "AItest-Hn4Rv8BzKq6WcXt2LpYd9MjGs5Fe7Ua3Qo1Zi0Tx",
+}
+# the names in the keystore that the built-in routes look for
+ACCOUNTS = {"openai": "openai_api_key", "anthropic": "anthropic_api_key", "gemini": "gemini_api_key"}
+TIMEOUT_S = 60
+NOTHING: Mapping[str, str] = {}
+
+
+def missing(feature: str) -> NoReturn:
+    """Skip this test, which needs a system package that is not here; with CI=true fail instead."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{feature} is missing, and with CI=true it must not be")
+    pytest.skip(f"{feature} is missing")
+
+
+def require_command(name: str) -> str:
+    """Return the path of the command `name`, or see `missing`."""
+    return shutil.which(name) or missing(name)
+
+
+class Site:
+    """One user's machine: `home`, a working directory `work`, key files in `vault`, and the stand-in services."""
+
+    def __init__(self, directory: Path, upstream_certificates: certificates.Certificates | None = None) -> None:
+        self.directory = directory
+        directory.mkdir(mode=0o700)
+        self.home, self.work, self.vault, self.tmp = (directory / name for name in ("home", "work", "vault", "tmp"))
+        for each in (self.home, self.work, self.vault, self.tmp):
+            each.mkdir(mode=0o700)
+        self.state = self.home / ".local" / "state" / "nono"
+        self.environment = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(self.home),
+            "TMPDIR": str(self.tmp),
+            "LANG": "C.UTF-8",
+        }
+        self.certificates = certificates.make(str(self.vault))
+        self.upstream = Upstream(upstream_certificates or self.certificates, KEYS)
+
+    def __enter__(self) -> Self:
+        self.upstream.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.upstream.__exit__(*exc)
+
+    def store_in_files(self, keys: Mapping[str, str] = KEYS) -> dict[str, str]:
+        """Write each key to a file that only the user can read; return their references."""
+        references = {}
+        for name, key in keys.items():
+            path = self.vault / f"{name}.key"
+            path.touch(mode=0o600)
+            path.write_text(key)
+            references[name] = f"file://{path}"
+        return references
+
+    def profile(self, references: Mapping[str, str], *, upstreams: Mapping[str, str] = NOTHING, **network: Any) -> Path:
+        """Write a profile whose routes lead to the stand-ins, with the keys that `references` names; return it."""
+        custom = {
+            service.name: {
+                "upstream": upstreams.get(service.name) or self.upstream.url(service.name),
+                "credential_key": references[service.name],
+                "inject_header": service.header,
+                "credential_format": service.key_format,
+                "tls_ca": self.certificates.authority,
+            }
+            for service in answers.SERVICES
+            if service.name in references
+        }
+        fields = {"credentials": list(custom), "custom_credentials": custom, **network}
+        path = self.vault / "profile.json"
+        path.write_text(json.dumps({"meta": {"name": "test"}, "network": fields}))
+        return path
+
+    def agent(self, name: str, *arguments: str) -> list[str]:
+        """Return the command that runs the agent `name` by this Python, from a copy that the sandbox can read."""
+        copy = self.work / f"{name}.py"
+        shutil.copyfile(AGENTS / f"{name}.py", copy)
+        return [sys.executable, "-I", str(copy), *arguments]
+
+    def start(
+        self,
+        flags: Iterable[str],
+        command: Iterable[str],
+        *,
+        wrap: Iterable[str] = (),
+        environment: Mapping[str, str] = NOTHING,
+        **options: Any,
+    ) -> subprocess.Popen[bytes]:
+        """Start `nono run FLAGS -- COMMAND` in the working directory, with pipes. wrap: a command that starts nono."""
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(
+            [*wrap, sys.executable, "-m", "nono", "run", *flags, "--", *command],
+            cwd=self.work,
+            env={**self.environment, **environment},
+            **{**streams, **options},
+        )
+
+    def run(self, flags: Iterable[str], command: Iterable[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        """As `start`, to its end, with nothing on standard input."""
+        process = self.start(flags, command, stdin=subprocess.DEVNULL, **options)
+        try:
+            stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(
+            process.args, process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
+        )
+
+    def audit_log(self) -> str:
+        """Return all that nono wrote to its state directory."""
+        files = sorted(path for path in self.state.rglob("*") if path.is_file())
+        return "".join(path.read_text(errors="replace") for path in files)
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    """Return the JSON documents that an agent printed, one a line."""
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]

@@ -88,7 +88,7 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         entry = _find(grant, listing)
         if entry is None:
             continue
-        if deny := denies.around(grant.path, grant) or denies.around(entry.path, grant):
+        if deny := denies.around({grant.path, entry.path}, grant):
             sentence = f"{grant.origin} {grant.path}: it is protected ({deny.group}, {deny.path})"
             if not grant.optional:
                 raise PolicyError(f"{sentence} and stays denied; leave it out")
@@ -116,6 +116,14 @@ def ancestors(path: str) -> Iterator[str]:
     yield path
 
 
+def _add_directories_above(path: str, found: set[str]) -> None:
+    """Add every directory above `path` to `found`, in which the ones above a member are members."""
+    directory = path.rpartition("/")[0] or "/"
+    while directory not in found:
+        found.add(directory)
+        directory = directory.rpartition("/")[0] or "/"
+
+
 class _Denies:
     """The denied paths, by every name under which they can be met, and the directories above them."""
 
@@ -127,13 +135,13 @@ class _Denies:
         self._above_linked: set[str] = set()
         for deny in denies:
             entry = listing.look(deny.path)
-            for path in (deny.path, entry.path, *listing.aliases(entry.path)):
+            for path in {deny.path, entry.path, *listing.aliases(entry.path)}:
                 self._denied[path] = deny
-                self._mark_above(self._above, path)
+                _add_directories_above(path, self._above)
             if entry.kind == DIRECTORY:
                 self._follow_links(entry.path, deny)
         for path in _NEVER_IMPLIED:
-            self._mark_above(self._above, path)
+            _add_directories_above(path, self._above)
         self._above_linked |= self._above
 
     def _follow_links(self, directory: str, deny: PathDeny) -> None:
@@ -142,22 +150,17 @@ class _Denies:
                 target = self._listing.look(f"{directory}/{name}")
                 if target.kind == FILE:
                     self._linked[target.path] = deny
-                    self._mark_above(self._above_linked, target.path)
+                    _add_directories_above(target.path, self._above_linked)
 
-    @staticmethod
-    def _mark_above(above: set[str], path: str) -> None:
-        for directory in ancestors(path):
-            if directory in above:
-                break
-            if directory != path:
-                above.add(directory)
-
-    def around(self, path: str, grant: PathGrant) -> PathDeny | None:
-        """Return the deny that holds for `path`: its own or that of a directory above it."""
-        for directory in ancestors(path):
-            if directory in self._denied:
-                return self._denied[directory]
-        return None if grant.optional else self._linked.get(path)
+    def around(self, paths: Iterable[str], grant: PathGrant) -> PathDeny | None:
+        """Return the deny that holds for one of `paths`: its own or that of a directory above it."""
+        for path in paths:
+            for directory in ancestors(path):
+                if directory in self._denied:
+                    return self._denied[directory]
+            if path in self._linked and not grant.optional:
+                return self._linked[path]
+        return None
 
     def within(self, path: str, grant: PathGrant) -> bool:
         """Say whether something denied lies below `path`."""
@@ -212,13 +215,10 @@ def _pieces(grant: PathGrant, entry: Entry, denies: _Denies, listing: Listing) -
 
 def _uncovered(pieces: dict[tuple[str, str], int]) -> Iterator[Piece]:
     """Leave out what a granted directory above gives already: each piece costs three system calls."""
+    trees = {path: access for (path, kind), access in pieces.items() if kind == DIRECTORY}
     for (path, kind), access in pieces.items():
-        above = ancestors(path)
-        next(above)
-        covered = 0
-        for directory in above:
-            covered |= pieces.get((directory, DIRECTORY), 0)
-        if kind == EXPANDED:
-            covered |= pieces.get((path, DIRECTORY), 0)
+        covered = trees.get(path, 0) if kind == EXPANDED else 0
+        for directory in ancestors(path.rpartition("/")[0] or "/"):
+            covered |= trees.get(directory, 0)
         if kind == DEVICE or access & ~covered:  # a device also needs the right to ioctl(2), which a directory lacks
             yield Piece(path, kind, access)

@@ -36,21 +36,9 @@ class Disk:
         if seen is None:
             above, _, name = path.rpartition("/")
             parent = self.look(above or "/")
-            seen = self._seen[path] = self._look_in(parent, f"{parent.path.rstrip('/')}/{name}")
+            real = path if parent.path == above else f"{parent.path.rstrip('/')}/{name}"
+            seen = self._seen[path] = _look(real) if parent.kind == DIRECTORY else Entry(real, ABSENT)
         return seen
-
-    @staticmethod
-    def _look_in(parent: Entry, path: str) -> Entry:
-        if parent.kind != DIRECTORY:
-            return Entry(path, ABSENT)
-        try:
-            mode = os.lstat(path).st_mode
-            if stat.S_ISLNK(mode):
-                path = os.path.realpath(path)
-                mode = os.stat(path).st_mode
-        except OSError:
-            return Entry(path, ABSENT)
-        return Entry(path, _kind(mode))
 
     def children(self, path: str) -> list[tuple[str, str]]:
         """Return name and kind of each entry of a directory, sorted; nothing where it cannot be listed."""
@@ -65,6 +53,18 @@ class Disk:
         if self._mounts is None:
             self._mounts = _Mounts(self._mountinfo)
         return self._mounts.aliases(path)
+
+
+def _look(path: str) -> Entry:
+    """Look at a path whose directory is a real one."""
+    try:
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            path = os.path.realpath(path)
+            mode = os.stat(path).st_mode
+    except OSError:
+        return Entry(path, ABSENT)
+    return Entry(path, _kind(mode))
 
 
 def _kind(mode: int) -> str:
@@ -98,8 +98,11 @@ class _Mounts:
         self._points: dict[str, list[str]] = {}  # device: mount points
         for path, (device_name, _) in self._at.items():
             self._points.setdefault(device_name, []).append(path)
+        self._all_different = len(self._points) == len(self._at)
 
     def aliases(self, path: str) -> list[str]:
+        if self._all_different:
+            return []
         point = next((directory for directory in ancestors(path) if directory in self._at), None)
         if point is None:
             return []

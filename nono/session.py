@@ -11,10 +11,10 @@ the run ends, nothing that it started is left running and no key is left in memo
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 from nono.audit.log import AuditLog
 from nono.credentials import env, phantom, reference
@@ -25,12 +25,14 @@ from nono.kernel.spawn import Child, SpawnError, spawn
 from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathDeny, PathGrant
 from nono.policy.environment import ChildEnvironment, child_environment
 from nono.policy.resolve import Place, Request, resolve
+from nono.record import Record
 from nono.sandbox import filesystem
 from nono.sandbox.plan import Plan, make_plan
 from nono.supervisor import command as commands
 from nono.supervisor.job import Job, Signals, Terminal, kill_descendants
 from nono.supervisor.scratch import ScratchDirectory
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nono.policy.profile import Profile
 
@@ -39,7 +41,7 @@ _PROXY_PORTS = range(61000, 65536)
 _SHORTEST_RECOGNISABLE_KEY = 8  # bytes; a shorter one would be found in innocent variables
 
 
-class Order(NamedTuple):
+class Order(Record):
     """What the user asked for. argv: the command. profile: a NAME or a FILE. workdir, proxy_port: None for the default."""
 
     argv: tuple[str, ...]
@@ -50,7 +52,7 @@ class Order(NamedTuple):
     dry_run: bool = False
 
 
-class Summary(NamedTuple):
+class Summary(Record):
     """What the child may do, for the user. routes: (name, upstream host, where its key came from)."""
 
     argv: tuple[str, ...]
@@ -79,7 +81,8 @@ def run(order: Order, environment: Mapping[str, str], tell: Callable[[Summary], 
             loader.start(references)
         with ScratchDirectory(place.temporary_directory, create=not order.dry_run) as scratch:
             grant = PathGrant(scratch.path, READ | WRITE, False, "temporary directory", optional=True)
-            capabilities = capabilities._replace(grants=(*capabilities.grants, grant))
+            grants = (*capabilities.grants, grant, *filesystem.terminal_grants())
+            capabilities = capabilities._replace(grants=grants)
             plan = make_plan(filesystem.expand(capabilities), landlock.abi(), os.uname().machine)
             credentials = {} if order.dry_run else loader.collect()
             token = phantom.new_token()
@@ -109,7 +112,7 @@ def run(order: Order, environment: Mapping[str, str], tell: Callable[[Summary], 
                     kill_descendants()
 
 
-class _Run(NamedTuple):
+class _Run(Record):
     """What the proxy is made of."""
 
     capabilities: CapabilitySet
@@ -144,7 +147,7 @@ def _start(
         )
     except SpawnError as error:
         if error.step == "exec":
-            raise CommandNotExecutable(f"{path}: {os.strerror(error.errno or 0)}") from None
+            raise CommandNotExecutable(str(error)) from None
         raise
     finally:
         os.close(ruleset)
@@ -155,6 +158,7 @@ def _supervise(run: _Run, child: Child, terminal: Terminal, signals: Signals, au
     from nono.loop import READ as READABLE
     from nono.loop import Loop
 
+    gc.enable()  # see __main__.py
     statuses: list[int] = []
     loop = Loop()
 

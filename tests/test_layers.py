@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent / "nono"
 RANKS = {
     "nono.errors": 0,
     "nono": 0,
+    "nono.record": 0,
     "nono.kernel": 1,
     "nono.loop": 1,
     "nono.policy": 2,
@@ -30,8 +31,8 @@ RANKS = {
 # What the child does not need to start is imported after the spawn; see session.py.
 MAY_IMPORT_LATE = {"nono.session"}
 # Imported before the child exists: each costs milliseconds that a user waits for (measured in docs/decisions/0001).
-SLOW = {"dataclasses", "pathlib", "subprocess", "msgspec", "ssl", "h11", "keyring", "logging", "inspect", "tempfile", "importlib.resources"}
-START = ("nono.session", "nono.cli.run", "nono.cli.args", "nono.__main__")
+SLOW = {"typing", "dataclasses", "pathlib", "subprocess", "msgspec", "ssl", "h11", "keyring", "logging", "inspect", "tempfile", "importlib.resources"}
+START = ("nono.session", "nono.cli.run", "nono.cli.args")
 PURE_POLICY_FORBIDS = {"os", "socket", "subprocess"}
 
 

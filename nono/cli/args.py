@@ -10,10 +10,13 @@ import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Any, NoReturn
 
 from nono import __version__
 from nono.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 VERBS = {
     "run": ("nono.cli.run", "run a command in the sandbox, with the proxy beside it"),

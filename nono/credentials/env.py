@@ -14,17 +14,17 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from nono.credentials.reference import ENV, Reference
 from nono.credentials.validation import RAW_MAX_BYTES, TOO_LONG
 from nono.errors import CredentialError
 from nono.kernel.secretmem import SecretBuffer
+from nono.record import Record
 
 _MARK = "NONO_HANDED_OVER"  # VAR=FD:BYTES[,...]: nothing secret
 
 
-class HandedOver(NamedTuple):
+class HandedOver(Record):
     """A value that waits in a pipe: `length` bytes on `fd`, owned by whoever reads them."""
 
     fd: int

@@ -140,6 +140,16 @@ def write(path: str, content: memoryview) -> None:
         raise StoreError(f"{path} cannot be written: {exc.strerror}.") from None
 
 
+def names(directory: str) -> list[str]:
+    """Return the names of the files in `directory`, sorted, without those that start with a dot. Raises StoreError."""
+    try:
+        return sorted(name for name in os.listdir(directory) if not name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise StoreError(f"{directory} cannot be listed: {exc.strerror}.") from None
+
+
 def remove(path: str) -> bool:
     """Remove `path`; False when it was not there. Raises StoreError."""
     try:

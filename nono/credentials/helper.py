@@ -20,7 +20,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, NoReturn
 
 from nono.credentials import keystore
 from nono.credentials.keystore import HEADER, KeystoreError, Limits
@@ -28,11 +27,17 @@ from nono.credentials.reference import Reference
 from nono.errors import CredentialError
 from nono.kernel import process
 from nono.kernel.secretmem import SecretBuffer
+from nono.record import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_LEAVE_S = 0.5  # for a helper that is not needed any more to close its dialog
 _GRACE_S = 2.0  # over the helper's own limits: it reports them itself, in better words
 
 
-class Answer(NamedTuple):
+class Answer(Record):
     """What the helper said about one reference, that at position `at`.
 
     buffer: the raw secret in its first `length` bytes, owned by the receiver; None unless the status is FOUND.
@@ -50,7 +55,7 @@ class Helper:
 
     def __init__(self, references: Sequence[Reference], limits: Limits) -> None:
         self._limits = limits
-        self._expected = len(references)
+        self._remaining = len(references)
         self._fd, write_fd = os.pipe()
         try:
             self._pid = _start(references, limits, self._fd, write_fd)
@@ -67,16 +72,15 @@ class Helper:
         """
         header = bytearray(HEADER.size)
         deadline = time.monotonic() + self._limits.call_s + _GRACE_S
-        remaining = self._expected
-        while remaining:
+        while self._remaining:
             self._read_exactly(memoryview(header), deadline)
             status, flags, at, length = HEADER.unpack(header)
             if status == keystore.PROMPTING:
                 deadline = time.monotonic() + self._limits.prompt_s + self._limits.call_s + _GRACE_S
                 yield Answer(at, status, False, None, 0)
                 continue
-            remaining -= 1
             if status != keystore.FOUND:
+                self._remaining -= 1
                 yield Answer(at, status, False, None, 0)
                 continue
             buffer = SecretBuffer(max(length, 1))
@@ -86,6 +90,7 @@ class Helper:
             except BaseException:
                 buffer.close()
                 raise
+            self._remaining -= 1
             deadline = time.monotonic() + self._limits.call_s + _GRACE_S
             yield Answer(at, status, bool(flags & keystore.SEVERAL), buffer, length)
 
@@ -95,7 +100,13 @@ class Helper:
             return
         os.close(self._fd)
         self._fd = -1
-        os.kill(self._pid, signal.SIGKILL)  # not reaped yet, so the pid is still its own
+        # It ends by itself: after its last answer, or on seeing that nobody reads any more.
+        give_up = time.monotonic() + _LEAVE_S
+        while self._remaining and os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > give_up:
+                os.kill(self._pid, signal.SIGKILL)  # not reaped yet, so the pid is still its own
+                break
+            time.sleep(0.002)
         os.waitpid(self._pid, 0)
 
     def _read_exactly(self, view: memoryview, deadline: float) -> None:
@@ -137,6 +148,8 @@ def serve(items: Sequence[tuple[str, str]], limits: Limits, write_fd: int) -> No
             secret, several = store.get(service, account)
         except KeystoreError as exc:
             answer(at, exc.status)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            answer(at, keystore.FAILED)  # the library stumbled; its error may quote the secret
         else:
             answer(at, keystore.FOUND, keystore.SEVERAL if several else 0, secret)
 

@@ -13,11 +13,17 @@ import struct
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import NamedTuple, Protocol, cast
 
 from nono.credentials.reference import KEYRING, Reference
 from nono.credentials.validation import TOO_LONG as _TOO_LONG_TEXT
 from nono.errors import CredentialError
+from nono.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
 
 FOUND = 0
 NOT_FOUND = 1
@@ -51,7 +57,7 @@ class KeystoreError(Exception):
         self.status = status
 
 
-class Limits(NamedTuple):
+class Limits(Record):
     """Seconds to wait for the keystore to answer a call, and for the user to answer its dialog."""
 
     call_s: float = CALL_TIMEOUT_S
@@ -95,7 +101,8 @@ def open_keystore(
         module = import_module(name)
     except ImportError:
         raise KeystoreError(NO_LIBRARY) from None
-    return cast(Keystore, module.Keystore(limits, on_prompt, gone_fd))
+    chosen: Keystore = module.Keystore(limits, on_prompt, gone_fd)
+    return chosen
 
 
 def keystore_name() -> str:
@@ -135,7 +142,7 @@ def failure(status: int, reference: Reference, set_name: str) -> CredentialError
         advice = f"Store it elsewhere: {command} file (or {command} session: in memory, until reboot)"
     else:
         advice = "Give it another credential_key: file:///PATH or session://NAME"
-    return CredentialError(f"cannot get {what}: {_reason(status)}. {advice}")
+    return CredentialError(f"cannot reach {what}: {_reason(status)}. {advice}")
 
 
 def unavailable(status: int) -> CredentialError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
 
 from nono.credentials import env, files, keystore, user_keyring
 from nono.credentials.credential import Credential
@@ -22,6 +21,10 @@ from nono.credentials.reference import ENV, FILE, SESSION, Reference
 from nono.credentials.stores import FILE_STORE, SESSION_STORE, Stores
 from nono.kernel.secretmem import SecretBuffer
 from nono.policy.network import builtin_routes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["Credential", "Loader"]
 

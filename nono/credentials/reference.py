@@ -14,9 +14,8 @@ may be a key that was pasted in the place of its name.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from nono.errors import PolicyError
+from nono.record import Record
 
 NAME = "name"
 KEYRING = "keyring"
@@ -35,7 +34,7 @@ _VARIABLE_REST = _VARIABLE_FIRST | frozenset("0123456789")
 _FORMS = "NAME, keyring://SERVICE/ACCOUNT, session://NAME, file:///PATH or env://VAR"
 
 
-class Reference(NamedTuple):
+class Reference(Record):
     """Where one credential is: `scheme` is one of the constants above, `text` what was written.
 
     service: of NAME and KEYRING. name: the account, name, absolute path or variable.

@@ -21,7 +21,6 @@ import socket
 import stat
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
 
 import jeepney  # type: ignore[import-untyped]
 from jeepney.auth import BEGIN, Authenticator  # type: ignore[import-untyped]
@@ -30,6 +29,10 @@ from jeepney.bus import get_bus  # type: ignore[import-untyped]
 from nono.credentials import keystore
 from nono.credentials.keystore import KeystoreError, Limits
 from nono.credentials.validation import RAW_MAX_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _NAME = "org.freedesktop.secrets"
 _PATH = "/org/freedesktop/secrets"
@@ -41,6 +44,24 @@ _ITEM = _PREFIX + "Item"
 _PROMPT = _PREFIX + "Prompt"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _NOTHING = "/"  # the path that means: no object, no prompt needed
+
+# What each method returns; a service that returns something else is not understood.
+_RETURNS = {
+    "Hello": "s",
+    "AddMatch": "",
+    "OpenSession": "vo",
+    "SearchItems": "aoao",
+    "Unlock": "aoo",
+    "ReadAlias": "o",
+    "CreateCollection": "oo",
+    "CreateItem": "oo",
+    "GetSecret": "(oayays)",
+    "SetSecret": "",
+    "Delete": "o",
+    "Prompt": "",
+    "Get": "v",
+    "GetAll": "a{sv}",
+}
 
 _STATUS_OF_ERROR = {
     "org.freedesktop.DBus.Error.ServiceUnknown": keystore.NO_SERVICE,
@@ -94,6 +115,8 @@ class _Bus:
             error_name = message.header.fields.get(jeepney.HeaderFields.error_name, "")
             default = keystore.NO_SERVICE if ".Spawn." in error_name else keystore.FAILED
             raise KeystoreError(_STATUS_OF_ERROR.get(error_name, default))
+        if message.header.fields.get(jeepney.HeaderFields.signature, "") != _RETURNS[method]:
+            raise KeystoreError(keystore.FAILED)
         return message.body
 
     def tell(self, name: str, path: str, interface: str, method: str) -> None:
@@ -287,11 +310,11 @@ class Keystore:
         self._call(path, _PROMPT, "Prompt", "s", "")
         try:
             dismissed, _ = self._bus.signal(path, "Completed", self._limits.prompt_s)
-        except KeystoreError as exc:
+        except BaseException as exc:  # an interrupt, too, takes the dialog away
             self._dismiss(path)
-            raise KeystoreError(
-                keystore.PROMPT_TIMEOUT if exc.status == keystore.CALL_TIMEOUT else exc.status
-            ) from None
+            if isinstance(exc, KeystoreError) and exc.status == keystore.CALL_TIMEOUT:
+                raise KeystoreError(keystore.PROMPT_TIMEOUT) from None
+            raise
         if dismissed:
             raise KeystoreError(keystore.DISMISSED)
 

@@ -14,12 +14,11 @@ from __future__ import annotations
 import fcntl
 import os
 from types import TracebackType
-from typing import NamedTuple
 
 from nono.credentials import files, keystore, user_keyring
 from nono.credentials.keystore import Keystore, KeystoreError
 from nono.credentials.reference import FILE, NAME, SERVICE, SESSION, Reference, is_name
-from nono.errors import CredentialError, StoreError
+from nono.errors import StoreError
 
 SECRET_SERVICE_STORE = "secret-service"
 SESSION_STORE = "session"
@@ -29,13 +28,6 @@ STORES = (SECRET_SERVICE_STORE, SESSION_STORE, FILE_STORE)
 _CHOICES = frozenset((SESSION_STORE, FILE_STORE))
 _INDEX = ".stores"  # no credential's name starts with a dot
 _LOCK = ".lock"
-
-
-class Found(NamedTuple):
-    """Where a credential is. state: what else is to say about it, such as "locked"; "" nothing."""
-
-    store: str
-    state: str
 
 
 def state_home() -> str:
@@ -96,43 +88,44 @@ class Stores:
             return before if self._remove_from(before, name) else ""
         return ""
 
-    def find(self, name: str, set_name: str) -> Found | None:
-        """Say where `name` is, None when it is not where it would be looked for. Raises CredentialError, StoreError."""
-        store = self.chosen(name)
-        if store != SECRET_SERVICE_STORE:
-            return Found(store, "") if self._exists(name, store) else None
-        with _Opened(name, set_name) as opened:
-            state = opened.status(SERVICE, name)
-        return Found(store, state) if state else None
+    def status(self, name: str, store: str, set_name: str) -> str:
+        """Return "stored", or for the keystore "locked" or "unlocked", or "" when `name` is not in `store`.
 
-    def remove(self, name: str, set_name: str) -> bool:
-        """Remove `name` from its store and forget the choice; False when it was not there."""
-        store = self.chosen(name)
+        Raises CredentialError.
+        """
+        if store == SECRET_SERVICE_STORE:
+            with _Opened(name, set_name) as opened:
+                return opened.status(SERVICE, name)
+        exists = os.path.lexists(self.path(name)) if store == FILE_STORE else user_keyring.exists(name)
+        return "stored" if exists else ""
+
+    def remove(self, name: str, store: str, set_name: str) -> bool:
+        """Remove `name` from `store`, and the choice of it; False when it was not there.
+
+        Raises CredentialError, StoreError.
+        """
         if store == SECRET_SERVICE_STORE:
             with _Opened(name, set_name) as opened:
                 return opened.remove(SERVICE, name)
         removed = self._remove_from(store, name)
-        self._remember(name, SECRET_SERVICE_STORE)
+        if self.chosen(name) == store:
+            self._remember(name, SECRET_SERVICE_STORE)
         return removed
 
-    def names(self) -> tuple[list[tuple[str, str]], CredentialError | None]:
-        """Return (name, store) of every credential, sorted, and why the keystore's are missing, if they are."""
-        index = self._read_index()
-        found = [(name, store) for name, store in index.items() if self._exists(name, store)]
-        failure = None
+    def names(self, store: str) -> list[str]:
+        """Return the names of the credentials in `store`. Raises CredentialError, StoreError."""
+        if store == SESSION_STORE:
+            return user_keyring.names()
+        if store == FILE_STORE:
+            return files.names(self.directory)
         try:
             opened = keystore.open_keystore()
             try:
-                accounts = opened.accounts(SERVICE)
+                return opened.accounts(SERVICE)
             finally:
                 opened.close()
-            found += [(name, SECRET_SERVICE_STORE) for name in accounts if name not in index]
         except KeystoreError as exc:
-            failure = keystore.unavailable(exc.status)
-        return sorted(found), failure
-
-    def _exists(self, name: str, store: str) -> bool:
-        return os.path.lexists(self.path(name)) if store == FILE_STORE else user_keyring.exists(name)
+            raise keystore.unavailable(exc.status) from None
 
     def _remove_from(self, store: str, name: str) -> bool:
         return files.remove(self.path(name)) if store == FILE_STORE else user_keyring.remove(name)

@@ -54,17 +54,17 @@ def fault(value: memoryview) -> str:
     return _CONTROL if control else ""
 
 
-def check(raw: memoryview, what: str) -> int:
+def check(raw: memoryview, what: str, advice: str = "store it again, the key alone") -> int:
     """Return the length of the credential at the start of `raw`.
 
     what: the credential in the user's words, "credential 'openai_api_key' in the Secret Service".
-    Raises CredentialError.
+    advice: the end of the error. Raises CredentialError.
     """
     length = trimmed_length(raw)
     with raw[:length] as value:
         reason = fault(value)
     if reason:
-        raise CredentialError(f"the {what} {reason}; store it again, the key alone.")
+        raise CredentialError(f"the {what} {reason}; {advice}")
     return length
 
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 import os
 import sys
 from errno import EAGAIN, ENOMEM
-from typing import TYPE_CHECKING
 
 from nono.errors import KernelError
 from nono.kernel._shim import ffi, lib
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 

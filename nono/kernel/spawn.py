@@ -41,12 +41,13 @@ from errno import (
     EUSERS,
 )
 from signal import SIGKILL
-from typing import TYPE_CHECKING, NamedTuple
 
 from nono.errors import KernelError
 from nono.kernel import process
 from nono.kernel._shim import ffi, lib
+from nono.record import Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -65,7 +66,7 @@ SUPPORTED_NAMESPACES = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUT
 INSTRUCTION_BYTES = 8  # struct sock_filter
 
 
-class Child(NamedTuple):
+class Child(Record):
     """A running child. The caller owns both fds (close-on-exec) and reaps the pid; -1: there is none."""
 
     pid: int

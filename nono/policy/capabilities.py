@@ -6,9 +6,8 @@ it and nothing else. Paths are absolute and normalised but need not exist: what 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from nono.policy.routes import Route
+from nono.record import Record
 
 READ = 1  # read files, list directories, execute
 WRITE = 2  # write, create, remove, rename, truncate
@@ -18,7 +17,7 @@ NETWORK_PROXY = "proxy"  # one loopback port: the proxy
 NETWORK_BLOCKED = "blocked"  # nothing but the child's own loopback
 
 
-class PathGrant(NamedTuple):
+class PathGrant(Record):
     """Access to `path` and, for a directory, to all below it.
 
     access: READ | WRITE bits. is_file: granted as a file (a directory there is an error).
@@ -33,14 +32,14 @@ class PathGrant(NamedTuple):
     optional: bool = False
 
 
-class PathDeny(NamedTuple):
+class PathDeny(Record):
     """A sensitive path that stays denied under any broader grant; `group` names the reason."""
 
     path: str
     group: str
 
 
-class CapabilitySet(NamedTuple):
+class CapabilitySet(Record):
     """What the child may do. `network` is one of NETWORK_*; `routes` is empty unless it is NETWORK_PROXY."""
 
     grants: tuple[PathGrant, ...]

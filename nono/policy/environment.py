@@ -10,17 +10,17 @@ Pure. Three rules, in this order:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY
 from nono.policy.network import WITHHELD_CREDENTIALS, WITHHELD_SOCKETS, builtin_routes
 from nono.policy.routes import Route
+from nono.record import Record
 
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
 _LOOPBACK = "localhost,127.0.0.1,::1"
 
 
-class ChildEnvironment(NamedTuple):
+class ChildEnvironment(Record):
     """`variables` for execve(2); `withheld` names what the user had set and the child does not get, sorted."""
 
     variables: dict[str, str]

@@ -11,10 +11,12 @@ default one, because the file may have been left behind. "os" is absent where th
 
 from __future__ import annotations
 
-from typing import Any
-
 from nono.policy import data
 from nono.policy.capabilities import READ, WRITE, PathDeny, PathGrant
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _ACCESS = {"read": READ, "readwrite": READ | WRITE}
 _table: dict[str, list[dict[str, Any]]] = {}  # the data file, once read

@@ -8,11 +8,14 @@ checked here, once, so that the proxy can take a Route as it is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from nono.errors import PolicyError, UsageError
 from nono.policy import data
 from nono.policy.routes import EndpointRule, Presentation, Route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _NETWORK_POLICY = data.read("network-policy.json")
 

@@ -10,7 +10,6 @@ tool expect, and the summary says so.
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING, NamedTuple
 
 from nono.errors import PolicyError, UsageError
 from nono.policy import groups
@@ -24,7 +23,9 @@ from nono.policy.capabilities import (
     PathGrant,
 )
 from nono.policy.network import select_routes
+from nono.record import Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nono.policy.profile import Profile
 
@@ -40,7 +41,7 @@ PATH_FIELDS: tuple[tuple[str, int, bool], ...] = (
 _WORKDIR_ACCESS = {"none": 0, "read": READ, "write": WRITE, "readwrite": READ | WRITE}
 
 
-class Place(NamedTuple):
+class Place(Record):
     """Where the user stands: absolute paths.
 
     config_home, state_home, runtime_dir: the XDG base directories or their defaults. platform: sys.platform.
@@ -65,7 +66,7 @@ class Place(NamedTuple):
         return f"{self.state_home}/nono"
 
 
-class Request(NamedTuple):
+class Request(Record):
     """The policy flags of one command line, as typed."""
 
     allow: tuple[str, ...] = ()

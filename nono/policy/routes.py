@@ -6,17 +6,17 @@ DESIGN section 4 lists the fields. A Route names its credential, it never holds 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from nono.record import Record
 
 
-class EndpointRule(NamedTuple):
+class EndpointRule(Record):
     """A request this route allows. `path` is a glob: `*` is one segment, `**` any number."""
 
     method: str
     path: str
 
 
-class Presentation(NamedTuple):
+class Presentation(Record):
     """Where a credential stands in a request: the fields of `inject_mode` and its parameters."""
 
     inject_mode: str = "header"  # header, url_path, query_param, basic_auth
@@ -27,7 +27,7 @@ class Presentation(NamedTuple):
     query_param_name: str = ""
 
 
-class Route(NamedTuple):
+class Route(Record):
     """One reverse route: requests for /NAME/... go to `upstream` with the credential that `credential_key` names.
 
     upstream: https://HOST[:PORT][/BASE], or http:// to a loopback literal only.

@@ -29,10 +29,10 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from nono.errors import KernelError
 from nono.policy.capabilities import NETWORK_OPEN
+from nono.record import Record
 from nono.sandbox.syscalls import AUDIT_ARCH, number
 
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
@@ -66,7 +66,7 @@ _O_ACCMODE, _O_CREAT, _O_TRUNC, _O_TMPFILE_BIT = 3, 0o100, 0o1000, 0o20000000
 _ALL = 0xFFFFFFFF
 
 
-class Test(NamedTuple):
+class Test(Record):
     """`(word & mask) in values`, or its opposite where `among` is False.
 
     word: index of a 32-bit half of an argument, as `low(n)` and `high(n)` give it.
@@ -78,7 +78,7 @@ class Test(NamedTuple):
     among: bool = True
 
 
-class Rule(NamedTuple):
+class Rule(Record):
     """`verdict` for these system calls when all tests hold; without tests, always."""
 
     syscalls: tuple[str, ...]

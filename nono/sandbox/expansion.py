@@ -21,10 +21,16 @@ Pure: the disk is seen through a Listing, which `filesystem.Disk` implements.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
 
 from nono.errors import PolicyError, UsageError
 from nono.policy.capabilities import READ, CapabilitySet, PathDeny, PathGrant
+from nono.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
 
 # What a path is. FILE is everything that is no other kind: also a socket or a FIFO.
 ABSENT, DIRECTORY, FILE, DEVICE, LINK = "absent", "directory", "file", "device", "link"
@@ -37,7 +43,7 @@ MAX_PIECES = 4096  # about 40 ms to open; a home directory has some hundred
 _NEVER_IMPLIED = ("/dev", "/proc", "/sys")
 
 
-class Entry(NamedTuple):
+class Entry(Record):
     """What a path leads to: its real path (the last components may be absent) and its kind, never LINK."""
 
     path: str
@@ -57,7 +63,7 @@ class Listing(Protocol):
         """Other paths at which mounts show the same file as the real path `path`, or a part of it."""
 
 
-class Piece(NamedTuple):
+class Piece(Record):
     """One real path to grant. kind: DIRECTORY (with all below), FILE, DEVICE or EXPANDED. access: READ | WRITE bits."""
 
     path: str
@@ -65,7 +71,7 @@ class Piece(NamedTuple):
     access: int
 
 
-class Expansion(NamedTuple):
+class Expansion(Record):
     """grants: those that took effect, for the summary. notes: what a user may stumble over. network: NETWORK_*."""
 
     pieces: tuple[Piece, ...]

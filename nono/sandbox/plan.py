@@ -14,12 +14,12 @@ AF_UNIX socket can be made to bind). IOCTL_DEV is given for devices only.
 from __future__ import annotations
 
 from errno import EOPNOTSUPP
-from typing import NamedTuple
 
 from nono.errors import KernelError
 from nono.kernel import landlock
 from nono.kernel.spawn import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUSER
 from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY, READ, WRITE, PathGrant
+from nono.record import Record
 from nono.sandbox import bpf
 from nono.sandbox.expansion import DEVICE, DIRECTORY, EXPANDED, Expansion, Piece
 
@@ -40,14 +40,14 @@ _DIRECTORY_WRITE = (
 )
 
 
-class Rule(NamedTuple):
+class Rule(Record):
     """Landlock rights (FS_* bits) on a real path and, if it is a directory, on all below it."""
 
     path: str
     access: int
 
 
-class Plan(NamedTuple):
+class Plan(Record):
     """What is enforced. namespaces: CLONE_NEW* bits. proxied: the child gets a proxy listener. wall: for the summary.
 
     grants: those that took effect. notes: sentences that the user should see before the child starts.

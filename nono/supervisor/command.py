@@ -12,17 +12,17 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from nono.errors import CommandNotExecutable, CommandNotFound
 from nono.policy.capabilities import READ, PathGrant
+from nono.record import Record
 
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _MAX_LINKS = 40  # as the kernel: path_resolution(7)
 ORIGIN = "the command"
 
 
-class Command(NamedTuple):
+class Command(Record):
     """`path` is absolute and what execve(2) gets; `grants` are read access for it and its installation."""
 
     path: str

@@ -24,8 +24,9 @@ class ScratchDirectory:
             try:
                 os.mkdir(self.path, 0o700)
             except OSError as error:
+                parent = os.path.dirname(self.path)
                 raise StoreError(
-                    f"cannot make a temporary directory in {os.path.dirname(self.path)}: {error.strerror}. Set TMPDIR to one that you can write"
+                    f"cannot make a temporary directory in {parent}: {error.strerror}. Set TMPDIR to one that you can write"
                 ) from None
         return self
 

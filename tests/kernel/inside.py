@@ -128,7 +128,7 @@ def in_fork(work: Callable[[], None]) -> int:
         try:
             work()
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001  the test's own failure has to reach its parent as a status
             traceback.print_exc()
         finally:
             os._exit(status)

@@ -296,7 +296,7 @@ def with_terminal(work) -> int:  # type: ignore[no-untyped-def]
 
     def session() -> None:
         os.setsid()
-        master, tty = os.openpty()
+        _, tty = os.openpty()
         fcntl.ioctl(tty, termios.TIOCSCTTY, 0)
         assert os.tcgetpgrp(tty) == os.getpgrp()
         work(tty)

@@ -10,11 +10,15 @@ import json
 import os
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, BinaryIO, NoReturn, Self
 
 import pytest
 
@@ -136,6 +140,21 @@ class Site:
             process.args, process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
         )
 
+    @contextmanager
+    def working(self, flags: Iterable[str], command: Iterable[str], **options: Any) -> Iterator[dict[str, Any]]:
+        """Start an agent and yield its first line of JSON, with the "supervisor"'s pid, while it holds still.
+
+        Its standard input ends with the block; that it then ends well is checked.
+        """
+        with self.start(flags, command, **options) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                pytest.fail(process.communicate()[1].decode())
+            yield {**json.loads(line), "supervisor": process.pid}
+            _, stderr = process.communicate(timeout=TIMEOUT_S)
+            assert process.returncode == 0, stderr.decode()
+
     def audit_log(self) -> str:
         """Return all that nono wrote to its state directory."""
         files = sorted(path for path in self.state.rglob("*") if path.is_file())
@@ -145,3 +164,58 @@ class Site:
 def lines(text: str) -> list[dict[str, Any]]:
     """Return the JSON documents that an agent printed, one a line."""
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+class ScriptedUpstream:
+    """A TLS server on loopback that does with each connection what `serve(reader, writer)` says, on its own thread."""
+
+    def __init__(self, made: certificates.Certificates, serve: Callable[[BinaryIO, BinaryIO], None]) -> None:
+        self._serve = serve
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._tls.load_cert_chain(made.server, made.server_key)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.connections = 0
+        self.url = f"https://localhost:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        try:
+            with self._tls.wrap_socket(connection, server_side=True) as tls:
+                with tls.makefile("rb") as reader, tls.makefile("wb", buffering=0) as writer:
+                    self._serve(reader, writer)
+        except OSError:
+            pass  # a client that goes away, as the warm connections of the proxy do
+
+
+def read_request(reader: BinaryIO) -> tuple[str, bytes] | None:
+    """Return the head and the body of one request, the body taken out of its chunks; None at the end."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        if not (line := reader.readline()):
+            return None
+        head += line
+    fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:-2])
+    if b"content-length" in fields:
+        return head.decode(), reader.read(int(fields[b"content-length"]))
+    body = b""
+    while b"transfer-encoding" in fields and (size := int(reader.readline().split(b";")[0], 16)):
+        body += reader.read(size)
+        reader.readline()
+    if b"transfer-encoding" in fields:
+        reader.readline()
+    return head.decode(), body

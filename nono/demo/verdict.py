@@ -31,8 +31,8 @@ _ERRNO_WORDS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "not permitted",
     errno.ENOENT: "does not exist in here",
-    errno.ECONNREFUSED: "nobody there; its network holds only the proxy",
-    errno.ENETUNREACH: "no way there; its network holds only the proxy",
+    errno.ECONNREFUSED: "nobody there, its network is its own",
+    errno.ENETUNREACH: "no way there, its network is its own",
     errno.EAFNOSUPPORT: "this kind of socket does not exist in here",
     errno.EPROTONOSUPPORT: "this protocol does not exist in here",
     errno.ENOSYS: "this system call does not exist in here",
@@ -75,6 +75,8 @@ def failures(
             found.append(f"The agent could {_THEFTS[theft]}.")
     spilt = [key for key in keys.values() if key in run.stderr or any(key in line for line in audit_log)]
     found += [f"A real key stands in what nono printed or wrote down: {key}" for key in spilt]
+    if not audit_log:
+        found.append("nono wrote no audit log.")
     if token_status != 401:
         found.append(f"The agent's token, sent straight to the service, was answered {token_status} instead of 401.")
     return found
@@ -95,14 +97,14 @@ All of it happens on this machine, with made-up keys; nothing of yours is read o
 
 def without_nono(run: Run) -> str:
     """The agent as usual."""
-    return f"1. Without nono: the keys are in the agent's environment, as is usual.\n\n{_work(run)}\n"
+    return f"1. Without nono: the keys are in the agent's environment, as is usual.\n\n{_work(run)}"
 
 
 def with_nono(run: Run) -> str:
     """The agent in the sandbox, and what nono itself said."""
     said = "".join(f"{_INDENT}{line}\n" for line in run.stderr.splitlines())
     command = f"{_INDENT}$ nono run --profile demo.json -- python agent.py\n"
-    return f"2. With nono: the same agent, unchanged.\n\n{command}{said}\n{_work(run)}\n"
+    return f"2. With nono: the same agent, unchanged.\n\n{command}{said}\n{_work(run)}"
 
 
 def _work(run: Run) -> str:

@@ -266,7 +266,7 @@ def test_kernel_without_user_namespaces(site: Site) -> None:
     # Inside a user namespace of its own, even an ordinary user may set its limit to none.
     none_left = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     wrap = ["unshare", "--user", "--map-root-user", "sh", "-c", none_left, "sh"]
-    refuse(site, ["--block-net"], OWN, r"user namespace", wrap=wrap)
+    refuse(site, ["--block-net", "--silent"], OWN, r"max_user_namespaces", wrap=wrap)
 
 
 WITHOUT_LANDLOCK = """\

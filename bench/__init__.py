@@ -1,0 +1,1 @@
+"""Benchmarks: `./ci/bench WHAT` runs bench/WHAT.py. A name that begins with `_` is no benchmark but a part of some."""

@@ -307,8 +307,8 @@ class Keystore:
         rule = f"type='signal',interface='{_PROMPT}',path='{path}'"
         self._bus.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch", "s", rule)
         self._on_prompt()
-        self._call(path, _PROMPT, "Prompt", "s", "")
         try:
+            self._call(path, _PROMPT, "Prompt", "s", "")
             dismissed, _ = self._bus.signal(path, "Completed", self._limits.prompt_s)
         except BaseException as exc:  # an interrupt, too, takes the dialog away
             self._dismiss(path)

@@ -1,0 +1,136 @@
+"""Where a message ends.
+
+Pure: no sockets. Bodies are forwarded as they are framed, byte for byte; this room only finds their end. A body is
+framed by length, by chunks, or by the end of the connection (answers only). Chunk extensions and trailers pass
+unaltered.
+
+The chunk scanner is strict, because a proxy and an upstream that disagree on one chunk disagree on everything after
+it: sizes are hexadecimal digits and nothing else (`0x5`, `+5`, `1_0`, a space refuse), every line ends with CRLF, the
+CRLF after a chunk's data is checked, and trailers are judged by h11 and must not be framing, routing or credentials.
+Answers may have white space after the size, as some servers do (h11 accepts it too).
+
+Source: RFC 9112 sections 6.3 and 7.1.
+"""
+
+from __future__ import annotations
+
+import re
+
+import h11
+
+from nono.proxy.head import CHUNKED, UNTIL_CLOSE, ResponseHead
+
+MAX_CHUNK_LINE_BYTES = 4096
+MAX_TRAILER_BYTES = 65536
+
+# At most 16 digits: a size beyond 2**64 is an attack on somebody's integer.
+_REQUEST_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})(?:;[^\r\n\x00]*)?\r\n").fullmatch
+_RESPONSE_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n\x00]*)?\r\n").fullmatch
+# RFC 9110 section 6.5.1: fields that must not come as trailers, plus where credentials stand.
+_NOT_IN_TRAILERS = frozenset(
+    (
+        b"transfer-encoding", b"content-length", b"host", b"trailer", b"connection", b"te", b"upgrade", b"expect",
+        b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key", b"x-goog-api-key", b"api-key",
+        b"content-encoding", b"content-type", b"content-range",
+    )
+)  # fmt: skip
+
+
+class FramingError(Exception):
+    """The body is not framed as its head says."""
+
+
+def answer_length(head: ResponseHead, method: bytes) -> int:
+    """Body bytes of an answer to `method`: a number, CHUNKED or UNTIL_CLOSE."""
+    if method == b"HEAD" or head.status == 304 or head.status == 204:
+        return 0
+    return head.length
+
+
+def drop_framing(head: ResponseHead) -> None:
+    """Remove Content-Length and Transfer-Encoding from an answer that has no body by definition (1xx, 204)."""
+    head.lines[1:] = [
+        line for line in head.lines[1:] if line[:15].lower() != b"content-length:" and line[:18].lower() != _TE
+    ]
+
+
+_TE = b"transfer-encoding:"
+
+
+class ChunkScanner:
+    """Finds the end of a chunked body; sees every byte once and keeps at most one line of it."""
+
+    __slots__ = ("_forbidden", "_in_trailers", "_left", "_line", "_size", "_trailers")
+
+    def __init__(self, strict: bool, forbidden: bytes = b"") -> None:
+        """strict: for requests. forbidden: bytes that no trailer may hold (the phantom token)."""
+        self._size = _REQUEST_SIZE if strict else _RESPONSE_SIZE
+        self._forbidden = forbidden
+        self._left = 0  # bytes until the next line: chunk data and its CRLF
+        self._line = b""  # the beginning of a line that is not complete
+        self._in_trailers = False
+        self._trailers = b""
+
+    def feed(self, buffer: bytes | bytearray, start: int, end: int) -> int:
+        """Scan buffer[start:end]. Return the index behind the body's last byte, or -1. Raises FramingError."""
+        at = start
+        size, left = self._size, self._left
+        while True:
+            if left:
+                if left > 2:
+                    step = min(left - 2, end - at)
+                    at += step
+                    left -= step
+                while left and left <= 2 and at < end:
+                    if buffer[at] != (13 if left == 2 else 10):
+                        raise FramingError("chunk data is not followed by CRLF")
+                    at += 1
+                    left -= 1
+                if left:
+                    self._left = left
+                    return -1
+            newline = buffer.find(b"\n", at, end)
+            if newline < 0:
+                self._line += bytes(buffer[at:end])
+                if len(self._line) > MAX_CHUNK_LINE_BYTES + self._in_trailers * MAX_TRAILER_BYTES:
+                    raise FramingError("a chunk header is too long")
+                self._left = 0
+                return -1
+            line = self._line + bytes(buffer[at : newline + 1]) if self._line else bytes(buffer[at : newline + 1])
+            self._line = b""
+            at = newline + 1
+            if self._in_trailers:
+                if line == b"\r\n":
+                    self._check_trailers()
+                    return at
+                self._trailers += line
+                if len(self._trailers) > MAX_TRAILER_BYTES:
+                    raise FramingError("the trailers are too long")
+                continue
+            match = size(line)
+            if match is None or len(line) > MAX_CHUNK_LINE_BYTES:
+                raise FramingError("a malformed chunk header")
+            left = int(match[1], 16)
+            if left:
+                left += 2
+            else:
+                self._in_trailers = True
+
+    def _check_trailers(self) -> None:
+        if not self._trailers:
+            return
+        if self._forbidden and self._forbidden in self._trailers:
+            raise FramingError("a trailer holds the session token")
+        fields = []
+        for line in self._trailers[:-2].split(b"\r\n"):
+            name, colon, value = line.partition(b":")
+            if not colon or name.lower() in _NOT_IN_TRAILERS:
+                raise FramingError("a malformed or forbidden trailer")
+            fields.append((name, value.strip(b" \t")))
+        try:
+            h11.EndOfMessage(headers=fields)
+        except h11.ProtocolError:
+            raise FramingError("a malformed trailer") from None
+
+
+__all__ = ["CHUNKED", "UNTIL_CLOSE", "ChunkScanner", "FramingError", "answer_length", "drop_framing"]

@@ -1,0 +1,321 @@
+"""Make the outgoing request head, and put the credential into it at the last moment.
+
+Two steps. `plan` is pure: from a Grant it makes an Outgoing, the head's bytes before and after the credential, which
+may be kept and reused because it holds no secret. `assemble` copies those pieces and the credential into a slot of
+locked scratch memory by slice assignment; the connection writes from there, and the credential's bytes are wiped as
+soon as they were sent. h11 never sees this head, and no `bytes` object ever holds the credential.
+
+Inject modes, and how the credential's bytes are written:
+
+    header        as they are, between the halves of credential_format
+    query_param   percent-encoded, octet by octet
+    url_path      percent-encoded, where the token stood, between the halves of path_replacement
+    basic_auth    base64, computed in the slot itself
+
+What is forwarded: the lines of the request in their order and case, without hop-by-hop and Proxy-* headers and without
+every credential place; Host is replaced where it stands; the credential's header stands where the first credential
+place stood, else at the end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from nono.errors import PolicyError, Refusal
+from nono.policy.routes import Presentation
+from nono.proxy.authenticate import Grant, split_format
+from nono.proxy.head import RequestHead, is_hop_by_hop
+from nono.proxy.route import BoundRoute, Destination, HostTarget, Origin, Secret
+
+RAW = 0
+PERCENT = 1
+BASE64 = 2
+
+SLOT_BYTES = 16384  # one TLS record
+_ZEROS = bytes(SLOT_BYTES)
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_HEX = b"0123456789ABCDEF"
+
+
+class Outgoing(NamedTuple):
+    """A request as it will be sent, without its credential.
+
+    encoding: RAW, PERCENT or BASE64; meaningless where bound is None (a plain request for an allowed host).
+    length: body bytes or CHUNKED, as in RequestHead. path: for the audit, without query and token.
+    host: what is asked for when there is no route.
+    """
+
+    before: bytes
+    after: bytes
+    encoding: int
+    bound: BoundRoute | None
+    origin: Origin
+    method: bytes
+    path: bytes
+    length: int
+    close: bool
+    expects_continue: bool
+    upgrade: bytes
+
+
+def plan(grant: Grant, token: bytes) -> Outgoing:
+    """Return the head to forward for a granted request. Raises Refusal 400 when the token stands elsewhere in it."""
+    head, destination = grant.head, grant.match.destination
+    how = destination.bound.route.inject
+    path = destination.base + grant.path
+    query = grant.query
+    lines_before, lines_after = _lines(head, grant.dropped, destination.origin, split=how.inject_mode in _IN_LINES)
+    encoding = RAW
+    if how.inject_mode == "header" or how.inject_mode == "basic_auth":
+        target = _target(path + (grant.path_after_token or b""), query)
+        if how.inject_mode == "header":
+            name, (left, right) = how.inject_header.encode(), split_format(how.credential_format)
+        else:
+            name, left, right = b"Authorization", b"Basic ", b""
+            encoding = BASE64
+        before = b"%b %b HTTP/1.1\r\n%b%b: %b" % (head.method, target, lines_before, name, left)
+        after = b"%b\r\n%b\r\n" % (right, lines_after)
+    elif how.inject_mode == "query_param":
+        encoding = PERCENT
+        whole = _target(path + (grant.path_after_token or b""), query)
+        mark = b"&" if query else b"?"
+        before = b"%b %b%b%b=" % (head.method, whole, mark, how.query_param_name.encode())
+        after = b" HTTP/1.1\r\n%b\r\n" % lines_after
+    else:
+        encoding = PERCENT
+        if grant.path_after_token is None:
+            raise Refusal(401, "token_missing", "This route takes its token in the path, where the API key belongs.")
+        left, right = split_format(how.path_replacement or how.path_pattern)
+        before = b"%b %b%b" % (head.method, path, left)
+        rest = _target(grant.path_after_token, query)
+        after = b"%b%b HTTP/1.1\r\n%b\r\n" % (right, rest if grant.path_after_token or query else b"", lines_after)
+    if token in before or token in after:
+        raise Refusal(400, "token_misplaced", "The session token stands in the request outside a credential's place.")
+    shown = grant.path if grant.path_after_token is None else grant.path + b"***" + grant.path_after_token
+    return Outgoing(
+        before, after, encoding, destination.bound, destination.origin, head.method, shown or b"/",
+        head.length, head.close, head.expects_continue, head.upgrade,
+    )  # fmt: skip
+
+
+def plan_plain(head: RequestHead, target: HostTarget, token: bytes) -> Outgoing:
+    """Return the head to forward to an allowed host, to which no credential belongs."""
+    dropped = frozenset(index for index, name, _ in head.fields if name == b"proxy-authorization")
+    origin = Origin(False, target.host, target.port)
+    _, lines = _lines(head, dropped, origin, split=False)
+    before = b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, target.target, lines)
+    if token in before:
+        raise Refusal(400, "token_misplaced", "The session token stands in the request outside a credential's place.")
+    path = target.target.partition(b"?")[0]
+    return Outgoing(
+        before, b"", RAW, None, origin, head.method, path,
+        head.length, head.close, head.expects_continue, head.upgrade,
+    )  # fmt: skip
+
+
+_IN_LINES = ("header", "basic_auth")
+
+
+def _target(path: bytes, query: bytes | None) -> bytes:
+    path = path or b"/"
+    return path if query is None else b"%b?%b" % (path, query)
+
+
+def _lines(head: RequestHead, dropped: frozenset[int], origin: Origin, split: bool) -> tuple[bytes, bytes]:
+    """The header lines to forward, as those before and those after the credential's header."""
+    lines: list[bytes | None] = list(head.lines)
+    cut = min(dropped) if dropped else len(lines)
+    for index in dropped:
+        lines[index] = None
+    for index, name, _ in head.fields:
+        if name == b"host":
+            line = head.lines[index]
+            lines[index] = b"%b: %b" % (line[: line.index(b":")], origin.authority.encode())
+        elif is_hop_by_hop(name, head.listed):
+            lines[index] = None
+    if head.listed:  # rare: lines that the memo answered for may be named too
+        for index, kept in enumerate(lines):
+            if kept is not None and kept.partition(b":")[0].lower() in head.listed:
+                lines[index] = None
+    if head.upgrade == b"websocket":
+        lines.append(b"Connection: Upgrade")
+        lines.append(b"Upgrade: websocket")
+    if not split:
+        cut = 0
+    before = b"".join([line + b"\r\n" for line in lines[:cut] if line is not None])
+    after = b"".join([line + b"\r\n" for line in lines[cut:] if line is not None])
+    return before, after
+
+
+def check_presentation(destination: Destination) -> None:
+    """Raise PolicyError where a route's way of presenting its credential cannot be carried out."""
+    route = destination.bound.route
+    for how in (route.inject, route.proxy):
+        if how is not None:
+            _check_one(route.name, how)
+
+
+def _check_one(name: str, how: Presentation) -> None:
+    if how.inject_mode not in ("header", "url_path", "query_param", "basic_auth"):
+        raise PolicyError(f"route '{name}': unknown inject_mode '{how.inject_mode}'")
+    if how.inject_mode == "header":
+        if how.credential_format.count("{}") != 1:
+            raise PolicyError(f"route '{name}': credential_format must contain {{}} once")
+        if not how.inject_header or not all(c.isalnum() or c in "-_" for c in how.inject_header):
+            raise PolicyError(f"route '{name}': inject_header is no header name")
+        if not how.credential_format.isprintable() or not how.credential_format.isascii():
+            raise PolicyError(f"route '{name}': credential_format must be printable ASCII")
+        from_the_message = ("host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "trailer")
+        if how.inject_header.lower() in from_the_message:
+            raise PolicyError(f"route '{name}': inject_header must not be {how.inject_header}")
+    if how.inject_mode == "query_param" and not all(c.isalnum() or c in "-_." for c in how.query_param_name or "?"):
+        raise PolicyError(f"route '{name}': inject_mode query_param needs query_param_name")
+    if how.inject_mode == "url_path":
+        for pattern in (how.path_pattern, how.path_replacement or how.path_pattern):
+            if pattern.count("{}") != 1 or not pattern.isascii() or any(c in " ?#\r\n" for c in pattern):
+                raise PolicyError(f"route '{name}': inject_mode url_path needs path_pattern with {{}} once")
+
+
+class LockedBuffer(Protocol):
+    """What nono.kernel.secretmem.SecretBuffer offers."""
+
+    @property
+    def view(self) -> memoryview: ...
+
+    def close(self) -> None: ...
+
+
+class Slot:
+    """One piece of locked scratch, in use by one connection until the head in it was sent."""
+
+    __slots__ = ("_pool", "_secret_end", "_secret_start", "view")
+
+    def __init__(self, pool: ScratchPool, view: memoryview) -> None:
+        self._pool = pool
+        self.view = view
+        self._secret_start = 0
+        self._secret_end = 0
+
+    def __repr__(self) -> str:
+        return "<Slot>"
+
+    def assemble(self, outgoing: Outgoing, credential: Secret, body: bytes) -> tuple[int, int]:
+        """Write head and body into the slot: as many of the body's bytes as fit.
+
+        Returns the bytes written and how many of them are body. The head must fit (see `fits`).
+        """
+        view = self.view
+        before = outgoing.before
+        start = len(before)
+        view[:start] = before
+        self._secret_start = start
+        if outgoing.encoding == RAW:
+            end = start + credential.length
+            self._secret_end = end
+            view[start:end] = credential.view[: credential.length]
+        else:
+            self._secret_end = start + 3 * credential.length + 4  # also if the encoding fails half-way
+            write = _write_percent if outgoing.encoding == PERCENT else _write_base64
+            end = write(view, start, credential)
+        tail = end + len(outgoing.after)
+        view[end:tail] = outgoing.after
+        room = min(len(body), SLOT_BYTES - tail)
+        if room:
+            view[tail : tail + room] = body if room == len(body) else body[:room]
+        return tail + room, room
+
+    def release(self) -> None:
+        """Wipe the credential and give the slot back."""
+        start, end = self._secret_start, min(self._secret_end, SLOT_BYTES)
+        self.view[start:end] = _ZEROS[: end - start]
+        self._secret_start = self._secret_end = 0
+        self._pool._give_back(self)
+
+
+def fits(outgoing: Outgoing, credential: Secret) -> bool:
+    """Whether this head can be assembled in one slot."""
+    return len(outgoing.before) + 3 * credential.length + 4 + len(outgoing.after) <= SLOT_BYTES
+
+
+class ScratchPool:
+    """A bounded number of slots: locked memory is scarce (RLIMIT_MEMLOCK), so who finds none waits for one.
+
+    The first slot is made at once, so that a limit that is too low is found before anything depends on it.
+    """
+
+    def __init__(self, make: Callable[[int], LockedBuffer], slots: int) -> None:
+        self._make = make
+        self._buffers = [make(SLOT_BYTES)]
+        self._free = [Slot(self, self._buffers[0].view)]
+        self._slots = slots
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._waking = False
+
+    def take(self) -> Slot | None:
+        """Return a free slot, or None: then `wait`."""
+        if self._free:
+            return self._free.pop()
+        if len(self._buffers) < self._slots:
+            try:
+                buffer = self._make(SLOT_BYTES)
+            except OSError:
+                self._slots = len(self._buffers)  # RLIMIT_MEMLOCK: make do with what there is
+                return None
+            self._buffers.append(buffer)
+            return Slot(self, buffer.view)
+        return None
+
+    def wait(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when a slot may be free; who finds it taken again waits again."""
+        self._waiting.append(callback)
+
+    def close(self) -> None:
+        """Wipe and unlock everything."""
+        self._free.clear()
+        for buffer in self._buffers:
+            buffer.close()
+
+    def _give_back(self, slot: Slot) -> None:
+        self._free.append(slot)
+        if self._waiting and not self._waking:
+            # Who was woken may have gone, or give the slot back at once: a loop, not a recursion.
+            self._waking = True
+            try:
+                while self._waiting and self._free:
+                    self._waiting.popleft()()
+            finally:
+                self._waking = False
+
+
+def _write_percent(view: memoryview, at: int, credential: Secret) -> int:
+    # Octet by octet: small integers are shared objects of the interpreter, so no copy of the credential arises.
+    source = credential.view
+    for index in range(credential.length):
+        octet = source[index]
+        if octet in _UNRESERVED:
+            view[at] = octet
+            at += 1
+        else:
+            view[at] = 0x25
+            view[at + 1] = _HEX[octet >> 4]
+            view[at + 2] = _HEX[octet & 15]
+            at += 3
+    return at
+
+
+def _write_base64(view: memoryview, at: int, credential: Secret) -> int:
+    source, length = credential.view, credential.length
+    for index in range(0, length, 3):
+        left = min(3, length - index)
+        # Two neighbouring octets make a number beyond the shared integers, so each sextet is cut from single octets.
+        view[at] = _BASE64[source[index] >> 2]
+        second = source[index + 1] if left > 1 else 0
+        view[at + 1] = _BASE64[(source[index] & 3) << 4 | second >> 4]
+        third = source[index + 2] if left > 2 else 0
+        view[at + 2] = _BASE64[(second & 15) << 2 | third >> 6] if left > 1 else 0x3D
+        view[at + 3] = _BASE64[third & 63] if left > 2 else 0x3D
+        at += 4
+    return at

@@ -1,0 +1,74 @@
+"""Accept connections of the child.
+
+The listening socket was made inside the child's network; its fd is all there is of it here. Each accepted connection
+becomes a Conversation, and is read at once: the request is usually there already. Above the limit a connection gets a
+503 and is closed; when descriptors run out, accepting pauses for a moment instead of spinning.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from nono.loop import READ, Loop
+from nono.proxy.answer import answer
+
+# Connections taken in one turn of the loop, so that a flood of them does not starve those that are being served.
+_PER_TURN = 64
+_PAUSE_S = 0.1
+
+_TOO_MANY = answer(
+    503, "too_many_connections", "Too many connections to the proxy at once; close some and try again.", close=True
+)
+
+
+class Listener:
+    """Serves one listening descriptor, which it owns."""
+
+    def __init__(
+        self, loop: Loop, listener_fd: int, has_room: Callable[[], bool], accepted: Callable[[socket.socket], None]
+    ) -> None:
+        self._loop = loop
+        self._sock: socket.socket | None = socket.socket(fileno=listener_fd)
+        self._sock.setblocking(False)
+        self._has_room = has_room
+        self._accepted = accepted
+        loop.register(listener_fd, READ, self._ready)
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._sock is not None:
+            self._loop.unregister(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+
+    def _ready(self, events: int) -> None:
+        for _ in range(_PER_TURN):
+            if self._sock is None:
+                return
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
+                self._loop.modify(self._sock.fileno(), 0)
+                self._loop.call_later(_PAUSE_S, self._go_on)
+                return
+            sock.setblocking(False)
+            if not self._has_room():
+                try:
+                    sock.send(_TOO_MANY)
+                    sock.shutdown(socket.SHUT_WR)
+                except OSError:
+                    pass
+                sock.close()
+                continue
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:
+                pass
+            self._accepted(sock)
+
+    def _go_on(self) -> None:
+        if self._sock is not None:
+            self._loop.modify(self._sock.fileno(), READ)

@@ -1,0 +1,249 @@
+"""Choose the destination of a request.
+
+Pure: no sockets, no clock. Reads a RequestHead, returns a RouteMatch, a ConnectTarget or a HostTarget, or raises
+Refusal. The host is decided here once; later rooms never re-read it.
+
+Three forms of target (RFC 9112 section 3.2):
+
+    /NAME/rest?query       origin-form: the route NAME; `rest` is judged exactly as it will be forwarded
+    http://HOST/path       absolute-form: this proxy itself (then as above), or a host for the allowlist
+    HOST:PORT              authority-form, with CONNECT only: a host for the allowlist
+
+Paths are never normalised: what has two readings (dot segments in any encoding, `\\`, NUL) is refused. Endpoint rules
+are matched against `rest` without the query, byte for byte, so `*` matches one segment with any escapes in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from nono.errors import PolicyError, Refusal
+from nono.policy.routes import EndpointRule, Route
+from nono.proxy.head import RequestHead
+
+
+class Secret(Protocol):
+    """Locked memory that holds a credential (nono.kernel.secretmem, nono.credentials)."""
+
+    @property
+    def view(self) -> memoryview: ...
+
+    @property
+    def length(self) -> int: ...
+
+
+class BoundRoute(NamedTuple):
+    """A route and its credential; None where the keystore had none."""
+
+    route: Route
+    credential: Secret | None
+
+
+class Origin(NamedTuple):
+    """One upstream as connections are pooled: where it is and how it is verified."""
+
+    tls: bool
+    host: str
+    port: int
+    tls_ca: str = ""
+    tls_client_cert: str = ""
+    tls_client_key: str = ""
+
+    @property
+    def authority(self) -> str:
+        """The value of Host: without the default port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+class Destination(NamedTuple):
+    """A bound route, with what is computed once: its origin, base path and compiled endpoint rules."""
+
+    bound: BoundRoute
+    origin: Origin
+    base: bytes
+    rules: tuple[tuple[bytes, re.Pattern[bytes]], ...]
+
+
+class RouteMatch(NamedTuple):
+    """A request for a route. `path` begins with / or is empty; `query` is None when there is no `?`."""
+
+    destination: Destination
+    path: bytes
+    query: bytes | None
+
+
+class ConnectTarget(NamedTuple):
+    """A tunnel to a host; not yet allowed."""
+
+    host: str
+    port: int
+
+
+class HostTarget(NamedTuple):
+    """A plain-HTTP request for a host; not yet allowed. `target` is the origin-form."""
+
+    host: str
+    port: int
+    target: bytes
+
+
+_SCHEME = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[^/\[\]:@?#]+)(?::([0-9]{1,5}))?(/[^?#]*)?", re.ASCII).fullmatch
+_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@/?#\\]+):([0-9]{1,5})").fullmatch
+_ABSOLUTE = re.compile(rb"http://(\[[0-9A-Fa-f:.]+\]|[^/\[\]:@?#\\]+)(?::([0-9]{1,5}))?([/?][^#]*)?", re.I).fullmatch
+_LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
+_METHOD_OVERRIDES = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
+
+
+class Router:
+    """Knows the routes of one run."""
+
+    def __init__(self, routes: Sequence[BoundRoute], port: int, max_target_bytes: int) -> None:
+        self._by_name = {bound.route.name.encode(): destination(bound) for bound in routes}
+        self._own = (b"127.0.0.1:%d" % port, b"localhost:%d" % port)
+        self._max_target_bytes = max_target_bytes
+
+    @property
+    def destinations(self) -> list[Destination]:
+        return list(self._by_name.values())
+
+    def route(self, head: RequestHead) -> RouteMatch | ConnectTarget | HostTarget:
+        """Raises Refusal: 400, 403 (endpoint), 404, 405, 414."""
+        method, target = head.method, head.target
+        if len(target) > self._max_target_bytes:
+            raise Refusal(414, "uri_too_long", f"The request target is longer than {self._max_target_bytes} bytes.")
+        if method == b"CONNECT":
+            return _connect_target(head)
+        if method == b"TRACE":
+            raise Refusal(405, "method_not_allowed", "TRACE would echo the credential and is not allowed.")
+        if target[:1] != b"/":
+            whole = _ABSOLUTE(target)
+            if whole is None:
+                raise Refusal(400, "bad_target", "The request target must be a path, an http:// URL, or HOST:PORT.")
+            host, port_digits, rest = whole[1].lower(), whole[2], whole[3] or b"/"
+            authority = host + b":" + port_digits if port_digits else host
+            if head.host.lower() not in (authority, host if port_digits in (None, b"80") else authority):
+                raise Refusal(400, "bad_host", "Host disagrees with the host of the request target.")
+            if rest[:1] != b"/":
+                rest = b"/" + rest
+            if authority not in self._own:
+                port = _port(port_digits or b"80")
+                return HostTarget(_host_text(host), port, rest)
+            target = rest
+        return self._route(head, target)
+
+    def _route(self, head: RequestHead, target: bytes) -> RouteMatch:
+        if b"#" in target:
+            raise Refusal(400, "bad_target", "A request target has no fragment (#).")
+        whole, mark, query = target.partition(b"?")
+        name, slash, rest = whole[1:].partition(b"/")
+        found = self._by_name.get(name)
+        if found is None:
+            known = ", ".join("/" + name.decode() for name in self._by_name) or "none"
+            raise Refusal(404, "unknown_route", f"No route of that name. Routes of this proxy: {known}.")
+        path = slash + rest
+        if is_ambiguous(path):
+            raise Refusal(400, "ambiguous_path", "The path has dot segments, a backslash or NUL; send it resolved.")
+        if found.rules and not _endpoint_allowed(found.rules, head, path):
+            allowed = ", ".join(f"{rule.method} {rule.path}" for rule in found.bound.route.endpoint_rules)
+            message = f"This endpoint of '{found.bound.route.name}' is not granted. Granted: {allowed}."
+            raise Refusal(403, "endpoint_denied", message)
+        return RouteMatch(found, path, query if mark else None)
+
+
+def destination(bound: BoundRoute) -> Destination:
+    """Compute what a route means for the proxy. Raises PolicyError when its upstream is no usable URL."""
+    route = bound.route
+    url = _SCHEME(route.upstream)
+    if url is None:
+        raise PolicyError(f"route '{route.name}': upstream must be https://HOST[:PORT][/PATH]")
+    tls = url[1] == "https"
+    host = url[2].strip("[]").lower().rstrip(".")
+    if not tls and host not in _LOOPBACK:
+        raise PolicyError(f"route '{route.name}': plain http:// is for loopback only; use https://")
+    try:
+        host.encode("ascii")
+    except UnicodeEncodeError:
+        host = host.encode("idna").decode("ascii")
+    port = int(url[3]) if url[3] else (443 if tls else 80)
+    if not 0 < port < 65536:
+        raise PolicyError(f"route '{route.name}': port {port} is out of range")
+    base = (url[4] or "").rstrip("/").encode()
+    if is_ambiguous(base):
+        raise PolicyError(f"route '{route.name}': the upstream's path must not have dot segments")
+    origin = Origin(tls, host, port, route.tls_ca, route.tls_client_cert, route.tls_client_key)
+    rules = tuple((rule.method.encode(), _glob(rule)) for rule in route.endpoint_rules)
+    return Destination(bound, origin, base, rules)
+
+
+def is_ambiguous(path: bytes) -> bool:
+    """Whether upstreams may read this path in two ways. `path` is without the query.
+
+    Every layer of percent-encoding is peeled, because some servers decode twice; so is a path parameter (`..;x`),
+    which Java servers drop, and the overlong UTF-8 forms of `.`, `/` and `\\`.
+    """
+    if b"\\" in path or b"\0" in path:
+        return True
+    if b"." not in path and b"%" not in path:
+        return False
+    while True:
+        if b"\\" in path or b"\0" in path:
+            return True
+        for segment in path.split(b"/"):
+            if segment.partition(b";")[0] in (b".", b".."):
+                return True
+        peeled = _ESCAPE.sub(_unescape, path)
+        if peeled == path:
+            return False
+        path = peeled
+
+
+# Only the octets that matter are peeled; the others cannot make a dot segment.
+_ESCAPE = re.compile(rb"%(?:(25|2e|2f|5c|00|3b)|c0%ae|e0%80%ae|c0%af|e0%80%af|c1%9c)", re.I)
+_OVERLONG = {b"%c0%ae": b".", b"%e0%80%ae": b".", b"%c0%af": b"/", b"%e0%80%af": b"/", b"%c1%9c": b"\\"}
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    digits = match[1]
+    return bytes((int(digits, 16),)) if digits else _OVERLONG[match[0].lower()]
+
+
+def _glob(rule: EndpointRule) -> re.Pattern[bytes]:
+    """`*` is one segment or part of one, `**` any number of segments, also none."""
+    parts: list[str] = []
+    for segment in rule.path.strip("/").split("/"):
+        if segment == "**":
+            parts.append("(?:/[^/]*)*")
+        else:
+            parts.append("/" + "[^/]*".join(re.escape(literal) for literal in segment.split("*")))
+    return re.compile("".join(parts).encode() + (b"/?" if rule.path.endswith("/") else b""), re.S)
+
+
+def _endpoint_allowed(rules: tuple[tuple[bytes, re.Pattern[bytes]], ...], head: RequestHead, path: bytes) -> bool:
+    if any(name in _METHOD_OVERRIDES for _, name, _ in head.fields):
+        return False  # would let the upstream see another method than the one judged here
+    return any(method in (b"*", head.method) and pattern.fullmatch(path or b"/") for method, pattern in rules)
+
+
+def _connect_target(head: RequestHead) -> ConnectTarget:
+    whole = _AUTHORITY(head.target)
+    if whole is None:
+        raise Refusal(400, "bad_target", "CONNECT needs HOST:PORT.")
+    host = whole[1].lower()
+    if head.host.lower() not in (head.target.lower(), host):
+        raise Refusal(400, "bad_host", "Host disagrees with the host of the request target.")
+    return ConnectTarget(_host_text(host), _port(whole[2]))
+
+
+def _port(digits: bytes) -> int:
+    port = int(digits)
+    if not 0 < port < 65536:
+        raise Refusal(400, "bad_target", "The port is out of range.")
+    return port
+
+
+def _host_text(host: bytes) -> str:
+    # h11 has limited the target to visible ASCII. The allowlist sees the name as it came, but for case and brackets.
+    return host.decode("ascii").strip("[]")

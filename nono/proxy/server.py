@@ -1,0 +1,165 @@
+"""The proxy: the one door of this room.
+
+Takes a listening descriptor, the session's token, the routes with their credentials, and the allowlist; serves until it
+is closed. Runs on the loop it is given, and starts threads for what blocks (DNS, reading certificates) and nothing
+else. It never prints and never raises into the loop: what happened to each request is told to `audit`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+
+from nono.kernel.secretmem import SecretBuffer
+from nono.loop import READ, Loop, Timer
+from nono.proxy.exchange import BUFFER_BYTES, Conversation, Exchange, Services
+from nono.proxy.inject import LockedBuffer, ScratchPool
+from nono.proxy.judge import Allowlist, Judge
+from nono.proxy.limits import Limits
+from nono.proxy.listener import Listener
+from nono.proxy.pins import PUBLIC, Pins, scope_of_route
+from nono.proxy.route import BoundRoute, Origin
+from nono.proxy.tls import Contexts
+from nono.proxy.upstream import DialLimits, Pool
+
+__all__ = ["Allowlist", "BoundRoute", "Exchange", "Limits", "Proxy"]
+
+# How often the time-outs are looked at: a quarter of the shortest, at most once a second.
+_MAX_CHECK_S = 1.0
+
+
+class Proxy:
+    """One session's proxy."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        listener_fd: int,
+        token: bytes,
+        port: int,
+        routes: Sequence[BoundRoute],
+        allowlist: Allowlist | None,
+        limits: Limits,
+        audit: Callable[[Exchange], None],
+        *,
+        pins: Pins | None = None,
+        make_scratch: Callable[[int], LockedBuffer] = SecretBuffer,
+    ) -> None:
+        """Serve `listener_fd` (owned from now on) for 127.0.0.1:`port`.
+
+        token: the phantom token, 64 hex characters. allowlist: None when only the routes are reachable.
+        pins, make_scratch: stand-ins for tests. Raises PolicyError for a route that cannot be carried out, KernelError
+        when no memory can be locked.
+        """
+        self._loop = loop
+        self._limits = limits
+        self._pins = pins or Pins(loop)
+        self._contexts = Contexts(loop)
+        self._pools: dict[tuple[Origin, bool], Pool] = {}
+        self._conversations: set[Conversation] = set()
+        judge = Judge(token, routes, port, allowlist, limits.max_target_bytes)
+        self._destinations = judge.router.destinations
+        self._scratch = ScratchPool(make_scratch, limits.scratch_slots)
+        buffer = bytearray(BUFFER_BYTES)
+        self._services = Services(
+            loop, limits, judge, token, self._scratch, self._pool, audit, self._conversations.discard,
+            buffer, memoryview(buffer),
+        )  # fmt: skip
+        seconds = (
+            limits.client_head_s, limits.client_idle_s, limits.upstream_head_s, limits.stalled_write_s, limits.linger_s
+        )  # fmt: skip
+        self._check_s = min([_MAX_CHECK_S, *(s / 4 for s in seconds if s)])
+        self._timer: Timer | None = None
+        self._drained: Callable[[], None] | None = None
+        self._listener = Listener(loop, listener_fd, self._has_room, self._accepted)
+
+    @property
+    def active(self) -> int:
+        """Exchanges and tunnels under way."""
+        return sum(conversation.active for conversation in self._conversations)
+
+    @property
+    def connections(self) -> int:
+        """Client connections, also idle ones."""
+        return len(self._conversations)
+
+    def warm(self) -> None:
+        """Connect to each route's upstream in the background, while the child starts."""
+        for destination in self._destinations:
+            if destination.bound.credential is not None:
+                pool = self._pool(destination.origin, False)
+                if not pool.idle:
+                    pool.dial(_ignore).cancel()
+
+    def drain(self, timeout_s: float, done: Callable[[], None]) -> None:
+        """Accept no more, let exchanges end for at most `timeout_s`, then close everything and call `done` once."""
+        self._listener.close()
+        self._drained = done
+        for conversation in list(self._conversations):
+            if not conversation.active:
+                conversation.close()
+        self._loop.call_later(timeout_s, self._drain_ends)
+        self._drain_checks()
+
+    def close(self) -> None:
+        """Close every connection at once and wipe the scratch. The credentials stay their owner's."""
+        self._listener.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for conversation in list(self._conversations):
+            conversation.close()
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+        self._scratch.close()
+
+    def _drain_checks(self) -> None:
+        if self._drained is not None:
+            if self.active:
+                self._loop.call_later(0.01, self._drain_checks)
+            else:
+                self._drain_ends()
+
+    def _drain_ends(self) -> None:
+        done, self._drained = self._drained, None
+        if done is not None:
+            self.close()
+            done()
+
+    def _pool(self, origin: Origin, is_public: bool) -> Pool:
+        # An origin has a pool for its route and another for the allowlist: an address may be permitted to one only.
+        pool = self._pools.get((origin, is_public))
+        if pool is None:
+            scope = PUBLIC if is_public else scope_of_route(origin.host)
+            limits = self._limits
+            dial_limits = DialLimits(limits.connect_s, limits.tls_s, limits.pool_idle_s, limits.pool_size)
+            pool = Pool(self._loop, origin, scope, self._pins, self._contexts, dial_limits)
+            self._pools[(origin, is_public)] = pool
+        return pool
+
+    def _has_room(self) -> bool:
+        return len(self._conversations) < self._limits.max_connections
+
+    def _accepted(self, sock: socket.socket) -> None:
+        conversation = Conversation(self._services, sock)
+        self._conversations.add(conversation)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._check_s, self._check)
+        conversation.client_event(READ)
+
+    def _check(self) -> None:
+        now = self._loop.now
+        for conversation in list(self._conversations):
+            conversation.check(now)
+        idle = 0
+        for key, pool in list(self._pools.items()):
+            pool.expire()
+            idle += pool.idle
+            if key[1] and pool.unused:  # hosts of the allowlist come and go
+                del self._pools[key]
+        # With nothing to watch the process sleeps; the next connection starts the timer again.
+        self._timer = self._loop.call_later(self._check_s, self._check) if self._conversations or idle else None
+
+
+def _ignore(made: object) -> None:
+    """Warming up: whoever needs the connection will see why it cannot be had."""

@@ -1,0 +1,180 @@
+"""One end of a connection: a non-blocking socket, plain or TLS, with what it could not send yet.
+
+Knows no HTTP. Writing is optimistic: the kernel is tried at once, and only what it did not take is queued and waited
+for; the read registration is permanent. Both save a system call and a selector update per message, which is most of
+what a proxy in Python costs. Reading is paused only for back-pressure.
+
+What is queued is a copy, except for secrets: those stay in the slot of locked memory where they were assembled, and
+the slot is released (wiped) when the last byte was taken. TLS adds one rule: after WANT_WRITE OpenSSL has encrypted a
+record already, so the same bytes must be offered again; the queue keeps each piece as it was first offered. (The buffer
+may have moved: Python sets SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER and SSL_MODE_ENABLE_PARTIAL_WRITE.)
+
+Reads must offer at least a TLS record (16 KiB), so that OpenSSL never keeps decrypted bytes that no selector sees.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from nono.loop import READ, WRITE, Loop
+
+if TYPE_CHECKING:
+    from nono.proxy.inject import Slot
+
+RECORD_BYTES = 16384
+
+# "Nothing now": not errors. A TLS read may want to write (key update) and the reverse; the next call does it.
+WOULD_BLOCK = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, InterruptedError)
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Stream:
+    """A registered socket. `callback(events)` is the loop's; whoever holds the stream flushes and reads."""
+
+    __slots__ = ("_events", "_queue", "fd", "loop", "queued", "recv", "recv_into", "send", "sock", "stalled_since")
+
+    def __init__(self, loop: Loop, sock: socket.socket, callback: Callable[[int], None]) -> None:
+        self.loop = loop
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.recv = sock.recv
+        self.recv_into = sock.recv_into
+        self.send = sock.send
+        self._queue: deque[tuple[memoryview, Slot | None]] | None = None
+        self.queued = 0  # bytes; whoever feeds this stream stops while there are any
+        self.stalled_since = 0.0
+        self._events = READ
+        loop.register(self.fd, READ, callback)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Send what the kernel takes, queue a copy of the rest. Raises OSError when the connection is gone."""
+        size = len(data)
+        sent = 0
+        if not self.queued:
+            try:
+                sent = self.send(data)
+                while sent < size:  # TLS takes one record at a time
+                    sent += self.send(memoryview(data)[sent:])
+                return
+            except WOULD_BLOCK:
+                pass
+        if sent < size:
+            self._enqueue(memoryview(bytes(memoryview(data)[sent:])), None)
+
+    def write_slot(self, slot: Slot, size: int) -> None:
+        """Send `size` bytes of a slot of locked memory; it is released when they are sent or the stream closes."""
+        view = slot.view[:size]
+        sent = 0
+        if not self.queued:
+            try:
+                sent = self.send(view)
+                while sent < size:
+                    sent += self.send(view[sent:])
+            except WOULD_BLOCK:
+                pass
+            except BaseException:
+                slot.release()
+                raise
+        if sent < size:
+            self._enqueue(view[sent:], slot)
+        else:
+            slot.release()
+
+    def flush(self) -> bool:
+        """Send what is queued; return whether all of it is gone. Raises OSError."""
+        queue = self._queue
+        while queue:
+            data, slot = queue[0]
+            try:
+                sent = self.send(data)
+            except WOULD_BLOCK:
+                return False
+            self.queued -= sent
+            self.stalled_since = self.loop.now
+            if sent < len(data):
+                queue[0] = (data[sent:], slot)
+            else:
+                queue.popleft()
+                if slot is not None:
+                    slot.release()
+        self._queue = None
+        if self._events & WRITE:
+            self._want(self._events & ~WRITE)
+        return True
+
+    def forget_queue(self) -> None:
+        """Drop what is queued: nobody will take it."""
+        queue, self._queue, self.queued = self._queue, None, 0
+        for _, slot in queue or ():
+            if slot is not None:
+                slot.release()
+        if self._events & WRITE:
+            self._want(self._events & ~WRITE)
+
+    def pause(self) -> None:
+        """Stop reading; the peer's bytes stay in the kernel, and so in the peer."""
+        if self._events & READ:
+            self._want(self._events & ~READ)
+
+    def resume(self) -> None:
+        """Read again."""
+        if not self._events & READ and self.fd >= 0:
+            self._want(self._events | READ)
+
+    def want(self, no_read: bool, write: bool) -> None:
+        """Choose both events at once, for those who keep their own queue (tunnels)."""
+        events = (0 if no_read else READ) | (WRITE if write else 0)
+        if events != self._events:
+            self._want(events)
+
+    @property
+    def reading(self) -> bool:
+        return bool(self._events & READ)
+
+    def rebind(self, callback: Callable[[int], None]) -> None:
+        """Let another callback have this stream's events."""
+        self.loop.unregister(self.fd)
+        self.loop.register(self.fd, self._events, callback)
+
+    def shutdown_write(self) -> None:
+        """Say that no more will be written (FIN)."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Close at once; queued bytes are dropped, slots wiped. Twice is once."""
+        if self.fd < 0:
+            return
+        if self.queued:
+            self.forget_queue()
+        self.loop.unregister(self.fd)
+        self.fd = -1
+        self.sock.close()
+
+    def reset(self) -> None:
+        """Close with RST, so that the peer cannot take what it has for the whole."""
+        if self.fd >= 0:
+            try:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            except OSError:
+                pass
+            self.close()
+
+    def _enqueue(self, data: memoryview, slot: Slot | None) -> None:
+        if self._queue is None:
+            self._queue = deque()
+            self.stalled_since = self.loop.now
+            self._want(self._events | WRITE)
+        self._queue.append((data, slot))
+        self.queued += len(data)
+
+    def _want(self, events: int) -> None:
+        self._events = events
+        self.loop.modify(self.fd, events)

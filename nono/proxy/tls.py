@@ -1,0 +1,72 @@
+"""TLS towards upstreams: how they are verified.
+
+One SSLContext for each combination of tls_ca, client certificate and key; sessions (tickets) are kept per origin by
+`upstream.py`. Always: TLS 1.2 or later, certificate and hostname verified, ALPN http/1.1. `SSLContext` is used bare:
+`ssl.create_default_context` would honour SSLKEYLOGFILE, which writes every session's keys to a file.
+
+System trust is what OpenSSL's defaults and SSL_CERT_FILE / SSL_CERT_DIR say; `tls_ca` is added to it. Reading the
+system's bundle takes some 24 ms, so contexts are made in a thread, after the listener is served.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Callable
+
+from nono.errors import UpstreamError
+from nono.loop import Loop
+from nono.proxy.route import Origin
+
+Made = Callable[[ssl.SSLContext | UpstreamError], None]
+_Key = tuple[str, str, str]
+
+
+def make_context(tls_ca: str, client_cert: str, client_key: str) -> ssl.SSLContext:
+    """Return a verifying client context. Raises OSError (ssl.SSLError is one) when a file cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and hostname
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if tls_ca:
+        context.load_verify_locations(cafile=tls_ca)
+    if client_cert:
+        context.load_cert_chain(client_cert, client_key or None)
+    return context
+
+
+class Contexts:
+    """Makes each context once, in a thread, when it is first asked for."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._made: dict[_Key, ssl.SSLContext] = {}
+        self._waiting: dict[_Key, list[Made]] = {}
+
+    def get(self, origin: Origin, callback: Made) -> None:
+        """Call `callback` with the context for this origin, or with an UpstreamError. May call it at once."""
+        key = (origin.tls_ca, origin.tls_client_cert, origin.tls_client_key)
+        made = self._made.get(key)
+        if made is not None:
+            callback(made)
+            return
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append(callback)
+        if len(waiting) == 1:
+            threading.Thread(target=self._make, args=(key,), daemon=True, name="nono-tls").start()
+
+    def _make(self, key: _Key) -> None:
+        made: ssl.SSLContext | UpstreamError
+        try:
+            made = make_context(*key)
+        except OSError as error:
+            files = ", ".join(name for name in key if name) or "the system's certificates"
+            reason = error.strerror or type(error).__name__
+            made = UpstreamError(502, "tls_config", f"Certificates cannot be loaded from {files}: {reason}.")
+        self._loop.call_from_thread(lambda: self._done(key, made))
+
+    def _done(self, key: _Key, made: ssl.SSLContext | UpstreamError) -> None:
+        if isinstance(made, ssl.SSLContext):
+            self._made[key] = made
+        for callback in self._waiting.pop(key, []):
+            callback(made)

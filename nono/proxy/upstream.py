@@ -1,0 +1,379 @@
+"""Connections to upstreams: dialled, pooled per origin, checked before they are used again.
+
+A dial goes: addresses (pins) and TLS context side by side, then connect to each address in turn (ten seconds each, at
+once to the next when one refuses), then the handshake. Nothing in it blocks. Failures are UpstreamErrors that say who
+must act.
+
+The pool keeps idle connections, the last used first, because it is the warmest. An idle connection stays registered:
+when its upstream closes it, it leaves the pool at once. Between the last turn of the loop and its use the kernel may
+have learned more, so `take` peeks before handing out. What still slips through (the upstream closes while the request
+is on its way) is the retry rule of `exchange.py`.
+
+TLS sessions are kept per origin and offered on the next dial: an abbreviated handshake costs half.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from errno import EINPROGRESS
+from typing import NamedTuple, Protocol
+
+from nono.errors import NonoError, UpstreamError
+from nono.loop import READ, WRITE, Loop, Timer
+from nono.proxy.pins import Address, Pins, sockaddr
+from nono.proxy.route import Origin
+from nono.proxy.stream import RECORD_BYTES, WOULD_BLOCK, Stream
+from nono.proxy.tls import Contexts
+
+
+class Owner(Protocol):
+    """Who uses an upstream connection: the conversation bound to it."""
+
+    def upstream_event(self, events: int) -> None: ...
+
+
+class Upstream(Stream):
+    """A connection to an origin, idle in the pool or bound to one exchange."""
+
+    __slots__ = ("fresh", "idle_since", "origin", "owner", "pool", "reusable", "tls")
+
+    def __init__(self, loop: Loop, sock: socket.socket, origin: Origin, pool: Pool) -> None:
+        super().__init__(loop, sock, self.on_event)
+        self.origin = origin
+        self.pool = pool
+        self.owner: Owner | None = None
+        self.fresh = True  # carried no exchange yet
+        self.reusable = True  # false once an answer says, or shows, that another must not follow
+        self.idle_since = loop.now
+        self.tls = origin.tls
+
+    def on_event(self, events: int) -> None:
+        owner = self.owner
+        if owner is not None:
+            owner.upstream_event(events)
+        elif self.fd >= 0 and not self.still_open():
+            self.pool.discard(self)
+
+    def still_open(self) -> bool:
+        """Whether nothing arrived on this idle connection but TLS's own messages (session tickets)."""
+        try:
+            # Beneath TLS first: a peek costs a microsecond, OpenSSL's exception five.
+            socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not self.tls:
+            return False  # the end, or an answer nobody asked for
+        try:
+            self.recv(RECORD_BYTES)
+        except WOULD_BLOCK:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+Dialled = Callable[[Upstream | NonoError], None]
+
+
+class DialLimits(NamedTuple):
+    """What dialling needs of the limits: seconds, and how many connections stay idle per origin."""
+
+    connect_s: float
+    tls_s: float
+    pool_idle_s: float
+    pool_size: int
+
+
+class Pool:
+    """The connections to one origin."""
+
+    def __init__(
+        self, loop: Loop, origin: Origin, scope: str, pins: Pins, contexts: Contexts, limits: DialLimits
+    ) -> None:
+        self.loop = loop
+        self.origin = origin
+        self.scope = scope
+        self.pins = pins
+        self.contexts = contexts
+        self.limits = limits
+        self.session: ssl.SSLSession | None = None
+        self._idle: list[Upstream] = []
+        self._dials: set[Dial] = set()
+
+    def take(self) -> Upstream | None:
+        """Return an idle connection that is still open, or None: then `dial`."""
+        idle = self._idle
+        oldest = self.loop.now - self.limits.pool_idle_s
+        while idle:
+            upstream = idle.pop()
+            if upstream.idle_since >= oldest and upstream.still_open():
+                return upstream
+            upstream.close()
+        return None
+
+    def dial(self, callback: Dialled) -> Dial:
+        """Make a connection and hand it, or the error, to `callback`."""
+        dial = Dial(self, callback)
+        self._dials.add(dial)
+        dial.start()
+        return dial
+
+    def release(self, upstream: Upstream) -> None:
+        """Take back a connection whose exchange was completed on both sides."""
+        if upstream.fresh:
+            upstream.fresh = False
+            if upstream.tls:
+                # Not before: TLS 1.3 sends its tickets after the handshake, with the first answer.
+                self.session = upstream.sock.session  # type: ignore[attr-defined]
+        self.keep(upstream)
+
+    def keep(self, upstream: Upstream) -> None:
+        """Put a connection among the idle ones, also one that carried no exchange yet."""
+        upstream.owner = None
+        upstream.idle_since = self.loop.now
+        if len(self._idle) >= self.limits.pool_size:
+            upstream.close()
+        else:
+            self._idle.append(upstream)
+
+    def discard(self, upstream: Upstream) -> None:
+        """Close a connection that will not be used again."""
+        if upstream in self._idle:
+            self._idle.remove(upstream)
+        upstream.owner = None
+        upstream.close()
+
+    def expire(self) -> None:
+        """Close what was idle for too long; called now and then."""
+        oldest = self.loop.now - self.limits.pool_idle_s
+        while self._idle and self._idle[0].idle_since < oldest:
+            self._idle.pop(0).close()
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing is idle and nothing is being dialled."""
+        return not self._idle and not self._dials
+
+    def close(self) -> None:
+        for dial in list(self._dials):
+            dial.abandon()
+        for upstream in self._idle:
+            upstream.close()
+        self._idle.clear()
+
+    def dialled(self, dial: Dial) -> None:
+        self._dials.discard(dial)
+
+
+class Dial:
+    """One connection being made. Its callback is called once, unless `cancel` comes before."""
+
+    def __init__(self, pool: Pool, callback: Dialled) -> None:
+        self._pool = pool
+        self._loop = pool.loop
+        self._callback: Dialled | None = callback
+        self._addresses: list[Address] | None = None
+        self._next = 0
+        self._context: ssl.SSLContext | None = None
+        self._sock: socket.socket | None = None
+        self._events = 0
+        self._timer: Timer | None = None
+        self._last_error = ""
+        self._timed_out = False
+        self._over = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the callback was called; it may be, before `Pool.dial` returns."""
+        return self._over
+
+    def start(self) -> None:
+        origin = self._pool.origin
+        if origin.tls:
+            self._pool.contexts.get(origin, self._context_made)
+        if not self._over:
+            self._pool.pins.resolve(origin.host, origin.port, self._pool.scope, self._resolved)
+
+    def cancel(self) -> None:
+        """The exchange is gone. The connection, once made, goes to the pool: the next one will want it."""
+        self._callback = None
+
+    def abandon(self) -> None:
+        """Stop and close whatever there is."""
+        self._callback = None
+        self._end()
+        self._close_socket()
+
+    def _context_made(self, made: ssl.SSLContext | UpstreamError) -> None:
+        if self._over:
+            return
+        if isinstance(made, UpstreamError):
+            self._fail(made)
+        else:
+            self._context = made
+            self._begin()
+
+    def _resolved(self, answer: list[Address] | NonoError) -> None:
+        if self._over:
+            return
+        if isinstance(answer, NonoError):
+            self._fail(answer)
+        else:
+            self._addresses = answer
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._addresses is not None and (self._context is not None or not self._pool.origin.tls):
+            self._connect_next()
+
+    def _connect_next(self) -> None:
+        assert self._addresses is not None
+        while self._next < len(self._addresses):
+            address = self._addresses[self._next]
+            self._next += 1
+            try:
+                sock = socket.socket(address.family, socket.SOCK_STREAM)
+            except OSError as error:
+                self._last_error = os.strerror(error.errno or 0)
+                continue
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sock = sock
+            try:
+                result = sock.connect_ex(sockaddr(address))
+            except OSError as error:
+                result = error.errno or EINPROGRESS
+            if result in (0, EINPROGRESS):
+                self._watch(WRITE, self._connected)
+                self._arm(self._pool.limits.connect_s, self._connect_timed_out)
+                return
+            self._last_error = os.strerror(result)
+            self._close_socket()
+        origin = self._pool.origin
+        self._pool.pins.forget(origin.host, origin.port, self._pool.scope)
+        if self._timed_out:
+            message = f"{origin.authority} did not answer the connection attempt in {self._pool.limits.connect_s:g} s."
+            self._fail(UpstreamError(504, "connect_timeout", message))
+        else:
+            message = f"Cannot connect to {origin.authority}: {self._last_error}. Check the upstream and the network."
+            self._fail(UpstreamError(502, "connect", message))
+
+    def _connected(self, events: int) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if result:
+            self._last_error = os.strerror(result)
+            self._close_socket()
+            self._connect_next()
+            return
+        if self._context is None:
+            self._done(sock)
+            return
+        self._unwatch()
+        try:
+            self._sock = self._context.wrap_socket(
+                sock,
+                server_hostname=self._pool.origin.host,
+                do_handshake_on_connect=False,
+                suppress_ragged_eofs=False,  # a connection cut without close_notify must not look like an end
+                session=self._pool.session,
+            )
+        except (OSError, ValueError):
+            self._last_error = "the connection was lost"
+            self._close_socket()
+            self._connect_next()
+            return
+        self._arm(self._pool.limits.tls_s, self._tls_timed_out)
+        self._handshake(0)
+
+    def _handshake(self, events: int) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        authority = self._pool.origin.authority
+        try:
+            sock.do_handshake()  # type: ignore[attr-defined]
+        except ssl.SSLWantReadError:
+            self._watch(READ, self._handshake)
+            return
+        except ssl.SSLWantWriteError:
+            self._watch(WRITE, self._handshake)
+            return
+        except ssl.SSLCertVerificationError as error:
+            message = f"The certificate of {authority} was not accepted: {error.verify_message}."
+            self._fail(UpstreamError(502, "tls_certificate", message))
+            return
+        except OSError as error:
+            self._pool.session = None
+            reason = getattr(error, "reason", None) or "connection lost"
+            self._fail(UpstreamError(502, "tls", f"The TLS handshake with {authority} failed: {reason}."))
+            return
+        self._done(sock)
+
+    def _done(self, sock: socket.socket) -> None:
+        self._end()
+        self._unwatch()
+        self._sock = None
+        upstream = Upstream(self._loop, sock, self._pool.origin, self._pool)
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback(upstream)
+        else:
+            self._pool.keep(upstream)
+
+    def _fail(self, error: NonoError) -> None:
+        self._end()
+        self._close_socket()
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback(error)
+
+    def _end(self) -> None:
+        self._over = True
+        self._pool.dialled(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _connect_timed_out(self) -> None:
+        self._timed_out = True
+        self._close_socket()
+        self._connect_next()
+
+    def _tls_timed_out(self) -> None:
+        message = f"{self._pool.origin.authority} did not finish the TLS handshake in {self._pool.limits.tls_s:g} s."
+        self._fail(UpstreamError(504, "tls_timeout", message))
+
+    def _arm(self, seconds: float, callback: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, callback)
+
+    def _watch(self, events: int, callback: Callable[[int], None]) -> None:
+        if self._events == events and callback == self._handshake:
+            return
+        self._unwatch()
+        assert self._sock is not None
+        self._events = events
+        self._loop.register(self._sock.fileno(), events, callback)
+
+    def _unwatch(self) -> None:
+        if self._events and self._sock is not None:
+            self._events = 0
+            self._loop.unregister(self._sock.fileno())
+
+    def _close_socket(self) -> None:
+        self._unwatch()
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None

@@ -66,9 +66,10 @@ sys.stdin.read()
 @pytest.mark.parametrize("store", ["secret service", "file"])
 def test_no_key_is_left_after_the_run(site: Site, desktop: dict[str, str], store: str) -> None:
     """In a process that lives on after its run, as nobody's does but a test's."""
+    python = ["--read", sys.prefix, "--read", sys.base_prefix]
     agent = ["/bin/sh", "-c", 'exec "$0" "$@" </dev/null >/dev/null', *site.agent("ask", "160", "16")]
     with subprocess.Popen(
-        [sys.executable, "-c", LIVES_ON, "run", *flags(site, store), "--", *agent],
+        [sys.executable, "-c", LIVES_ON, "run", *flags(site, store), *python, "--", *agent],
         cwd=site.work,
         env={**site.environment, **desktop, **IN_LOCKED_MEMORY},
         stdin=subprocess.PIPE,

@@ -57,13 +57,3 @@ def test_an_audit_log_that_cannot_be_written_stops_the_run(site: Site) -> None:
     assert "audit" in done.stderr
     assert not (site.work / "mark").exists()
 
-
-def test_without_a_file_descriptor_there_is_no_agent(site: Site) -> None:
-    mark = site.work / "mark"
-    for limit in (6, 8, 10, 12, 16):
-        done = site.run(flags(site), ["touch", str(mark)], wrap=["sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh"])
-        if done.returncode == 0:  # enough after all
-            assert mark.exists()
-            break
-        assert not mark.exists(), f"{limit} descriptors: {done.stderr}"
-        assert "Traceback" not in done.stderr

@@ -1,0 +1,222 @@
+"""Run a program twice: as anybody would, and behind the wall that a set of grants comes to.
+
+The wall is the real one, put together as the session does it (expand, plan, ruleset, spawn), by a forked process that
+plays the supervisor. Nothing here knows the command line or the proxy.
+
+Programs of tests/attacks print one word: LEAK, or the errno that stopped them. A program that a signal ended has the
+signal's name as its answer.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from nono.kernel import landlock, process
+from nono.kernel.spawn import spawn
+from nono.policy.capabilities import NETWORK_PROXY, CapabilitySet, PathDeny, PathGrant
+from nono.policy.groups import system_grants
+from nono.sandbox import filesystem
+from nono.sandbox.plan import make_plan
+
+ATTACKS = Path(__file__).parent / "attacks"
+SUPERVISOR = "{supervisor}"  # in an argument: the pid of the process that started the program
+ROOT, ANYBODY = 0, 12345
+# Who attacks: both when the tests run as root.
+USERS = (ROOT, ANYBODY) if os.geteuid() == ROOT else (os.geteuid(),)
+TIMEOUT_S = 20
+
+
+class Outcome(NamedTuple):
+    """status: exit status, or minus the signal. output: what was printed, without the last line end."""
+
+    status: int
+    output: str
+
+    @property
+    def answer(self) -> str:
+        return signal.Signals(-self.status).name if self.status < 0 else self.output.rpartition("\n")[2]
+
+
+class Wall(NamedTuple):
+    """What is granted on top of the system's groups. abi: pretend to run on a kernel with an older Landlock."""
+
+    grants: tuple[PathGrant, ...] = ()
+    denies: tuple[PathDeny, ...] = ()
+    network: str = NETWORK_PROXY
+    home: str = "/nonexistent"
+    abi: int | None = None
+    listen_port: int | None = None
+
+    def with_access(self, path: Path | str, access: int, *, is_file: bool = False) -> Wall:
+        return self._replace(grants=(*self.grants, PathGrant(str(path), access, is_file, "--allow")))
+
+    def capabilities(self, program: str) -> CapabilitySet:
+        own = PathGrant(program, 1, True, "the command", optional=True)
+        grants = (*self.grants, own, *system_grants(self.home, f"{self.home}/.config"))
+        return CapabilitySet(grants, self.denies, self.network, (), "/")
+
+
+class Place:
+    """A directory that every user can reach (pytest's own is closed to others). `attack` is the compiled program."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="nono-test-"))
+        self.path.chmod(0o755)
+        self.attack = str(self.path / "attack")
+        sources = sorted(map(str, ATTACKS.glob("*.c")))
+        subprocess.run(["cc", "-O0", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", self.attack, *sources], check=True)
+
+    def directory(self, owner: int) -> Path:
+        """Return a new, empty directory that belongs to `owner`."""
+        path = Path(tempfile.mkdtemp(dir=self.path))
+        os.chown(path, owner, owner)
+        return path
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def write(path: Path, content: str, owner: int) -> Path:
+    """Make a private file of `owner`, and the directories that lead to it."""
+    for directory in (*reversed(path.parents), path.parent):
+        if not directory.exists():
+            directory.mkdir(mode=0o700)
+            os.chown(directory, owner, owner)
+    path.write_text(content)
+    path.chmod(0o600)
+    os.chown(path, owner, owner)
+    return path
+
+
+def run(
+    argv: Sequence[str],
+    wall: Wall | None,
+    *,
+    user: int = USERS[-1],
+    workdir: str = "/",
+    environment: dict[str, str] | None = None,
+    stdin: int | None = None,
+    inherit: Iterable[int] = (),
+    terminal: int | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Run `argv` as `user`, without a sandbox when `wall` is None.
+
+    inherit: fds that are open without close-on-exec when the program starts. terminal: a pty that becomes its standard
+    input and controlling terminal. on_line: called with each line as it comes.
+    """
+    output, output_end = os.pipe()
+    status, status_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(output)
+        try:
+            _supervise(argv, wall, user, workdir, environment, stdin, inherit, terminal, output_end, status_end)
+        except BaseException as error:
+            os.write(output_end, f"{type(error).__name__}: {error}".encode())
+            os.write(status_end, b"255")
+        finally:
+            os._exit(0)
+    os.close(output_end)
+    os.close(status_end)
+    try:
+        text = _collect(output, on_line)
+        return Outcome(int(os.read(status, 16) or b"-9"), text.rstrip("\n"))
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(output)
+        os.close(status)
+
+
+def _supervise(
+    argv: Sequence[str],
+    wall: Wall | None,
+    user: int,
+    workdir: str,
+    environment: dict[str, str] | None,
+    stdin: int | None,
+    inherit: Iterable[int],
+    terminal: int | None,
+    output_end: int,
+    status_end: int,
+) -> NoReturn:
+    if terminal is not None:
+        os.setsid()
+        stdin = os.open(os.ttyname(terminal), os.O_RDWR)  # the first terminal of a session becomes its own
+    os.dup2(os.open(os.devnull, os.O_RDONLY) if stdin is None else stdin, 0)
+    os.dup2(output_end, 1)
+    os.dup2(output_end, 2)
+    for fd in inherit:
+        os.set_inheritable(fd, True)
+    if user != os.geteuid():
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    process.set_dumpable(True)  # changing the user took it; an ordinary process has it
+    argv = [argument.replace(SUPERVISOR, str(os.getpid())) for argument in argv]
+    environment = environment or {"PATH": "/usr/bin:/bin"}
+    if wall is None:
+        child = os.fork()
+        if child == 0:
+            os.chdir(workdir)
+            os.execve(argv[0], argv, environment)
+    else:
+        child = _spawn(argv, wall, workdir, environment)
+    _, wait_status = os.waitpid(child, 0)
+    os.write(status_end, str(os.waitstatus_to_exitcode(wait_status)).encode())
+    os._exit(0)
+
+
+def _spawn(argv: Sequence[str], wall: Wall, workdir: str, environment: dict[str, str]) -> int:
+    expansion = filesystem.expand(wall.capabilities(argv[0]))
+    plan = make_plan(expansion, wall.abi or landlock.abi(), os.uname().machine)
+    ruleset = filesystem.open_ruleset(plan)
+    listen_port = wall.listen_port if plan.proxied else None
+    child = spawn(
+        path=os.fsencode(argv[0]),
+        argv=[os.fsencode(argument) for argument in argv],
+        envp=[os.fsencode(f"{name}={value}") for name, value in environment.items()],
+        workdir=os.fsencode(workdir),
+        namespaces=plan.namespaces,
+        listen_port=listen_port,
+        ruleset_fd=ruleset,
+        seccomp_filter=plan.seccomp_filter,
+        new_process_group=False,
+    )
+    if child.listener_fd >= 0:
+        _answer_one(child.listener_fd, child.pidfd)
+    return child.pid
+
+
+def _answer_one(listener_fd: int, pidfd: int) -> None:
+    """Play the proxy for one connection, if one comes before the child ends."""
+    if listener_fd in select.select([listener_fd, pidfd], [], [], TIMEOUT_S)[0]:
+        with socket.socket(fileno=listener_fd) as listener, listener.accept()[0] as connection:
+            connection.settimeout(2)
+            connection.recv(64)
+            connection.send(b"answer")
+
+
+def _collect(fd: int, on_line: Callable[[str], None] | None) -> str:
+    deadline = time.monotonic() + TIMEOUT_S
+    data, seen = b"", 0
+    while select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        chunk = os.read(fd, 65536)
+        if not chunk:
+            return data.decode(errors="replace")
+        data += chunk
+        while on_line is not None and (end := data.find(b"\n", seen)) >= 0:
+            on_line(data[seen:end].decode(errors="replace"))
+            seen = end + 1
+    raise TimeoutError(f"no end after {TIMEOUT_S} s; so far: {data!r}")

@@ -1,0 +1,408 @@
+"""P3: the only address that the child can reach, by any socket family or system call, is the proxy's.
+
+Every attack of facts/sandbox-linux.md, by a program that first shows without the sandbox that it works.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import ctypes.util
+import os
+import pty
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nono.kernel import process
+from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, NETWORK_PROXY, READ
+from tests.confined import SUPERVISOR, USERS, Outcome, Place, Wall, run, write
+
+# The kernel itself refuses, or does not have what is attacked: then nothing can be shown without the sandbox.
+REFUSED_BY_THE_KERNEL = {"EPERM", "EACCES", "ENOSYS", "EAFNOSUPPORT", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT", "ENODEV", "EIO"}
+
+
+@pytest.fixture(params=USERS, ids=lambda uid: f"uid{uid}")
+def user(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+class Services:
+    """What is there to be reached on the host; each answers a request, so that a leak is a leak for certain."""
+
+    def __init__(self, directory: Path) -> None:
+        self.address = _own_address()
+        self.tcp = socket.create_server(("", 0))  # answers MPTCP clients too: they fall back
+        self.port = str(self.tcp.getsockname()[1])
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.udp.bind(("", 0))
+        self.udp_port = str(self.udp.getsockname()[1])
+        self.stream_path = str(directory / "stream")
+        self.stream = socket.socket(socket.AF_UNIX)
+        self.stream.bind(self.stream_path)
+        self.stream.listen()
+        self.datagram_path = str(directory / "datagram")
+        self.datagram = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.datagram.bind(self.datagram_path)
+        for path in (self.stream_path, self.datagram_path):
+            os.chmod(path, 0o777)
+        name = f"nono-test-{random.getrandbits(64):x}"
+        self.abstract = socket.socket(socket.AF_UNIX)
+        self.abstract.bind(f"\0{name}")
+        self.abstract.listen()
+        self.abstract_name = name
+        self.secret = write(directory / "secret", "secret", os.geteuid())
+        for server, serve in (
+            (self.tcp, self._answer), (self.stream, self._answer), (self.abstract, self._hand_over), (self.udp, self._echo),
+            (self.datagram, self._swallow),
+        ):  # fmt: skip
+            threading.Thread(target=_quietly, args=(serve, server), daemon=True).start()
+
+    @staticmethod
+    def _answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(64)
+            connection.send(b"answer")
+
+    def _hand_over(self, server: socket.socket) -> None:
+        """Answer with a descriptor of a file that the visitor may not open."""
+        connection, _ = server.accept()
+        with connection, open(self.secret) as file:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file.fileno()]))]
+            connection.sendmsg([b"a"], rights)
+            connection.recv(64)  # the request, or the end
+
+    @staticmethod
+    def _echo(server: socket.socket) -> None:
+        data, sender = server.recvfrom(64)
+        server.sendto(data, sender)
+
+    @staticmethod
+    def _swallow(server: socket.socket) -> None:
+        server.recv(64)
+
+
+def _quietly(serve: Callable[[socket.socket], None], server: socket.socket) -> None:
+    while server.fileno() >= 0:
+        with contextlib.suppress(OSError):
+            serve(server)
+
+
+def _own_address() -> str:
+    """Return an address of this machine that is not loopback, or 127.0.0.1 when it has no other."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET-1: nothing is sent
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+@pytest.fixture(scope="module")
+def services(place: Place) -> Services:
+    directory = place.directory(os.geteuid())
+    directory.chmod(0o755)
+    return Services(directory)
+
+
+def arguments(template: str, services: Services) -> list[str]:
+    known = {
+        "EXT": services.address, "PORT": services.port, "UDP": services.udp_port, "STREAM": services.stream_path,
+        "DATAGRAM": services.datagram_path, "ABSTRACT": services.abstract_name, "LO": "127.0.0.1",
+    }  # fmt: skip
+    return [known.get(word, word) for word in template.split()]
+
+
+def prove(attack: list[str], **how: object) -> str:
+    """Run the attack without a sandbox; return why it could not be shown there, "" when it leaked."""
+    free = run(attack, None, **how)  # type: ignore[arg-type]
+    if free.answer == "LEAK":
+        return ""
+    assert free.answer in REFUSED_BY_THE_KERNEL, f"the attack itself is broken: {free}"
+    return f"without the sandbox the kernel itself says {free.answer} here"
+
+
+def check(attack: list[str], wall: Wall, expected: set[str], **how: object) -> None:
+    unproven = prove(attack, **how)
+    confined = run(attack, wall, **how)  # type: ignore[arg-type]
+    assert confined.answer in expected, confined
+    if unproven:
+        pytest.skip(f"{attack[1]} was stopped, but {unproven}")
+
+
+ISOLATED = {"ECONNREFUSED", "ENETUNREACH"}
+
+
+@pytest.mark.parametrize("network", [NETWORK_PROXY, NETWORK_BLOCKED])
+@pytest.mark.parametrize(
+    ("attack", "expected"),
+    [
+        ("tcp LO PORT", {"ECONNREFUSED"}),
+        ("tcp EXT PORT", ISOLATED),
+        ("tcp_nonblocking EXT PORT", ISOLATED),
+        ("tcp_mapped EXT PORT", ISOLATED),
+        ("fastopen_connect EXT PORT", ISOLATED),
+        ("mptcp EXT PORT", {"EPROTONOSUPPORT"}),
+        ("fastopen_sendto EXT PORT", {"EOPNOTSUPP"}),
+        ("fastopen_sendmsg EXT PORT", {"EOPNOTSUPP"}),
+        ("fastopen_sendmmsg EXT PORT", {"EOPNOTSUPP"}),
+        ("udp EXT UDP", {"EACCES"}),
+        ("udp LO UDP", {"EACCES"}),
+        ("udplite", {"EACCES"}),
+        ("ping", {"EACCES"}),
+        ("raw", {"EACCES"}),
+        ("packet", {"EAFNOSUPPORT"}),
+        ("vsock", {"EAFNOSUPPORT"}),
+        ("xdp", {"EAFNOSUPPORT"}),
+        ("netlink_diag", {"EPROTONOSUPPORT"}),
+        ("uring_socket", {"ENOSYS"}),
+        ("unix_stream STREAM", {"EAFNOSUPPORT"}),
+        ("unix_dgram DATAGRAM", {"EPROTONOSUPPORT"}),
+        ("unix_raw DATAGRAM", {"EPROTONOSUPPORT"}),
+        ("pair_dgram DATAGRAM", {"EPROTONOSUPPORT"}),
+        ("pair_raw DATAGRAM", {"EPROTONOSUPPORT"}),
+        ("pair_connect DATAGRAM", {"EPROTONOSUPPORT"}),
+        ("abstract ABSTRACT", {"EAFNOSUPPORT"}),
+        ("abstract_fd ABSTRACT", {"EAFNOSUPPORT"}),
+    ],
+)
+def test_reaches_nothing(
+    place: Place, services: Services, user: int, network: str, attack: str, expected: set[str]
+) -> None:
+    check([place.attack, *arguments(attack, services)], Wall(network=network), expected, user=user)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="int $0x80 and x32 exist on x86-64 only")
+def test_old_entries_into_the_kernel_are_closed(place: Place, user: int) -> None:
+    assert prove([place.attack, "int80_socket"], user=user) == ""
+    assert run([place.attack, "int80_socket"], Wall(), user=user).answer == "SIGSYS"
+    assert run([place.attack, "x32_socket"], Wall(), user=user).answer == "ENOSYS"
+
+
+def test_reaches_the_proxy_and_nothing_else_on_its_port(place: Place, services: Services, user: int) -> None:
+    """The host listens on the very port number that the proxy has inside: it must not be reached at any address."""
+    wall = Wall(listen_port=int(services.port))
+    allowed = run([place.attack, "tcp", "127.0.0.1", services.port], wall, user=user)
+    assert allowed.answer == "LEAK"
+    check([place.attack, "tcp", services.address, services.port], wall, ISOLATED, user=user)
+
+
+@pytest.mark.parametrize("attack", ["listen_any", "listen_unbound"])
+def test_nobody_reaches_in(place: Place, services: Services, user: int, attack: str) -> None:
+    def visited(wall: Wall | None) -> Outcome:
+        waiting, visitor_is_done = os.pipe()
+
+        def visit(line: str) -> None:
+            if line.startswith("listening "):
+                for address in ("127.0.0.1", services.address):
+                    with contextlib.suppress(OSError):
+                        socket.create_connection((address, int(line.split()[1])), timeout=1).close()
+                os.write(visitor_is_done, b"x")
+
+        try:
+            return run([place.attack, attack], wall, user=user, stdin=waiting, on_line=visit)
+        finally:
+            os.close(waiting)
+            os.close(visitor_is_done)
+
+    assert visited(None).answer == "LEAK"
+    assert visited(Wall()).answer == "ETIMEDOUT"
+
+
+@pytest.mark.parametrize("network", [NETWORK_PROXY, NETWORK_BLOCKED, NETWORK_OPEN])
+@pytest.mark.parametrize("action", ["own_server", "pair_stream", "netlink_route", "own_child", "prlimit_self"])
+def test_agents_keep_what_they_need(place: Place, user: int, network: str, action: str) -> None:
+    assert run([place.attack, action], Wall(network=network), user=user).answer == "LEAK"
+
+
+@pytest.mark.parametrize("action", ["tcp EXT PORT", "udp EXT UDP", "mptcp EXT PORT", "tcp_mapped EXT PORT"])
+def test_open_network_is_open(place: Place, services: Services, user: int, action: str) -> None:
+    attack = [place.attack, *arguments(action, services)]
+    unproven = prove(attack, user=user)
+    if unproven:
+        pytest.skip(unproven)
+    assert run(attack, Wall(network=NETWORK_OPEN), user=user).answer == "LEAK"
+
+
+@pytest.mark.parametrize(
+    ("attack", "expected"),
+    [
+        ("unix_stream STREAM", {"EAFNOSUPPORT"}),
+        ("unix_dgram DATAGRAM", {"EPROTONOSUPPORT"}),
+        ("pair_dgram DATAGRAM", {"EPROTONOSUPPORT"}),
+        ("abstract ABSTRACT", {"EAFNOSUPPORT"}),
+        ("vsock", {"EAFNOSUPPORT"}),
+        ("raw", {"EACCES"}),
+        ("udplite", {"EPROTONOSUPPORT"}),
+        ("netlink_diag", {"EPROTONOSUPPORT"}),
+        ("uring_socket", {"ENOSYS"}),
+    ],
+)
+def test_open_network_reaches_no_local_daemon(
+    place: Place, services: Services, user: int, attack: str, expected: set[str]
+) -> None:
+    check([place.attack, *arguments(attack, services)], Wall(network=NETWORK_OPEN), expected, user=user)
+
+
+PROC = {"EACCES"}
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "bystander"])
+@pytest.mark.parametrize(
+    ("attack", "expected"),
+    [
+        ("environ", PROC),
+        ("maps", PROC),
+        ("auxv", PROC),
+        ("io", PROC),
+        ("root", PROC),
+        ("mem VICTIM ADDRESS", PROC),
+        ("cwd", PROC),
+        ("fd", PROC),
+        ("namespace", PROC),
+        ("oom_score", PROC),
+        ("ptrace", {"EPERM"}),
+        ("process_vm_readv VICTIM ADDRESS", {"EPERM"}),
+        ("pidfd_getfd", {"EPERM"}),
+        ("kcmp", {"EPERM"}),
+        ("kill", {"EPERM"}),
+        ("tgkill", {"EPERM"}),
+        ("sigqueue", {"EPERM"}),
+        ("pidfd_send_signal", {"EPERM"}),
+        ("prlimit", {"EPERM"}),
+    ],
+)
+def test_other_processes_of_the_user_are_out_of_reach(
+    place: Place, user: int, attack: str, expected: set[str], victim: str, bystander: Callable[[int], int]
+) -> None:
+    pid = SUPERVISOR if victim == "supervisor" else str(bystander(user))
+    name, *rest = attack.split()
+    words = [pid if word == "VICTIM" else f"{ctypes.addressof(_READABLE):x}" for word in rest] or [pid]
+    check([place.attack, name, *words], Wall(), expected, user=user)
+
+
+_READABLE = ctypes.create_string_buffer(b"readable in every fork of this process")
+
+
+@pytest.fixture
+def bystander() -> Iterator[Callable[[int], int]]:
+    """Start an ordinary, dumpable process of the user that nono has nothing to do with."""
+    pids: list[int] = []
+    ready, started = os.pipe()
+
+    def start(user: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if user != os.geteuid():
+                    os.setgroups([])
+                    os.setresgid(user, user, user)
+                    os.setresuid(user, user, user)
+                process.set_dumpable(True)
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                os.write(started, b"x")
+                while True:
+                    threading.Event().wait()
+            finally:
+                os._exit(0)
+        pids.append(pid)
+        os.read(ready, 1)
+        return pid
+
+    yield start
+    for pid in pids:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    os.close(ready)
+    os.close(started)
+
+
+@pytest.mark.parametrize(
+    ("attack", "expected"),
+    [
+        ("keyctl", {"EPERM"}),
+        ("add_key", {"EPERM"}),
+        ("request_key", {"EPERM"}),
+        ("bpf", {"EPERM"}),
+        ("userfaultfd", {"EPERM"}),
+        ("perf_event_open", {"EPERM"}),
+        ("unshare_user", {"EPERM"}),
+        ("unshare_time", {"EPERM"}),
+        ("clone_user", {"EPERM"}),
+        ("clone3_user", {"ENOSYS"}),
+        ("mount", {"EPERM"}),
+        ("fsopen", {"EPERM"}),
+        ("chroot", {"EPERM"}),
+        ("open_by_handle_at", {"EPERM"}),
+        ("setns", {"EPERM"}),
+        ("read_implies_exec", {"EPERM"}),
+    ],
+)
+def test_kernel_surface_is_closed(place: Place, user: int, attack: str, expected: set[str]) -> None:
+    check([place.attack, attack], Wall(), expected, user=user)
+
+
+def test_personality_can_be_asked(place: Place, user: int) -> None:
+    assert run([place.attack, "personality_query"], Wall(), user=user).answer == "LEAK"
+
+
+def test_shared_memory_of_the_host_is_not_there(place: Place, user: int) -> None:
+    """System V segments have no path: the IPC namespace hides them."""
+    libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
+    libc.shmat.restype = ctypes.c_void_p
+    key = random.getrandbits(31) | 1
+    segment = libc.shmget(key, 4096, 0o1666)  # IPC_CREAT
+    assert segment >= 0, os.strerror(ctypes.get_errno())
+    try:
+        address = libc.shmat(segment, None, 0)
+        ctypes.memmove(address, b"S", 1)
+        assert run([place.attack, "shared_memory", str(key)], None, user=user).answer == "LEAK"
+        assert run([place.attack, "shared_memory", str(key)], Wall(), user=user).answer == "ENOENT"
+        libc.shmdt(ctypes.c_void_p(address))
+    finally:
+        libc.shmctl(segment, 0, None)  # IPC_RMID
+
+
+@pytest.mark.parametrize("attack", ["tiocsti", "tiocsti_high_bits", "tioclinux", "tiocsetd"])
+def test_cannot_type_for_the_users_shell(place: Place, user: int, attack: str) -> None:
+    main, terminal = pty.openpty()
+    try:
+        os.chown(os.ttyname(terminal), user, -1)
+        check([place.attack, attack], Wall(), {"EPERM"}, user=user, terminal=terminal)
+    finally:
+        os.close(main)
+        os.close(terminal)
+
+
+def test_terminal_settings_still_work(place: Place, user: int) -> None:
+    main, terminal = pty.openpty()
+    try:
+        os.chown(os.ttyname(terminal), user, -1)
+        assert run([place.attack, "terminal_settings"], Wall(), user=user, terminal=terminal).answer == "LEAK"
+    finally:
+        os.close(main)
+        os.close(terminal)
+
+
+def test_inherited_descriptors_are_closed(place: Place, user: int) -> None:
+    secret = write(place.directory(user) / "secret", "secret", user)
+    fd = os.open(secret, os.O_RDONLY)
+    try:
+        attack = [place.attack, "read_descriptor", str(fd)]
+        assert run(attack, None, user=user, inherit=[fd]).answer == "LEAK"
+        os.lseek(fd, 0, os.SEEK_SET)
+        assert run(attack, Wall(), user=user, inherit=[fd]).answer == "EBADF"
+    finally:
+        os.close(fd)
+
+
+def test_the_wall_itself_is_what_is_tested(place: Place, user: int) -> None:
+    """The pair to all of the above: the same grants let the program start and read what they grant."""
+    wall = Wall().with_access(write(place.directory(user) / "granted", "content", user), READ, is_file=True)
+    assert run([place.attack, "read", wall.grants[0].path], wall, user=user).answer == "LEAK"

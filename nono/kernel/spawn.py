@@ -117,11 +117,11 @@ _NO_PROC = "/proc is not mounted here, or hides this process; user namespaces ar
 # (step, errno) → the whole sentence. {path} and {workdir} are filled in.
 SENTENCES: dict[tuple[str, int], str] = {
     ("clone", ENOSYS): "This system has no Linux namespaces; nono can start agents on Linux 5.13 or newer only.",
-    ("clone", ENOSPC): "No user or network namespace is left: `user.max_user_namespaces` or `user.max_net_namespaces` "
-    "is 0 or used up; raise it with `sudo sysctl user.max_user_namespaces=15000`.",
+    ("clone", ENOSPC): "No namespace is left: one of the limits `user.max_user_namespaces`, `user.max_net_namespaces` "
+    "and `user.max_ipc_namespaces` is 0 or used up; raise it, as with `sudo sysctl user.max_user_namespaces=15000`.",
     ("clone", EUSERS): "User namespaces are nested too deep here (the kernel's limit is 32): run nono further out.",
-    ("clone", EPERM): "This environment forbids user namespaces (a container's seccomp profile, a chroot, or "
-    "`kernel.unprivileged_userns_clone=0`): run nono outside of it, or allow them there (Docker: "
+    ("clone", EPERM): "This environment forbids user namespaces (a container's seccomp profile, another sandbox, "
+    "a chroot, or `kernel.unprivileged_userns_clone=0`): run nono outside of it, or allow them there (Docker: "
     "`--security-opt seccomp=unconfined`; Debian: `sudo sysctl kernel.unprivileged_userns_clone=1`).",
     ("clone", EINVAL): "This kernel lacks a namespace that the sandbox needs: user, network and IPC namespaces "
     "(CONFIG_USER_NS, CONFIG_NET_NS, CONFIG_IPC_NS) have to be built in.",
@@ -139,7 +139,7 @@ SENTENCES: dict[tuple[str, int], str] = {
     ("gid_map", EPERM): _APPARMOR,
     ("loopback", EPERM): _APPARMOR,
     ("loopback", EACCES): _APPARMOR,
-    ("listen", EACCES): "A proxy port below 1024 is not allowed inside the sandbox: choose a higher one.",
+    ("listen", EACCES): _APPARMOR,
     ("listen", EPERM): _APPARMOR,
     ("process_group", EPERM): "The command could not be put into a process group of its own.",
     ("capabilities", EPERM): "This root user may not give up its capabilities (no CAP_SETPCAP), so the command would "
@@ -208,7 +208,9 @@ def spawn(
     new_process_group: bool,
     foreground_tty_fd: int = -1,
 ) -> Child:
-    """Start `path` (no search in PATH) and return once it runs its own code.
+    """Start `path` and return once it runs its own code.
+
+    path, workdir: absolute; there is no search in PATH, and nothing is looked up in the working directory.
 
     namespaces: CLONE_NEW* bits out of SUPPORTED_NAMESPACES; 0 leaves the host's network.
     listen_port: the proxy's listener on 127.0.0.1 inside the new network (0: any port, ask the fd); its fd is
@@ -222,6 +224,8 @@ def spawn(
         raise ValueError("a listener needs a network namespace and a port of 0 to 65535")
     if namespaces & ~SUPPORTED_NAMESPACES:
         raise ValueError("unsupported namespace")
+    if not (path.startswith(b"/") and workdir.startswith(b"/")):
+        raise ValueError("the command and the working directory are absolute paths")
     count, rest = divmod(len(seccomp_filter), INSTRUCTION_BYTES)
     if rest:
         raise ValueError("a seccomp filter is a whole number of instructions")

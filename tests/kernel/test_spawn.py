@@ -421,12 +421,15 @@ def test_bad_calls_are_refused_before_anything_starts() -> None:
         {"seccomp_filter": ALLOW_ALL[:7]},
         {"envp": [b"A=1\0B=2"]},
         {"workdir": "/\0tmp"},
+        {"workdir": "tmp"},
         {"foreground_tty_fd": 0},
     ):
         with pytest.raises(ValueError):
             start("/bin/true", **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError):
         start("/bin/true", "a\0b")
+    with pytest.raises(ValueError):
+        start("true")
 
 
 # ---- kernels that do not offer what is needed --------------------------------------------

@@ -4,14 +4,16 @@
         keyring.store("nono", "openai_api_key", "sk-...", target="default")
         subprocess.run([...], env=keyring.environment())
 
-Both daemons are children of the test process, so nothing is left behind. The bus activates no services: the keyring is
-the only one on it, and it is unlocked with a password at its start. Several may run side by side.
+Both daemons are children of the test process and die with it, so nothing is left behind. The bus activates no
+services: the keyring is the only one on it, and it is unlocked with a password at its start. Several may run side by
+side.
 `bus_only` leaves the keyring out. Needs dbus-daemon, gnome-keyring-daemon and secret-tool.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -33,6 +35,7 @@ _BUS_CONFIGURATION = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bu
 </busconfig>
 """
 _WAIT_S = 20
+_DIE_TOO = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []  # when the tests are killed
 LOGIN_COLLECTION = "/org/freedesktop/secrets/collection/login"
 
 
@@ -121,7 +124,13 @@ class KeyringService:
         try:
             self._processes.append(
                 subprocess.Popen(
-                    ["dbus-daemon", f"--config-file={configuration}", "--nofork", f"--print-address={write_fd}"],
+                    [
+                        *_DIE_TOO,
+                        "dbus-daemon",
+                        f"--config-file={configuration}",
+                        "--nofork",
+                        f"--print-address={write_fd}",
+                    ],
                     pass_fds=[write_fd],
                     env=self.environment(),
                     stdin=subprocess.DEVNULL,
@@ -137,7 +146,7 @@ class KeyringService:
 
     def _start_keyring(self) -> None:
         keyring = subprocess.Popen(
-            ["gnome-keyring-daemon", "--foreground", "--unlock", "--components=secrets"],
+            [*_DIE_TOO, "gnome-keyring-daemon", "--foreground", "--unlock", "--components=secrets"],
             env=self.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

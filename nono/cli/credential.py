@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         of_action = actions.add_parser(action, help=text, description=text)
         if action != "list":
             of_action.add_argument("name", metavar="NAME", help="a provider, or the name of a key")
+        if action == "set":  # taken only to be refused without being shown
+            of_action.add_argument("value", nargs="*", help=argparse.SUPPRESS)
         default = "" if action == "set" else " (default: where `set` put it)"
         if action == "list":
             default = " (default: all of them)"
@@ -54,6 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _list(where, arguments.store)
     name = _key_name(arguments.name)
     if arguments.action == "set":
+        if arguments.value:
+            raise UsageError(
+                "a key is never an argument: every process of this machine can read it there, so replace that key. "
+                f"Then enter the new one: nono credential set {arguments.name}"
+            )
         return _set(where, name, arguments.name, arguments.store or SECRET_SERVICE_STORE)
     store = arguments.store or where.chosen(name)
     if arguments.action == "remove":

@@ -87,6 +87,9 @@ class FakeSecretService:
             if message.header.message_type is not MessageType.method_call:
                 continue
             method = message.header.fields[HeaderFields.member]
+            with self._changed:
+                self.calls.append(method)
+                self._changed.notify_all()
             answer = self._script.get(method, Error("org.freedesktop.DBus.Error.UnknownMethod"))
             if isinstance(answer, Error):
                 self._connection.send(new_error(message, answer.name, "s", (f"quotes {SECRET.decode()}",)))
@@ -95,6 +98,3 @@ class FakeSecretService:
                 self._connection.send(new_method_return(message, signature or None, body))
             if method in self._after:
                 self._connection.send(self._after[method])
-            with self._changed:
-                self.calls.append(method)
-                self._changed.notify_all()

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
+from nono.cli.args import Parser
 from nono.credentials import entry, reference, stores, validation
 from nono.credentials.stores import SECRET_SERVICE_STORE, STORES, Stores
 from nono.errors import CredentialError, UsageError
@@ -27,9 +29,24 @@ from nono.kernel import process
 from nono.policy.network import builtin_routes
 
 
+class _ActionParser(Parser):
+    """Refuses what is left over without quoting it: after NAME, that is a key."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        known, left_over = super().parse_known_args(args, namespace)
+        if any(not text.startswith("-") for text in left_over):
+            raise UsageError(
+                "a key is never an argument, for every process of the machine can read it there: replace that key, and "
+                f"enter the new one when asked. See: {self.prog} --help"
+            )
+        if left_over:
+            self.error(f"unknown flag {left_over[0].partition('=')[0]}")
+        return known, left_over
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions of `nono credential` and their flags."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_ActionParser)
     for action, text in {
         "set": "store a key, replacing the one before",
         "get-status": "say whether there is a key, and where",
@@ -39,8 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         of_action = actions.add_parser(action, help=text, description=text)
         if action != "list":
             of_action.add_argument("name", metavar="NAME", help="a provider, or the name of a key")
-        if action == "set":  # taken only to be refused without being shown
-            of_action.add_argument("value", nargs="*", help=argparse.SUPPRESS)
         default = "" if action == "set" else " (default: where `set` put it)"
         if action == "list":
             default = " (default: all of them)"
@@ -56,11 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
         return _list(where, arguments.store)
     name = _key_name(arguments.name)
     if arguments.action == "set":
-        if arguments.value:
-            raise UsageError(
-                "a key is never an argument: every process of this machine can read it there, so replace that key. "
-                f"Then enter the new one: nono credential set {arguments.name}"
-            )
         return _set(where, name, arguments.name, arguments.store or SECRET_SERVICE_STORE)
     store = arguments.store or where.chosen(name)
     if arguments.action == "remove":

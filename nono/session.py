@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from nono.audit.log import AuditLog
 from nono.credentials import env, phantom, reference
@@ -82,7 +82,8 @@ def run(order: Order, environment: Mapping[str, str], tell: Callable[[Summary], 
         with ScratchDirectory(place.temporary_directory, create=not order.dry_run) as scratch:
             grant = PathGrant(scratch.path, READ | WRITE, False, "temporary directory", optional=True)
             grants = (*capabilities.grants, grant, *filesystem.terminal_grants())
-            capabilities = capabilities._replace(grants=grants)
+            denies = (*capabilities.denies, *_key_files(capabilities, references.values()))
+            capabilities = capabilities._replace(grants=grants, denies=denies)
             plan = make_plan(filesystem.expand(capabilities), landlock.abi(), os.uname().machine)
             credentials = {} if order.dry_run else loader.collect()
             token = phantom.new_token()
@@ -263,6 +264,16 @@ def _profile(name: str | None, place: Place) -> Profile | None:
             raise PolicyError(f"profile {path}: cannot be read: {error.strerror}") from None
     where = name if is_file else f"{stem}.json"
     raise PolicyError(f"there is no profile '{name}': {where} does not exist")
+
+
+def _key_files(capabilities: CapabilitySet, references: Iterable[reference.Reference]) -> Iterator[PathDeny]:
+    """Yield the files that hold this run's keys: closed under any grant of what is around them (P1)."""
+    for ref in references:
+        if ref.scheme == reference.FILE:
+            yield PathDeny(ref.name, "credential_files")
+    for route in capabilities.routes:
+        if route.tls_client_key:
+            yield PathDeny(route.tls_client_key, "credential_files")
 
 
 def _refuse_keys_in_argv(argv: Sequence[str], credentials: Mapping[str, Credential]) -> None:

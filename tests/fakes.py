@@ -33,7 +33,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -278,7 +278,7 @@ class Upstream:
             except OSError:
                 pass
 
-    def __enter__(self) -> Upstream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -358,7 +358,7 @@ def http_app(connection: Connection) -> None:
             for index in range(count):
                 if name == "gated":
                     connection.upstream.gate.acquire(timeout=TIMEOUT_S)
-                event = b"data: {\"n\": %d}\n\n" % index
+                event = b'data: {"n": %d}\n\n' % index
                 connection.send(b"%x\r\n%b\r\n" % (len(event), event))
             connection.send(b"0\r\n\r\n")
         elif name == "status":

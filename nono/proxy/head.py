@@ -209,9 +209,7 @@ class HeadReader:
             listed = _listed_names(listed)
         if not wants_upgrade:
             upgrade = b""
-        return RequestHead(
-            method, target, lines, fields, host, length, close, expects_continue, upgrade, listed
-        )
+        return RequestHead(method, target, lines, fields, host, length, close, expects_continue, upgrade, listed)
 
     def _response(self, head: bytes) -> ResponseHead:
         lines = head[:-4].split(b"\r\n")

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 
 from nono.kernel.secretmem import SecretBuffer
 from nono.loop import READ, Loop, Timer
-from nono.proxy.exchange import BUFFER_BYTES, Conversation, Exchange, Services
+from nono.proxy.exchange import Conversation
 from nono.proxy.inject import LockedBuffer, ScratchPool
 from nono.proxy.judge import Allowlist, Judge
 from nono.proxy.limits import Limits
 from nono.proxy.listener import Listener
 from nono.proxy.pins import PUBLIC, Pins, scope_of_route
 from nono.proxy.route import BoundRoute, Origin
+from nono.proxy.services import BUFFER_BYTES, Exchange, Services
 from nono.proxy.tls import Contexts
 from nono.proxy.upstream import DialLimits, Pool
 

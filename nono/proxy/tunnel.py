@@ -97,9 +97,7 @@ class _Direction:
 class Tunnel:
     """Takes over both streams; calls `done(bytes_up, bytes_down)` once, when both are closed."""
 
-    def __init__(
-        self, client: Stream, upstream: Stream, buffer: memoryview, done: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, client: Stream, upstream: Stream, buffer: memoryview, done: Callable[[int, int], None]) -> None:
         self._client = client
         self._upstream = upstream
         self._buffer = buffer

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from nono.loop import Loop
 from nono.policy.routes import Presentation, Route
@@ -105,7 +105,7 @@ class RunningProxy:
         for buffer in self.buffers:
             assert not any(buffer.memory), "a credential was left in the scratch"
 
-    def __enter__(self) -> RunningProxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -162,7 +162,7 @@ class Client:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

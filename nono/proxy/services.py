@@ -1,0 +1,53 @@
+"""What all conversations of one proxy share, and what the audit learns of each exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from nono.loop import Loop
+from nono.proxy.inject import ScratchPool
+from nono.proxy.judge import Judge
+from nono.proxy.limits import Limits
+from nono.proxy.route import Origin
+from nono.proxy.upstream import Pool
+
+RECV_BYTES = 65536
+BUFFER_BYTES = 262144  # fills of 128-256 KiB: larger ones gain nothing
+HOLD_BYTES = 65536  # of pipelined requests, or of a body whose upstream is still being dialled
+REPLAY_BYTES = 65536
+
+
+class Exchange(NamedTuple):
+    """What the audit learns of one request: no header, no query, no body.
+
+    time: seconds since the epoch at its start. route: empty for CONNECT and absolute-form; host: where it went.
+    status: what the client was answered, 0 when nothing. code: nono's own verdict, empty when it had none.
+    """
+
+    time: float
+    route: str
+    host: str
+    method: str
+    path: str
+    status: int
+    code: str
+    bytes_up: int
+    bytes_down: int
+    duration_ms: float
+    reason: str
+
+
+class Services(NamedTuple):
+    """What all conversations of one proxy share."""
+
+    loop: Loop
+    limits: Limits
+    judge: Judge
+    token: bytes
+    scratch: ScratchPool
+    pool: Callable[[Origin, bool], Pool]
+    report: Callable[[Exchange], None]
+    closed: Callable[[Any], None]
+    buffer: bytearray
+    view: memoryview

@@ -68,7 +68,7 @@ def unauthorized(service: Service) -> Answer:
 
 def answer(service: Service, path: str, body: bytes) -> Answer:
     """Answer one request that presented the right key. `path` is the request's, with its query."""
-    endpoint = path[len(service.base) :]
+    endpoint = path[len(service.base) :].partition("?")[0]
     try:
         question = json.loads(body)
         wants_stream = bool(question.get("stream"))
@@ -78,7 +78,7 @@ def answer(service: Service, path: str, body: bytes) -> Answer:
         return _whole_or_stream(wants_stream, _chat_completion(), _chat_completion_events())
     if service.name == "openai" and endpoint == "/responses":
         return _whole_or_stream(wants_stream, _response("completed"), _response_events())
-    if service.name == "anthropic" and endpoint.partition("?")[0] == "/v1/messages":
+    if service.name == "anthropic" and endpoint == "/v1/messages":
         return _whole_or_stream(wants_stream, _message(), _message_events())
     if service.name == "gemini" and ":generateContent" in endpoint:
         return Answer(200, _json(_content(TEXT, "STOP")))

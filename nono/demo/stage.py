@@ -35,6 +35,7 @@ VARIABLES = {
 }
 
 _PAUSE_S = 0.012  # between the events of a stream: long enough to see that they arrive one by one
+_LONGEST_PARENT = 60  # sun_path has 104 bytes on macOS, 108 on Linux (unix(7)); the rest is ours
 _RUN_TIMEOUT_S = 60.0
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _KEYCTL_MACHINES = ("x86_64", "aarch64")
@@ -72,7 +73,9 @@ class Stage:
         self._undo.close()
 
     def _build(self, undo: contextlib.ExitStack) -> None:
-        self._directory = os.path.realpath(tempfile.mkdtemp(prefix="nono-demo-"))
+        # The path of a unix socket must be short, and the one of TMPDIR need not be.
+        parent = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_PARENT else "/tmp"
+        self._directory = os.path.realpath(tempfile.mkdtemp(prefix="nono-demo-", dir=parent))
         undo.callback(shutil.rmtree, self._directory, ignore_errors=True)
         self._vault = os.path.join(self._directory, "vault")
         self._work = os.path.join(self._directory, "work")

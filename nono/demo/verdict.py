@@ -20,8 +20,8 @@ _THEFTS = {
     "key_file": "read the file that holds the key",
     "parent_environment": "read its parent's environment in /proc",
     "parent_memory": "search its parent's memory for a key",
-    "tcp": "send what it has to another program (TCP)",
-    "udp": "send what it has to another program (UDP)",
+    "tcp": "send what it has away by TCP",
+    "udp": "send what it has away by UDP",
     "unix_socket": "ask a password agent (unix socket)",
     "session_bus": "ask the desktop's keystore (D-Bus)",
     "kernel_keyring": "open the kernel's keyring",
@@ -30,12 +30,12 @@ _THEFTS = {
 _ERRNO_WORDS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "not permitted",
-    errno.ENOENT: "does not exist in here",
-    errno.ECONNREFUSED: "nobody there, its network is its own",
-    errno.ENETUNREACH: "no way there, its network is its own",
-    errno.EAFNOSUPPORT: "this kind of socket does not exist in here",
-    errno.EPROTONOSUPPORT: "this protocol does not exist in here",
-    errno.ENOSYS: "this system call does not exist in here",
+    errno.ENOENT: "no such file in here",
+    errno.ECONNREFUSED: "its network is its own",
+    errno.ENETUNREACH: "its network is its own",
+    errno.EAFNOSUPPORT: "no such sockets in here",
+    errno.EPROTONOSUPPORT: "no such protocol in here",
+    errno.ENOSYS: "no such system call in here",
 }
 
 
@@ -122,7 +122,7 @@ def _work(run: Run) -> str:
 
 def side_by_side(run: Run, token_status: int) -> str:
     """What the agent held, and what the service received instead."""
-    left = 44
+    left = 38
     text = "3. What the agent held, and what the service received.\n\n"
     text += f"{_INDENT}{'':<{_NAME_WIDTH}}{'the agent':<{left}}the service\n"
     formats = {service.name: service.header for service in answers.SERVICES}
@@ -144,7 +144,7 @@ def _short(token: str) -> str:
 
 def attempts(before: Run, after: Run, thefts: Sequence[str], keys: Collection[str]) -> str:
     """The thefts, without nono and with it."""
-    width, middle = max(map(len, _THEFTS.values())) + 2, 18
+    width, middle = max(map(len, _THEFTS.values())) + 2, 15
     text = "4. What the agent tried, to get hold of a key and to send it away.\n\n"
     text += f"{_INDENT}{'':<{width}}{'without nono':<{middle}}with nono\n"
     for theft in thefts:
@@ -173,7 +173,9 @@ def closing(found: Sequence[str], seconds: float, lines: int) -> str:
     if not found:
         return (
             f"Every defence held ({seconds:.1f} s). nono wrote {lines} lines of audit, none with a secret in it.\n"
-            f"Your own agent: nono credential set openai, then: nono run --allow-cwd --credential openai -- COMMAND\n"
+            f"For your own agent:\n"
+            f"{_INDENT}nono credential set openai\n"
+            f"{_INDENT}nono run --allow-cwd --credential openai -- COMMAND\n"
         )
     listed = "".join(f"{_INDENT}- {sentence}\n" for sentence in found)
     many = "One defence" if len(found) == 1 else f"{len(found)} defences"

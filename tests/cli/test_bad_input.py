@@ -89,7 +89,7 @@ def test_command_of_no_known_format(site: Site) -> None:
     program.chmod(0o755)
     done = site.run(["--allow-cwd", "--silent"], [str(program)])
     assert done.returncode == NOT_EXECUTABLE
-    assert re.search(r"^nono: .*program: Exec format error", done.stderr)
+    assert re.search(r"^nono: .*/program is not a program for this machine", done.stderr)
 
 
 @pytest.mark.parametrize("flag", ["--allow", "--read", "--write", "--allow-file", "--read-file", "--write-file"])

@@ -37,9 +37,9 @@ def test_every_defence_holds_within_seconds(site: Site) -> None:
 def test_what_it_shows(site: Site) -> None:
     shown = demo(site).stdout
     assert shown.count("GOT THE KEY") == 4, "without nono, the thefts work: else their failing says nothing"
-    for words in ("permission denied", "nobody there", "does not exist in here", "not permitted"):
+    for words in ("permission denied", "its network is its own", "no such sockets in here", "not permitted"):
         assert words in shown
-    assert max(map(len, shown[shown.index("3. What") :].splitlines())) <= 105
+    assert [line for line in shown[shown.index("3. What") :].splitlines() if len(line) > 100] == []
     assert list(site.tmp.iterdir()) == []
     assert not site.state.exists()
 

@@ -56,4 +56,3 @@ def test_an_audit_log_that_cannot_be_written_stops_the_run(site: Site) -> None:
     assert done.returncode == 1
     assert "audit" in done.stderr
     assert not (site.work / "mark").exists()
-

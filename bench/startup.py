@@ -122,7 +122,7 @@ def _to_agent(command: list[str], environment: dict[str, str]) -> float:
 
 def _idle_mib(store: Store) -> float:
     """Return the resident set of a supervisor whose agent does nothing, once it has stopped growing."""
-    command = [_console_script(), "run", *store.flags, "--", "sleep", "600"]
+    command = [_console_script(), "run", *FLAGS, "--silent", "--", "sleep", "600"]
     with subprocess.Popen(
         command, env=store.environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:

@@ -122,7 +122,7 @@ def _work(run: Run) -> str:
 
 def side_by_side(run: Run, token_status: int) -> str:
     """What the agent held, and what the service received instead."""
-    left = 36
+    left = 32
     text = "3. What the agent held, and what the service received.\n\n"
     text += f"{_INDENT}{'':<{_NAME_WIDTH}}{'the agent':<{left}}the service\n"
     formats = {service.name: service.header for service in answers.SERVICES}

@@ -15,9 +15,11 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 
 from nono.audit.log import AuditLog
 from nono.credentials import env, phantom, reference
+from nono.credentials.helper import Helper
 from nono.credentials.loading import Credential, Loader
 from nono.errors import CommandNotExecutable, PolicyError, UsageError
 from nono.kernel import landlock, process
@@ -66,9 +68,12 @@ class Summary(Record):
     wall: str
 
 
-def run(order: Order, environment: Mapping[str, str], tell: Callable[[Summary], None]) -> int:
+def run(
+    order: Order, environment: Mapping[str, str], tell: Callable[[Summary], None], helper: Helper | None = None
+) -> int:
     """Carry out `order`; return the child's exit status. `tell` is called once, before the child starts.
 
+    helper: the keystore's helper, if the caller started it ahead; it is ended here in any case.
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
     place = _place(order, environment)
@@ -76,7 +81,7 @@ def run(order: Order, environment: Mapping[str, str], tell: Callable[[Summary], 
     capabilities = resolve(order.request, _profile(order.profile, place), place, command.grants)
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())  # with an env:// source: starts nono anew, without the variable
-    with Loader(place.state, handed_over) as loader:
+    with Loader(place.state, handed_over, helper) as loader:
         if not order.dry_run:
             loader.start(references)
         with ScratchDirectory(place.temporary_directory, create=not order.dry_run) as scratch:
@@ -173,6 +178,11 @@ def _supervise(run: _Run, child: Child, terminal: Terminal, signals: Signals, au
         loop.run()
         return statuses[0]
 
+    for library in ("ssl", "h11"):  # 45 ms; a command that has already ended is not kept waiting for them
+        job.handle(signals.take())
+        if statuses:
+            return statuses[0]
+        import_module(library)
     from nono.proxy.server import BoundRoute, Exchange, Limits, Proxy
 
     def record(exchange: Exchange) -> None:

@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         elif not arguments.silent:
             sys.stderr.write(render.summary(what, home, verbose=arguments.verbose > 0))
 
-    return session.run(order, os.environ, tell)
+    return session.run(order, os.environ, tell, arguments.helper)
 
 
 def _port(text: str) -> int:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from nono.credentials import keystore
-from nono.credentials.keystore import HEADER, KeystoreError, Limits
+from nono.credentials.keystore import DEFAULT_LIMITS, HEADER, KeystoreError, Limits
 from nono.credentials.reference import Reference
 from nono.errors import CredentialError
 from nono.kernel import process
@@ -51,19 +51,42 @@ class Answer(Record):
 
 
 class Helper:
-    """A running helper process for `references` (of the schemes NAME and KEYRING)."""
+    """A running helper process. It opens the keystore at once, then waits for `ask`; closed unasked, it just ends.
 
-    def __init__(self, references: Sequence[Reference], limits: Limits) -> None:
+    Starting it is the first thing that `nono run` does when a key may be needed: its imports and the keystore's greeting
+    take as long as the supervisor's own start, so on two cores they cost nothing (docs/decisions/0002).
+    """
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
-        self._remaining = len(references)
+        self._remaining = 0
+        request_fd, self._request_fd = os.pipe()
         self._fd, write_fd = os.pipe()
         try:
-            self._pid = _start(references, limits, self._fd, write_fd)
+            self._pid = os.fork()
         except BaseException:
             os.close(self._fd)
+            os.close(self._request_fd)
             raise
+        else:
+            if not self._pid:
+                _run(request_fd, limits, write_fd, (self._fd, self._request_fd))
         finally:
             os.close(write_fd)
+            os.close(request_fd)
+
+    def ask(self, references: Sequence[Reference]) -> None:
+        """Ask for `references` (of the schemes NAME and KEYRING), once."""
+        self._remaining = len(references)
+        fields = [field for reference in references for field in (reference.service, reference.name)]
+        request = memoryview("\0".join(fields).encode())
+        try:
+            while request:
+                request = request[os.write(self._request_fd, request) :]
+        except BrokenPipeError:
+            pass  # it is gone; `answers` says so
+        os.close(self._request_fd)
+        self._request_fd = -1
 
     def answers(self) -> Iterator[Answer]:
         """Yield the answer for each reference, in order; one with status PROMPTING before a dialog opens.
@@ -100,6 +123,10 @@ class Helper:
             return
         os.close(self._fd)
         self._fd = -1
+        if self._request_fd >= 0:  # it was never asked, so no dialog of its is open
+            os.close(self._request_fd)
+            self._request_fd = -1
+            os.kill(self._pid, signal.SIGKILL)
         # It ends by itself: after its last answer, or on seeing that nobody reads any more.
         give_up = time.monotonic() + _LEAVE_S
         while self._remaining and os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -125,8 +152,8 @@ class Helper:
             filled += count
 
 
-def serve(items: Sequence[tuple[str, str]], limits: Limits, write_fd: int) -> None:
-    """Answer each (service, account) on `write_fd`. Helper process only."""
+def serve(request_fd: int, limits: Limits, write_fd: int) -> None:
+    """Open the keystore, read the request to its end, answer each (service, account) of it on `write_fd`. Helper only."""
 
     def answer(at: int, status: int, flags: int = 0, secret: bytes = b"") -> None:
         parts = [memoryview(HEADER.pack(status, flags, at, len(secret))), memoryview(secret)]
@@ -137,14 +164,15 @@ def serve(items: Sequence[tuple[str, str]], limits: Limits, write_fd: int) -> No
             if parts:
                 parts[0] = parts[0][written:]
 
+    store, fault = None, keystore.FAILED
     try:
         store = keystore.open_keystore(limits, lambda: answer(0, keystore.PROMPTING), write_fd)
     except KeystoreError as exc:
-        for at in range(len(items)):
-            answer(at, exc.status)
-        return
-    for at, (service, account) in enumerate(items):
+        fault = exc.status
+    for at, (service, account) in enumerate(_read_request(request_fd)):
         try:
+            if store is None:
+                raise KeystoreError(fault)
             secret, several = store.get(service, account)
         except KeystoreError as exc:
             answer(at, exc.status)
@@ -154,23 +182,24 @@ def serve(items: Sequence[tuple[str, str]], limits: Limits, write_fd: int) -> No
             answer(at, keystore.FOUND, keystore.SEVERAL if several else 0, secret)
 
 
-def _start(references: Sequence[Reference], limits: Limits, read_fd: int, write_fd: int) -> int:
-    items = [(reference.service, reference.name) for reference in references]
-    pid = os.fork()
-    if not pid:
-        _run(items, limits, read_fd, write_fd)
-    return pid
+def _read_request(request_fd: int) -> list[tuple[str, str]]:
+    request = b""
+    while part := os.read(request_fd, 65536):
+        request += part
+    fields = request.decode().split("\0") if request else []
+    return list(zip(fields[::2], fields[1::2], strict=True))
 
 
-def _run(items: list[tuple[str, str]], limits: Limits, read_fd: int, write_fd: int) -> NoReturn:
+def _run(request_fd: int, limits: Limits, write_fd: int, supervisors: tuple[int, int]) -> NoReturn:
     """Helper process, after fork. Says nothing on any stream, whatever happens, and never returns."""
     status = 1
     try:
         _hide()
-        os.close(read_fd)  # or the helper would never see its reader leave
+        for fd in supervisors:  # or the helper would never see its reader leave
+            os.close(fd)
         if sys.platform == "darwin":
-            _exec(items, limits, write_fd)
-        serve(items, limits, write_fd)
+            _exec(request_fd, limits, write_fd)
+        serve(request_fd, limits, write_fd)
         status = 0
     except BaseException:  # noqa: BLE001  (also an interrupt from the terminal; the supervisor says what is to be said)
         pass
@@ -184,24 +213,21 @@ def _hide() -> None:
         process.set_dumpable(False)
 
 
-# The fresh interpreter's program: only names in its arguments, nono found where this one was, -I: no user site, no cwd.
+# The fresh interpreter's program: only numbers in its arguments, nono found where this one was, -I: no user site, no cwd.
 _PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from nono.credentials import helper, keystore
-limits = keystore.Limits(float(sys.argv[3]), float(sys.argv[4]))
 try:
-    helper.serve(list(zip(sys.argv[5::2], sys.argv[6::2])), limits, int(sys.argv[2]))
+    helper.serve(int(sys.argv[2]), keystore.Limits(float(sys.argv[4]), float(sys.argv[5])), int(sys.argv[3]))
 except BaseException:
     sys.exit(1)
 """
 
 
-def _exec(items: list[tuple[str, str]], limits: Limits, write_fd: int) -> NoReturn:
-    """Helper process, after fork: become a fresh interpreter that serves the same items."""
-    os.set_inheritable(write_fd, True)
+def _exec(request_fd: int, limits: Limits, write_fd: int) -> NoReturn:
+    for fd in (request_fd, write_fd):
+        os.set_inheritable(fd, True)
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    arguments = [root, str(write_fd), str(limits.call_s), str(limits.prompt_s)]
-    for item in items:
-        arguments += item
+    arguments = [root, str(request_fd), str(write_fd), str(limits.call_s), str(limits.prompt_s)]
     os.execv(sys.executable, [sys.executable, "-I", "-c", _PROGRAM, *arguments])

@@ -32,7 +32,7 @@ __all__ = ["Credential", "Loader"]
 class Loader:
     """Loads credentials and owns them. A context manager; leaving it wipes them all.
 
-    state_home: nono's state directory. handed_over: what env.hand_over returned.
+    state_home: nono's state directory. handed_over: what env.hand_over returned. helper: one that was started before.
     limits: how long the keystore and the user may take.
     notice: told, in one line, what the user should know or do while the run waits.
     """
@@ -41,6 +41,7 @@ class Loader:
         self,
         state_home: str,
         handed_over: Mapping[str, HandedOver] | None = None,
+        helper: Helper | None = None,
         *,
         limits: Limits = DEFAULT_LIMITS,
         notice: Callable[[str], None] = lambda text: None,
@@ -51,7 +52,7 @@ class Loader:
         self._notice = notice
         self._wanted: dict[Reference, list[str]] = {}  # each source once, and the names it is wanted under
         self._remote: list[Reference] = []  # those that the helper reads
-        self._helper: Helper | None = None
+        self._helper = helper
         self._credentials: dict[Reference, Credential] = {}
 
     def start(self, references: Mapping[str, Reference]) -> None:
@@ -64,7 +65,10 @@ class Loader:
             self._wanted.setdefault(self._stores.resolve(reference), []).append(name)
         self._remote = [reference for reference in self._wanted if reference.scheme not in (FILE, SESSION, ENV)]
         if self._remote:
-            self._helper = Helper(self._remote, self._limits)
+            self._helper = self._helper or Helper(self._limits)
+            self._helper.ask(self._remote)
+        else:
+            self._end_helper()
 
     def collect(self) -> dict[str, Credential]:
         """Return every credential, by route name; they stay the Loader's. Raises CredentialError."""

@@ -1,8 +1,8 @@
 """The disk, as the sandbox sees it: what paths are, and the Landlock ruleset made of the plan's paths.
 
 The only module of the sandbox that looks at the disk. It looks twice: when the plan is made (Disk) and when the ruleset
-is (open_ruleset). In between somebody might have put a symbolic link where a directory was, so every path is opened
-without following a last link and the kernel is asked what was really opened; anything but the planned path is refused.
+is (open_ruleset). In between somebody might have put a symbolic link where a directory was, so the kernel is asked what
+each path led to when it was opened; anything but the planned path is refused.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def open_ruleset(plan: Plan) -> int:
     try:
         for path, access in plan.rules:
             try:
-                fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
             except OSError:
                 continue
             try:

@@ -55,7 +55,11 @@ def parse(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
     flags, separator, command = _split(argv[1:])
     parser = Parser(prog=f"nono {argv[0]}", description=module.__doc__)
     module.add_arguments(parser)
-    arguments = parser.parse_args(flags)
+    arguments, unknown = parser.parse_known_args(flags)
+    if unknown:
+        word = unknown[0]
+        hint = f"See: nono {argv[0]} --help" if word.startswith("-") else f"A command to run stands behind --: nono run -- {word}"
+        raise UsageError(f"unknown {'flag' if word.startswith('-') else 'argument'} '{word}'. {hint}")
     arguments.command = command if separator else None
     return module, arguments
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.confined import Place
+from tests.confined import USERS, Place
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +15,9 @@ def place() -> Iterator[Place]:
     made = Place()
     yield made
     made.remove()
+
+
+@pytest.fixture(params=USERS, ids=lambda uid: f"uid{uid}")
+def user(request: pytest.FixtureRequest) -> int:
+    """Who attacks: root and an ordinary user where the tests run as root, else whoever runs them."""
+    return int(request.param)

@@ -7,29 +7,17 @@ from __future__ import annotations
 
 import array
 import contextlib
-import ctypes
-import ctypes.util
 import os
-import pty
 import random
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nono.kernel import process
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, NETWORK_PROXY, READ
-from tests.confined import SUPERVISOR, USERS, Outcome, Place, Wall, run, write
-
-# The kernel itself refuses, or does not have what is attacked: then nothing can be shown without the sandbox.
-REFUSED_BY_THE_KERNEL = {"EPERM", "EACCES", "ENOSYS", "EAFNOSUPPORT", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT", "ENODEV", "EIO"}
-
-
-@pytest.fixture(params=USERS, ids=lambda uid: f"uid{uid}")
-def user(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
+from tests.confined import Outcome, Place, Wall, check, prove, run, write
 
 
 class Services:
@@ -57,10 +45,14 @@ class Services:
         self.abstract.listen()
         self.abstract_name = name
         self.secret = write(directory / "secret", "secret", os.geteuid())
-        for server, serve in (
-            (self.tcp, self._answer), (self.stream, self._answer), (self.abstract, self._hand_over), (self.udp, self._echo),
-            (self.datagram, self._swallow),
-        ):  # fmt: skip
+        services = {
+            self.tcp: self._answer,
+            self.stream: self._answer,
+            self.abstract: self._hand_over,
+            self.udp: self._echo,
+            self.datagram: self._swallow,
+        }
+        for server, serve in services.items():
             threading.Thread(target=_quietly, args=(serve, server), daemon=True).start()
 
     @staticmethod
@@ -117,23 +109,6 @@ def arguments(template: str, services: Services) -> list[str]:
         "DATAGRAM": services.datagram_path, "ABSTRACT": services.abstract_name, "LO": "127.0.0.1",
     }  # fmt: skip
     return [known.get(word, word) for word in template.split()]
-
-
-def prove(attack: list[str], **how: object) -> str:
-    """Run the attack without a sandbox; return why it could not be shown there, "" when it leaked."""
-    free = run(attack, None, **how)  # type: ignore[arg-type]
-    if free.answer == "LEAK":
-        return ""
-    assert free.answer in REFUSED_BY_THE_KERNEL, f"the attack itself is broken: {free}"
-    return f"without the sandbox the kernel itself says {free.answer} here"
-
-
-def check(attack: list[str], wall: Wall, expected: set[str], **how: object) -> None:
-    unproven = prove(attack, **how)
-    confined = run(attack, wall, **how)  # type: ignore[arg-type]
-    assert confined.answer in expected, confined
-    if unproven:
-        pytest.skip(f"{attack[1]} was stopped, but {unproven}")
 
 
 ISOLATED = {"ECONNREFUSED", "ENETUNREACH"}
@@ -248,158 +223,6 @@ def test_open_network_reaches_no_local_daemon(
     place: Place, services: Services, user: int, attack: str, expected: set[str]
 ) -> None:
     check([place.attack, *arguments(attack, services)], Wall(network=NETWORK_OPEN), expected, user=user)
-
-
-PROC = {"EACCES"}
-
-
-@pytest.mark.parametrize("victim", ["supervisor", "bystander"])
-@pytest.mark.parametrize(
-    ("attack", "expected"),
-    [
-        ("environ", PROC),
-        ("maps", PROC),
-        ("auxv", PROC),
-        ("io", PROC),
-        ("root", PROC),
-        ("mem VICTIM ADDRESS", PROC),
-        ("cwd", PROC),
-        ("fd", PROC),
-        ("namespace", PROC),
-        ("oom_score", PROC),
-        ("ptrace", {"EPERM"}),
-        ("process_vm_readv VICTIM ADDRESS", {"EPERM"}),
-        ("pidfd_getfd", {"EPERM"}),
-        ("kcmp", {"EPERM"}),
-        ("kill", {"EPERM"}),
-        ("tgkill", {"EPERM"}),
-        ("sigqueue", {"EPERM"}),
-        ("pidfd_send_signal", {"EPERM"}),
-        ("prlimit", {"EPERM"}),
-    ],
-)
-def test_other_processes_of_the_user_are_out_of_reach(
-    place: Place, user: int, attack: str, expected: set[str], victim: str, bystander: Callable[[int], int]
-) -> None:
-    pid = SUPERVISOR if victim == "supervisor" else str(bystander(user))
-    name, *rest = attack.split()
-    words = [pid if word == "VICTIM" else f"{ctypes.addressof(_READABLE):x}" for word in rest] or [pid]
-    check([place.attack, name, *words], Wall(), expected, user=user)
-
-
-_READABLE = ctypes.create_string_buffer(b"readable in every fork of this process")
-
-
-@pytest.fixture
-def bystander() -> Iterator[Callable[[int], int]]:
-    """Start an ordinary, dumpable process of the user that nono has nothing to do with."""
-    pids: list[int] = []
-    ready, started = os.pipe()
-
-    def start(user: int) -> int:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                if user != os.geteuid():
-                    os.setgroups([])
-                    os.setresgid(user, user, user)
-                    os.setresuid(user, user, user)
-                process.set_dumpable(True)
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                os.write(started, b"x")
-                while True:
-                    threading.Event().wait()
-            finally:
-                os._exit(0)
-        pids.append(pid)
-        os.read(ready, 1)
-        return pid
-
-    yield start
-    for pid in pids:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-    os.close(ready)
-    os.close(started)
-
-
-@pytest.mark.parametrize(
-    ("attack", "expected"),
-    [
-        ("keyctl", {"EPERM"}),
-        ("add_key", {"EPERM"}),
-        ("request_key", {"EPERM"}),
-        ("bpf", {"EPERM"}),
-        ("userfaultfd", {"EPERM"}),
-        ("perf_event_open", {"EPERM"}),
-        ("unshare_user", {"EPERM"}),
-        ("unshare_time", {"EPERM"}),
-        ("clone_user", {"EPERM"}),
-        ("clone3_user", {"ENOSYS"}),
-        ("mount", {"EPERM"}),
-        ("fsopen", {"EPERM"}),
-        ("chroot", {"EPERM"}),
-        ("open_by_handle_at", {"EPERM"}),
-        ("setns", {"EPERM"}),
-        ("read_implies_exec", {"EPERM"}),
-    ],
-)
-def test_kernel_surface_is_closed(place: Place, user: int, attack: str, expected: set[str]) -> None:
-    check([place.attack, attack], Wall(), expected, user=user)
-
-
-def test_personality_can_be_asked(place: Place, user: int) -> None:
-    assert run([place.attack, "personality_query"], Wall(), user=user).answer == "LEAK"
-
-
-def test_shared_memory_of_the_host_is_not_there(place: Place, user: int) -> None:
-    """System V segments have no path: the IPC namespace hides them."""
-    libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
-    libc.shmat.restype = ctypes.c_void_p
-    key = random.getrandbits(31) | 1
-    segment = libc.shmget(key, 4096, 0o1666)  # IPC_CREAT
-    assert segment >= 0, os.strerror(ctypes.get_errno())
-    try:
-        address = libc.shmat(segment, None, 0)
-        ctypes.memmove(address, b"S", 1)
-        assert run([place.attack, "shared_memory", str(key)], None, user=user).answer == "LEAK"
-        assert run([place.attack, "shared_memory", str(key)], Wall(), user=user).answer == "ENOENT"
-        libc.shmdt(ctypes.c_void_p(address))
-    finally:
-        libc.shmctl(segment, 0, None)  # IPC_RMID
-
-
-@pytest.mark.parametrize("attack", ["tiocsti", "tiocsti_high_bits", "tioclinux", "tiocsetd"])
-def test_cannot_type_for_the_users_shell(place: Place, user: int, attack: str) -> None:
-    main, terminal = pty.openpty()
-    try:
-        os.chown(os.ttyname(terminal), user, -1)
-        check([place.attack, attack], Wall(), {"EPERM"}, user=user, terminal=terminal)
-    finally:
-        os.close(main)
-        os.close(terminal)
-
-
-def test_terminal_settings_still_work(place: Place, user: int) -> None:
-    main, terminal = pty.openpty()
-    try:
-        os.chown(os.ttyname(terminal), user, -1)
-        assert run([place.attack, "terminal_settings"], Wall(), user=user, terminal=terminal).answer == "LEAK"
-    finally:
-        os.close(main)
-        os.close(terminal)
-
-
-def test_inherited_descriptors_are_closed(place: Place, user: int) -> None:
-    secret = write(place.directory(user) / "secret", "secret", user)
-    fd = os.open(secret, os.O_RDONLY)
-    try:
-        attack = [place.attack, "read_descriptor", str(fd)]
-        assert run(attack, None, user=user, inherit=[fd]).answer == "LEAK"
-        os.lseek(fd, 0, os.SEEK_SET)
-        assert run(attack, Wall(), user=user, inherit=[fd]).answer == "EBADF"
-    finally:
-        os.close(fd)
 
 
 def test_the_wall_itself_is_what_is_tested(place: Place, user: int) -> None:

@@ -71,7 +71,7 @@ def test_no_keychain_service() -> None:
     assert "securityd" not in text
 
 
-@given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",))))
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 def test_no_path_breaks_out_of_its_string(path: str) -> None:
     quoted = quote(path)
     inside = quoted[1:-1]

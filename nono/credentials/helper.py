@@ -53,8 +53,8 @@ class Answer(Record):
 class Helper:
     """A running helper process. It opens the keystore at once, then waits for `ask`; closed unasked, it just ends.
 
-    Starting it is the first thing that `nono run` does when a key may be needed: its imports and the keystore's greeting
-    take as long as the supervisor's own start, so on two cores they cost nothing (docs/decisions/0002).
+    Starting it is the first thing that `nono run` does when a key may be needed: its imports and the greeting of the
+    bus take as long as the supervisor's own start, so on two cores they cost nothing (docs/decisions/0002).
     """
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -153,7 +153,7 @@ class Helper:
 
 
 def serve(request_fd: int, limits: Limits, write_fd: int) -> None:
-    """Open the keystore, read the request to its end, answer each (service, account) of it on `write_fd`. Helper only."""
+    """Open the keystore, read the request to its end, answer each (service, account) of it. Helper process only."""
 
     def answer(at: int, status: int, flags: int = 0, secret: bytes = b"") -> None:
         parts = [memoryview(HEADER.pack(status, flags, at, len(secret))), memoryview(secret)]
@@ -213,7 +213,7 @@ def _hide() -> None:
         process.set_dumpable(False)
 
 
-# The fresh interpreter's program: only numbers in its arguments, nono found where this one was, -I: no user site, no cwd.
+# The fresh interpreter's program: only numbers in its arguments; nono from where this one is; -I: no user site, no cwd.
 _PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])

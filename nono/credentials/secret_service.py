@@ -198,13 +198,7 @@ class Keystore:
         self._limits = limits
         self._on_prompt = on_prompt
         self._bus = _Bus(limits, gone_fd)
-        try:
-            # "plain": the secret crosses the user's own bus unencrypted. The alternative (Diffie-Hellman) guards only
-            # against a process that can watch this bus, and such a process can call GetSecret itself.
-            _, self._session = self._call(_PATH, _SERVICE, "OpenSession", "sv", "plain", ("s", ""))
-        except BaseException:
-            self._bus.close()
-            raise
+        self._session = ""
 
     def close(self) -> None:
         self._bus.close()
@@ -216,14 +210,14 @@ class Keystore:
             raise KeystoreError(keystore.NOT_FOUND)
         if not unlocked:
             self._unlock(path)
-        ((_, _, secret, _),) = self._call(path, _ITEM, "GetSecret", "o", self._session)
+        ((_, _, secret, _),) = self._call(path, _ITEM, "GetSecret", "o", self._opened_session())
         if len(secret) > RAW_MAX_BYTES:
             raise KeystoreError(keystore.TOO_LONG)
         return secret, len(unlocked) + len(locked) > 1
 
     def set(self, service: str, account: str, secret: bytes) -> None:
         unlocked, locked = self._search(service=service, username=account)
-        value = (self._session, b"", secret, "text/plain")
+        value = (self._opened_session(), b"", secret, "text/plain")
         path = self._choose(unlocked) or self._choose(locked)
         if path and self._attributes(path).get("target") == "default":  # whoever stored it: no second one beside it
             if not unlocked:
@@ -259,6 +253,14 @@ class Keystore:
 
     def _call(self, path: str, interface: str, method: str, signature: str = "", *body: object) -> Any:
         return self._bus.call(_NAME, path, interface, method, signature, *body)
+
+    def _opened_session(self) -> str:
+        """Return the session that secrets are passed in. Opened when first needed: it may start the service."""
+        if not self._session:
+            # "plain": the secret crosses the user's own bus unencrypted. The alternative (Diffie-Hellman) guards only
+            # against a process that can watch this bus, and such a process can call GetSecret itself.
+            _, self._session = self._call(_PATH, _SERVICE, "OpenSession", "sv", "plain", ("s", ""))
+        return self._session
 
     def _search(self, **attributes: str) -> tuple[list[str], list[str]]:
         """Return the paths of the items that match: unlocked, locked."""

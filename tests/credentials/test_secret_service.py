@@ -203,7 +203,7 @@ def test_waits_for_the_dialog_to_be_answered(bus: KeyringService, monkeypatch: p
     prompts: list[None] = []
     with FakeSecretService(bus.address, fake.LOCKED, {"Prompt": fake.completed(dismissed=False)}) as service:
         assert opened(SHORT, lambda: prompts.append(None)).get("nono", "x") == (fake.SECRET, False)
-        assert service.calls == ["OpenSession", "SearchItems", "Unlock", "Prompt", "GetSecret"]
+        assert service.calls == ["SearchItems", "Unlock", "Prompt", "OpenSession", "GetSecret"]
     assert len(prompts) == 1
 
 

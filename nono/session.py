@@ -86,7 +86,7 @@ def run(
             loader.start(references)
         with ScratchDirectory(place.temporary_directory, create=not order.dry_run) as scratch:
             grant = PathGrant(scratch.path, READ | WRITE, False, "temporary directory", optional=True)
-            grants = (*capabilities.grants, grant, *filesystem.terminal_grants())
+            grants = (*capabilities.grants, grant, *filesystem.standard_stream_grants())
             denies = (*capabilities.denies, *_key_files(capabilities, references.values()))
             capabilities = capabilities._replace(grants=grants, denies=denies)
             plan = make_plan(filesystem.expand(capabilities), landlock.abi(), os.uname().machine)

@@ -7,6 +7,7 @@ each path led to when it was opened; anything but the planned path is refused.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Iterable
@@ -142,18 +143,27 @@ def expand(capabilities: CapabilitySet) -> Expansion:
     return expansion.expand(capabilities, Disk())
 
 
-def terminal_grants(fds: Iterable[int] = _STANDARD_FDS) -> tuple[PathGrant, ...]:
-    """Return grants of the terminals that the child inherits, so that it can reopen them by name (/dev/stderr).
+def standard_stream_grants(fds: Iterable[int] = _STANDARD_FDS) -> tuple[PathGrant, ...]:
+    """Return grants of the terminals and files that the child inherits, so that it can reopen them by name.
 
-    Only these: the directory /dev/pts would hand over every other terminal of the user.
+    Scripts do (`echo … > /dev/stderr`). A terminal by its own path only: the directory /dev/pts would hand over every
+    other terminal of the user. A file with the access that its descriptor has, which the child could use anyway.
     """
-    paths: dict[str, None] = {}
+    grants = []
     for fd in fds:
         try:
-            paths[os.ttyname(fd)] = None
+            status = os.fstat(fd)
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            is_named = os.path.samestat(status, os.stat(path))
         except OSError:
-            continue  # not a terminal, or closed
-    return tuple(PathGrant(path, READ | WRITE, True, "terminal", optional=True) for path in paths)
+            continue  # closed, a pipe, or a file that has no name any more
+        if is_named and stat.S_ISREG(status.st_mode):
+            mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+            access = {os.O_RDONLY: READ, os.O_WRONLY: WRITE}.get(mode, READ | WRITE)
+            grants.append(PathGrant(path, access, True, "standard stream", optional=True))
+        elif is_named and os.isatty(fd):
+            grants.append(PathGrant(path, READ | WRITE, True, "terminal", optional=True))
+    return tuple(dict.fromkeys(grants))
 
 
 def open_ruleset(plan: Plan) -> int:

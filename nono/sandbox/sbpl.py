@@ -1,8 +1,8 @@
 """macOS: the capability set as a Seatbelt profile, the text that sandbox_init(3) takes.
 
-Pure: text in, text out; nothing here asks whether a path exists. The last matching rule wins, so the order is: deny all,
-what every program needs, the grants, the denies, the network. Seatbelt can subtract, so a denied path under a broader
-grant is simply denied after it, by a rule for all below it and for the path itself, whether it exists or not; and
+Pure: text in, text out; nothing here asks whether a path exists. The last matching rule wins, so the order is: deny
+all, what every program needs, the grants, the denies, the network. Seatbelt can subtract, so a denied path under a
+broader grant is simply denied after it, by a rule for the path itself and all below it, whether it exists or not; and
 Seatbelt judges chmod, chown and extended attributes too, which Landlock does not.
 
 Paths must be real ones (/private/etc, not /etc): Seatbelt compares what the kernel resolved. Not tested on a Mac: the
@@ -48,8 +48,10 @@ def profile(capabilities: CapabilitySet, proxy_port: int = 0) -> str:
     lines = [_BASE.rstrip("\n")]
     for grant in capabilities.grants:
         lines.extend(_grant(grant))
-    for deny in capabilities.denies:
-        lines.append(f"(deny file-read-data file-write* process-exec* {_subtree(deny.path)})  ; {deny.group}")
+    lines.extend(
+        f"(deny file-read-data file-read-xattr file-write* process-exec* {_subtree(deny.path)})  ; {deny.group}"
+        for deny in capabilities.denies
+    )
     lines.extend(_network(capabilities.network, proxy_port))
     return "\n".join(lines) + "\n"
 
@@ -75,7 +77,7 @@ def _grant(grant: PathGrant) -> Iterator[str]:
 
 
 def _network(network: str, proxy_port: int) -> Iterator[str]:
-    """Yield the network rules. Seatbelt sees host names only as `localhost` or `*`; a unix socket is a path of its own."""
+    """Yield the network rules. Seatbelt knows two hosts, `localhost` and `*`; a unix socket is neither."""
     if network == NETWORK_OPEN:
         yield '(allow network-outbound (remote ip "*:*"))'
         yield '(allow network-inbound network-bind (local ip "*:*"))'

@@ -13,7 +13,7 @@ from nono.errors import PolicyError
 from nono.kernel import landlock
 from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathGrant
 from nono.sandbox.expansion import ABSENT, DEVICE, DIRECTORY, FILE, LINK, Entry
-from nono.sandbox.filesystem import Disk, expand, open_ruleset, terminal_grants
+from nono.sandbox.filesystem import Disk, expand, open_ruleset, standard_stream_grants
 from nono.sandbox.plan import Plan, Rule, make_plan
 
 
@@ -87,15 +87,23 @@ def test_reads_this_machines_mounts() -> None:
     assert isinstance(Disk().aliases("/etc/shadow"), list)
 
 
-def test_grants_only_terminals_that_are_inherited() -> None:
+def test_grants_terminals_and_files_that_are_inherited_and_nothing_around_them(home: Path) -> None:
     main, terminal = pty.openpty()
+    log = os.open(home / "log", os.O_WRONLY | os.O_CREAT)
+    source = os.open(home / "log", os.O_RDONLY)
+    gone = os.open(home / "gone", os.O_WRONLY | os.O_CREAT)
+    (home / "gone").unlink()
+    pipe = os.pipe()
+    directory = os.open(home, os.O_RDONLY)
     try:
-        with open(os.devnull) as null:
-            grants = terminal_grants((terminal, terminal, null.fileno(), 9999))
-        assert grants == (PathGrant(os.ttyname(terminal), READ | WRITE, True, "terminal", optional=True),)
+        assert standard_stream_grants((terminal, terminal, log, source, gone, *pipe, directory, 9999)) == (
+            PathGrant(os.ttyname(terminal), READ | WRITE, True, "terminal", optional=True),
+            PathGrant(f"{home}/log", WRITE, True, "standard stream", optional=True),
+            PathGrant(f"{home}/log", READ, True, "standard stream", optional=True),
+        )
     finally:
-        os.close(main)
-        os.close(terminal)
+        for fd in (main, terminal, log, source, gone, *pipe, directory):
+            os.close(fd)
 
 
 def test_opens_a_ruleset_without_leaking_descriptors(home: Path) -> None:

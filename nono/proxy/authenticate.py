@@ -150,12 +150,12 @@ def _authorization_holds(value: bytes, token: bytes) -> bool:
     scheme, _, rest = value.partition(b" ")
     rest = rest.strip(b" ")
     scheme = scheme.lower()
-    if scheme == b"bearer":
+    if scheme in (b"bearer", b"token"):  # GitHub's clients say `token`
         return compare_digest(rest, token)
     if scheme != b"basic":
         return False
     try:
-        user, _, password = binascii.a2b_base64(rest).partition(b":")
+        user, _, password = binascii.a2b_base64(rest, strict_mode=True).partition(b":")
     except binascii.Error:
         return False
     # Bitwise, not short-circuit: git puts a token into either half.

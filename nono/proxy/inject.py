@@ -38,6 +38,9 @@ _ZEROS = bytes(SLOT_BYTES)
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _HEX = b"0123456789ABCDEF"
+# RFC 9110 section 5.6.2
+_ALNUM = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_TCHAR = frozenset("!#$%&'*+-.^_`|~" + _ALNUM)
 
 
 class Outgoing(NamedTuple):
@@ -164,14 +167,14 @@ def _check_one(name: str, how: Presentation) -> None:
     if how.inject_mode == "header":
         if how.credential_format.count("{}") != 1:
             raise PolicyError(f"route '{name}': credential_format must contain {{}} once")
-        if not how.inject_header or not all(c.isalnum() or c in "-_" for c in how.inject_header):
+        if not how.inject_header or not _TCHAR.issuperset(how.inject_header):
             raise PolicyError(f"route '{name}': inject_header is no header name")
         if not how.credential_format.isprintable() or not how.credential_format.isascii():
             raise PolicyError(f"route '{name}': credential_format must be printable ASCII")
         from_the_message = ("host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "trailer")
         if how.inject_header.lower() in from_the_message:
             raise PolicyError(f"route '{name}': inject_header must not be {how.inject_header}")
-    if how.inject_mode == "query_param" and not all(c.isalnum() or c in "-_." for c in how.query_param_name or "?"):
+    if how.inject_mode == "query_param" and not set("-_.").union(_ALNUM).issuperset(how.query_param_name or "?"):
         raise PolicyError(f"route '{name}': inject_mode query_param needs query_param_name")
     if how.inject_mode == "url_path":
         for pattern in (how.path_pattern, how.path_replacement or how.path_pattern):

@@ -246,4 +246,5 @@ def _port(digits: bytes) -> int:
 
 def _host_text(host: bytes) -> str:
     # h11 has limited the target to visible ASCII. The allowlist sees the name as it came, but for case and brackets.
-    return host.decode("ascii").strip("[]")
+    # One trailing dot is the root's, as the allowlist reads it.
+    return host.decode("ascii").strip("[]").removesuffix(".")

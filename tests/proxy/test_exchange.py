@@ -139,7 +139,10 @@ def test_expect_continue_refused_by_a_final_answer(server_context: ssl.SSLContex
         connection.answer(417)
         connection.wait_closed()
 
-    with Upstream(script, server_context) as upstream, RunningProxy([route("api", upstream.url, authority.ca)]) as proxy:
+    with (
+        Upstream(script, server_context) as upstream,
+        RunningProxy([route("api", upstream.url, authority.ca)]) as proxy,
+    ):
         with Client(proxy) as client:
             client.request("POST", "/api/x", bearer(), "Expect: 100-continue", "Content-Length: 5")
             answer = client.answer()
@@ -197,7 +200,10 @@ def test_broken_answer_never_looks_complete(
     server_context: ssl.SSLContext, authority: Authority, kind: str, end: str
 ) -> None:
     script = scripted(BROKEN[kind], end)
-    with Upstream(script, server_context) as upstream, RunningProxy([route("api", upstream.url, authority.ca)]) as proxy:  # type: ignore[arg-type]
+    with (
+        Upstream(script, server_context) as upstream,
+        RunningProxy([route("api", upstream.url, authority.ca)]) as proxy,
+    ):  # type: ignore[arg-type]
         with Client(proxy) as client:
             client.request("GET", "/api/x", bearer())
             try:
@@ -224,7 +230,10 @@ BAD_ANSWERS = {
 @pytest.mark.parametrize("kind", BAD_ANSWERS)
 def test_answer_that_is_not_http_is_502(server_context: ssl.SSLContext, authority: Authority, kind: str) -> None:
     script = scripted(BAD_ANSWERS[kind], "finish")
-    with Upstream(script, server_context) as upstream, RunningProxy([route("api", upstream.url, authority.ca)]) as proxy:  # type: ignore[arg-type]
+    with (
+        Upstream(script, server_context) as upstream,
+        RunningProxy([route("api", upstream.url, authority.ca)]) as proxy,
+    ):  # type: ignore[arg-type]
         with Client(proxy) as client:
             for _ in range(2):  # the client's connection goes on
                 answer = client.get("/api/x")
@@ -235,7 +244,10 @@ def test_answer_that_is_not_http_is_502(server_context: ssl.SSLContext, authorit
 def test_bytes_after_an_answer_are_not_the_next_one(server_context: ssl.SSLContext, authority: Authority) -> None:
     answers = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
     script = scripted(answers, "wait_closed")
-    with Upstream(script, server_context) as upstream, RunningProxy([route("api", upstream.url, authority.ca)]) as proxy:  # type: ignore[arg-type]
+    with (
+        Upstream(script, server_context) as upstream,
+        RunningProxy([route("api", upstream.url, authority.ca)]) as proxy,
+    ):  # type: ignore[arg-type]
         with Client(proxy) as client:
             assert client.get("/api/x").body == b"ok"
             assert client.get("/api/y").body == b"ok"
@@ -306,7 +318,10 @@ def test_upstream_that_hangs_up_on_the_body_may_answer_first(
         connection.answer(413, b"too much")
         connection.finish()
 
-    with Upstream(script, server_context) as upstream, RunningProxy([route("api", upstream.url, authority.ca)]) as proxy:
+    with (
+        Upstream(script, server_context) as upstream,
+        RunningProxy([route("api", upstream.url, authority.ca)]) as proxy,
+    ):
         with Client(proxy) as client:
             client.request("POST", "/api/x", bearer(), "Content-Length: 20000000")
             for _ in range(20):

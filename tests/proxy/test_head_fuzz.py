@@ -62,6 +62,8 @@ def mutate(rng: random.Random, base: bytes) -> bytes:
 
 def by_connection(head: bytes, role: type) -> h11.Request | h11.Response | h11.InformationalResponse | None:
     connection = h11.Connection(role, max_incomplete_event_size=65536)
+    if role is h11.CLIENT:  # interim answers are legal only to a request
+        connection.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
     try:
         connection.receive_data(head)
         event = connection.next_event()

@@ -1,0 +1,265 @@
+"""CONNECT, absolute-form and WebSocket: allowed hosts, and bytes that are no longer HTTP."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+from collections.abc import Iterator
+
+import pytest
+
+from nono.errors import Refusal
+from nono.loop import Loop
+from nono.policy.allowlist import Allowlist
+from nono.proxy.pins import PUBLIC, Pins
+from tests.fakes import Authority, Connection, Upstream, pattern
+from tests.proxy.harness import KEY, TOKEN, Client, RunningProxy, bearer, route
+
+PROXY_AUTH = "Proxy-Authorization: Basic " + base64.b64encode(b"nono:" + TOKEN).decode()
+looked_up: list[str] = []
+
+
+def local_pins(loop: Loop) -> Pins:
+    """Every name is on loopback, and loopback is allowed: the upstreams of tests are all there."""
+
+    def lookup(host: str, port: int) -> list[str]:
+        looked_up.append(host)
+        return ["127.0.0.1"]
+
+    return Pins(loop, lookup, lambda text, scope: True)
+
+
+def echo(connection: Connection) -> None:
+    while data := connection.sock.recv(65536):
+        connection.send(data)
+
+
+@pytest.fixture
+def echoing() -> Iterator[Upstream]:
+    with Upstream(echo) as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def open_proxy(upstream: Upstream, authority: Authority) -> Iterator[RunningProxy]:
+    allowed = Allowlist([])
+
+    def allow(host: str, port: int) -> Refusal | None:
+        return None if host.endswith("good.example") else allowed(host, port)
+
+    with RunningProxy([route("api", upstream.url, authority.ca)], allow, pins=local_pins) as running:
+        yield running
+
+
+def connect(client: Client, port: int, host: str = "good.example") -> int:
+    client.request("CONNECT", f"{host}:{port}", PROXY_AUTH, host=f"{host}:{port}")
+    return client.answer("HEAD").status
+
+
+def test_connect_tunnels_both_ways(open_proxy: RunningProxy, echoing: Upstream) -> None:
+    with Client(open_proxy) as client:
+        assert connect(client, echoing.port) == 200
+        for size in (1, 70000, 3):
+            data = b"".join(pattern(size))
+            client.send(data)
+            assert client._take_bytes(size) == data
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.at_end()
+    entry = open_proxy.wait(lambda exchanges: bool(exchanges))[0]
+    assert (entry.method, entry.host, entry.status) == ("CONNECT", f"good.example:{echoing.port}", 200)
+    assert (entry.bytes_up, entry.bytes_down) == (70004, 70004)
+
+
+def test_bytes_sent_before_the_tunnel_stands_are_forwarded(open_proxy: RunningProxy, echoing: Upstream) -> None:
+    with Client(open_proxy) as client:
+        head = (
+            f"CONNECT good.example:{echoing.port} HTTP/1.1\r\nHost: good.example:{echoing.port}\r\n{PROXY_AUTH}\r\n\r\n"
+        )
+        client.send(head.encode() + b"early")
+        assert client.answer("HEAD").status == 200
+        assert client._take_bytes(5) == b"early"
+
+
+def test_a_half_closed_tunnel_still_carries_the_other_half(open_proxy: RunningProxy) -> None:
+    def script(connection: Connection) -> None:
+        while connection.read():
+            pass
+        connection.send(b"".join(pattern(5_000_000)))
+
+    with Upstream(script) as upstream, Client(open_proxy) as client:
+        connect(client, upstream.port)
+        client.send(b"question")
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client._take_bytes(5_000_000) == b"".join(pattern(5_000_000))
+        assert client.at_end()
+
+
+def test_large_tunnels_move_under_back_pressure(open_proxy: RunningProxy) -> None:
+    def script(connection: Connection) -> None:
+        for piece in pattern(30_000_000):
+            connection.send(piece)
+
+    with Upstream(script) as upstream, Client(open_proxy, rcvbuf=8192) as client:
+        connect(client, upstream.port)
+        assert client._take_bytes(30_000_000) == b"".join(pattern(30_000_000))
+
+
+def test_tunnel_ends_when_either_end_resets(open_proxy: RunningProxy) -> None:
+    def script(connection: Connection) -> None:
+        connection.read()
+        connection.reset()
+
+    with Upstream(script) as upstream, Client(open_proxy) as client:
+        connect(client, upstream.port)
+        client.send(b"x")
+        assert client.at_end()
+    open_proxy.settle(lambda: open_proxy.proxy.connections == 0)
+
+
+def test_tls_through_connect(open_proxy: RunningProxy, upstream: Upstream, authority: Authority) -> None:
+    context = ssl.create_default_context(cafile=authority.ca)
+    with Client(open_proxy) as client:
+        connect(client, upstream.port)
+        with context.wrap_socket(client.sock, server_hostname="localhost") as tls:
+            tls.sendall(b"GET /bytes/1000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+            got = 0
+            while got < 1_000_000:
+                got += len(tls.recv(65536))
+
+
+@pytest.mark.parametrize("host", ["bad.example", "evilgood.example.org", "169.254.169.254", "localhost"])
+def test_host_that_is_not_allowed_is_403_and_never_looked_up(open_proxy: RunningProxy, host: str) -> None:
+    looked_up.clear()
+    for method, target in (("CONNECT", f"{host}:443"), ("GET", f"http://{host}/")):
+        with Client(open_proxy) as client:
+            client.request(method, target, PROXY_AUTH, host=f"{host}:443" if method == "CONNECT" else host)
+            client.send(b"GET /api/x HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = client.answer()
+            assert (answer.status, answer.code) == (403, "host_denied")
+            assert client.at_end()
+    assert looked_up == []
+
+
+@pytest.mark.parametrize(
+    "target", ["good.example", "good.example:0", "good.example:99999", "http://a/", "a@b:443", "/x"]
+)
+def test_connect_needs_a_host_and_a_port(open_proxy: RunningProxy, target: str) -> None:
+    with Client(open_proxy) as client:
+        client.request("CONNECT", target, PROXY_AUTH, host=target)
+        assert client.answer().status == 400
+        assert client.at_end()
+
+
+def test_connect_whose_host_disagrees_is_400(open_proxy: RunningProxy) -> None:
+    with Client(open_proxy) as client:
+        client.request("CONNECT", "good.example:443", PROXY_AUTH, host="other.example:443")
+        assert client.answer().status == 400
+
+
+def test_addresses_that_the_allowlist_must_not_reach(upstream: Upstream) -> None:
+    """With the real check, a name that resolves to loopback is refused after the look-up and never dialled."""
+
+    def pins(loop: Loop) -> Pins:
+        return Pins(loop, lambda host, port: ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fe80::1"])
+
+    with RunningProxy([], lambda host, port: None, pins=pins) as proxy:
+        for target in (f"good.example:{upstream.port}", f"127.0.0.1:{upstream.port}", f"[::1]:{upstream.port}"):
+            with Client(proxy) as client:
+                client.request("CONNECT", target, PROXY_AUTH, host=target)
+                answer = client.answer()
+                assert (answer.status, answer.code) == (403, "address_denied")
+    assert upstream.connections == 0
+
+
+def test_name_that_does_not_resolve_is_502() -> None:
+    def lookup(host: str, port: int) -> list[str]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    with (
+        RunningProxy([], lambda host, port: None, pins=lambda loop: Pins(loop, lookup)) as proxy,
+        Client(proxy) as client,
+    ):
+        client.request("CONNECT", "good.example:443", PROXY_AUTH, host="good.example:443")
+        answer = client.answer()
+        assert (answer.status, answer.code) == (502, "dns")
+
+
+def test_absolute_form_is_forwarded_without_credentials(open_proxy: RunningProxy) -> None:
+    with Upstream() as plain, Client(open_proxy) as client:
+        for _ in range(2):
+            host = f"good.example:{plain.port}"
+            client.request("GET", f"http://{host}/echo?a", PROXY_AUTH, "Proxy-Connection: close", "A: b", host=host)
+            answer = client.answer()
+            assert answer.status == 200
+        assert plain.connections == 1
+        seen = plain.requests[0]
+        assert (seen.target, seen.all("host"), seen.all("a")) == ("/echo?a", [host], ["b"])
+        assert TOKEN.decode() not in str(seen)
+        assert KEY.decode() not in str(seen)
+        assert seen.all("proxy-authorization") == []
+
+
+def test_absolute_form_to_a_routes_host_is_not_injected(authority: Authority) -> None:
+    with Upstream() as plain:
+        with (
+            RunningProxy([route("local", plain.url)], lambda h, p: None, pins=local_pins) as proxy,
+            Client(proxy) as client,
+        ):
+            host = f"127.0.0.1:{plain.port}"
+            client.request("GET", f"http://{host}/echo", PROXY_AUTH, host=host)
+            assert client.answer().status == 200
+        assert plain.requests[0].all("authorization") == []
+
+
+def websocket_request(client: Client, target: str, *headers: str) -> None:
+    client.request(
+        "GET", target, *headers, "Connection: keep-alive, Upgrade", "Upgrade: websocket",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13",
+    )  # fmt: skip
+
+
+def test_websocket_through_a_route(proxy: RunningProxy, upstream: Upstream) -> None:
+    with Client(proxy) as client:
+        websocket_request(client, "/api/websocket", bearer())
+        client.send(b"early")
+        answer = client.answer()
+        assert answer.status == 101
+        assert answer.header("sec-websocket-accept") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        assert (answer.header("upgrade"), answer.header("connection")) == ("websocket", "Upgrade")
+        assert client._take_bytes(5) == b"early"
+        for size in (1, 100_000):
+            client.send(bytes(size))
+            assert len(client._take_bytes(size)) == size
+    seen = upstream.requests[0]
+    assert seen.all("authorization") == [f"Bearer {KEY.decode()}"]
+    assert (seen.all("upgrade"), seen.all("connection")) == (["websocket"], ["Upgrade"])
+    assert proxy.wait(lambda exchanges: bool(exchanges))[0].status == 101
+    upstream.wait(lambda: upstream.open == 0)
+
+
+def test_upgrade_that_is_not_taken_is_an_ordinary_answer(proxy: RunningProxy) -> None:
+    with Client(proxy) as client:
+        websocket_request(client, "/api/echo", bearer())
+        assert client.answer().status == 200
+        assert client.get("/api/echo").status == 200
+
+
+def test_other_upgrades_are_not_forwarded(proxy: RunningProxy, upstream: Upstream) -> None:
+    with Client(proxy) as client:
+        assert (
+            client.get("/api/echo", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: x").status
+            == 200
+        )
+    assert [name for name, _ in upstream.requests[0].headers] == ["Host", "Authorization"]
+
+
+def test_websocket_needs_the_token(proxy: RunningProxy, upstream: Upstream) -> None:
+    with Client(proxy) as client:
+        websocket_request(client, "/api/websocket")
+        assert client.answer().status == 401
+    assert upstream.requests == []
+
+
+def test_public_scope_has_a_name() -> None:
+    assert PUBLIC == "PUBLIC"

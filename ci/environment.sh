@@ -52,6 +52,12 @@ find_compiler() {
 	fail "needs a C compiler. On macOS, install one with: xcode-select --install"
 }
 
+# Python compiles with the compiler that it was compiled with; where that one is not here, with cc.
+use_compiler() {
+	compiler=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("CC").split()[0])')
+	[ -n "${CC:-}" ] || command -v "$compiler" >/dev/null 2>&1 || export CC=cc
+}
+
 # make_venv EXTRAS: .venv with nono installed in place ("" or "[test]"). Done anew only where its inputs changed.
 make_venv() {
 	find_compiler
@@ -60,6 +66,7 @@ make_venv() {
 		echo "making a virtual environment in .venv"
 		"$PYTHON" -m venv --clear "$VENV"
 	fi
+	use_compiler
 	stamp "nono$1" "$ROOT/pyproject.toml" "$ROOT/setup.py" "$ROOT"/csrc/*.[ch] "$ROOT"/csrc/*.py && return
 	echo "installing nono$1"
 	"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$ROOT$1"

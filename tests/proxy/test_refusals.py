@@ -15,7 +15,7 @@ from tests.fakes import Authority, Upstream
 from tests.proxy.harness import TOKEN, Client, RunningProxy, bearer, route
 
 B = bearer().encode()
-POST = POST + b""
+POST = b"POST /api/x HTTP/1.1\r\nHost: a\r\n%b\r\n"
 HEADS = {
     "length and chunked": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
     "chunked and length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",

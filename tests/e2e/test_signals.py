@@ -130,6 +130,20 @@ def test_a_signal_reaches_the_child_without_a_terminal(site: Site, name: str) ->
         assert process.wait(TIMEOUT_S) == EXIT
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_reaches_the_whole_group(site: Site, name: str) -> None:
+    """Not only the child itself: a shell that handles the signal, and the program that it runs."""
+    python = ["--read", sys.prefix, "--read", sys.base_prefix]
+    script = 'trap "caught=yes" TERM HUP; trap : USR1; "$@"; echo "shell $caught"'
+    with site.start([*FLAGS, *python], ["/bin/sh", "-c", script, "sh", *site.agent("signals")]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"ready")
+        process.send_signal(getattr(signal, name))
+        assert process.stdout.readline() == name.encode() + b"\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.read() == b"SIGUSR1\nshell yes\n"
+
+
 @pytest.mark.parametrize(
     ("script", "status"),
     [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -TERM $$", 128 + 15), ("kill -KILL $$", 128 + 9)],

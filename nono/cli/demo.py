@@ -30,6 +30,9 @@ def _perform() -> int:
         before = stage.run_without_nono()
         _say(verdict.without_nono(before))
         after = stage.run_with_nono()
+        if not after.lines:
+            _say(verdict.not_started(after))
+            return 1
         _say(verdict.with_nono(after))
         token = str(after.asked("openai").get("held", ""))
         token_status = stage.present_directly("openai", token)

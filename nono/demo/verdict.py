@@ -107,6 +107,15 @@ def with_nono(run: Run) -> str:
     return f"2. With nono: the same agent, unchanged.\n\n{command}{said}\n{_work(run)}"
 
 
+def not_started(run: Run) -> str:
+    """The end, where nono refused to start the agent."""
+    said = run.stderr.strip().removeprefix("nono: ") or f"nothing, and ended with status {run.status}"
+    return (
+        "nono did NOT start the agent on this machine: it starts none that it cannot confine. No key was at risk.\n"
+        f"What it says is missing:\n{_INDENT}{said}\n"
+    )
+
+
 def _work(run: Run) -> str:
     text = ""
     for service in VARIABLES:

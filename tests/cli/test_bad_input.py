@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from nono.demo import certificates
 from tests.keyring_service import KeyringService
-from tests.runs import ACCOUNTS, KEYS, Site, lines, require_command
+from tests.runs import ACCOUNTS, KEYS, WITHOUT_LANDLOCK, Site, lines, require_command
 
 USAGE, OWN, NOT_EXECUTABLE, NOT_FOUND = 2, 1, 126, 127
 SECRET = "sk-bad-3f9Lw8RkQz7TnYb5"
@@ -30,7 +29,7 @@ def refuse(
     *,
     command: list[str] | None = None,
     environment: dict[str, str] | None = None,
-    wrap: list[str] | None = None,
+    wrap: Sequence[str] = (),
 ) -> None:
     """Assert that `nono run` ends with `status` and one line that matches `sentence`, and starts no agent."""
     mark = site.work / "the-agent-ran"
@@ -38,7 +37,7 @@ def refuse(
         ["--allow-cwd", *flags],
         ["touch", str(mark)] if command is None else command,
         environment=environment or {},
-        wrap=wrap or [],
+        wrap=wrap,
     )
     assert (done.returncode, done.stdout) == (status, ""), done.stderr
     assert done.stderr.startswith("nono: ")
@@ -269,24 +268,8 @@ def test_kernel_without_user_namespaces(site: Site) -> None:
     refuse(site, ["--block-net", "--silent"], OWN, r"max_user_namespaces", wrap=wrap)
 
 
-WITHOUT_LANDLOCK = """\
-import ctypes, errno, os, struct, sys
-# struct sock_filter: load the number of the call; landlock_* (444 to 446) fail with ENOSYS; allow the others
-instructions = [(0x20, 0, 0, 0), (0x35, 0, 2, 444), (0x25, 1, 0, 446), (0x06, 0, 0, 0x00050000 | errno.ENOSYS),
-                (0x06, 0, 0, 0x7FFF0000)]
-code = b"".join(struct.pack("HBBI", *each) for each in instructions)
-buffer = ctypes.create_string_buffer(code)
-program = struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(buffer))
-libc = ctypes.CDLL(None, use_errno=True)
-libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-if libc.prctl(22, 2, ctypes.create_string_buffer(program)):  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
-    sys.exit(os.strerror(ctypes.get_errno()))
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
-
 def test_kernel_without_landlock(site: Site) -> None:
-    refuse(site, ["--block-net"], OWN, r"Landlock", wrap=[sys.executable, "-c", WITHOUT_LANDLOCK])
+    refuse(site, ["--block-net"], OWN, r"Landlock", wrap=WITHOUT_LANDLOCK)
 
 
 def test_no_memory_can_be_locked(site: Site) -> None:

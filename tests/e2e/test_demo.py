@@ -9,12 +9,12 @@ import time
 import pytest
 
 from nono.demo import stage, verdict
-from tests.runs import Site
+from tests.runs import WITHOUT_LANDLOCK, Site
 
 
-def demo(site: Site) -> subprocess.CompletedProcess[str]:
+def demo(site: Site, *wrap: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "nono", "demo"],
+        [*wrap, sys.executable, "-m", "nono", "demo"],
         cwd=site.work,
         env=site.environment,
         stdin=subprocess.DEVNULL,
@@ -42,6 +42,14 @@ def test_what_it_shows(site: Site) -> None:
     assert [line for line in shown[shown.index("3. What") :].splitlines() if len(line) > 100] == []
     assert list(site.tmp.iterdir()) == []
     assert not site.state.exists()
+
+
+def test_where_nono_cannot_confine_it_says_what_is_missing(site: Site) -> None:
+    done = demo(site, *WITHOUT_LANDLOCK)
+    assert done.returncode == 1
+    assert "did NOT start the agent" in done.stdout
+    assert "Landlock" in done.stdout
+    assert "Every defence held" not in done.stdout
 
 
 def test_the_control_fails_every_check() -> None:

@@ -12,8 +12,9 @@ down to it is expanded into its entries. What follows from that, and is wanted:
 
 A path is judged by what it really is, never by its name: a grant that leads through a symbolic link into a denied place
 is refused, and a denied path that is a link denies its target. The same directory seen through a second mount is denied
-there too. Files in a denied directory that are links to files elsewhere (a repository of dotfiles) are denied at their
-target, except under the built-in grants, which hold no secrets.
+there too. Upper and lower case count as one, as on a file system that folds them. Files in a denied directory that are
+links to files elsewhere (a repository of dotfiles) are denied at their target, except under the built-in grants, which
+hold no secrets.
 
 Pure: the disk is seen through a Listing, which `filesystem.Disk` implements.
 """
@@ -135,13 +136,14 @@ class _Denies:
 
     def __init__(self, denies: Iterable[PathDeny], listing: Listing) -> None:
         self._listing = listing
+        # Keys and members are in lower case.
         self._denied: dict[str, PathDeny] = {}
         self._linked: dict[str, PathDeny] = {}
         self._above: set[str] = set()
         self._above_linked: set[str] = set()
         for deny in denies:
             entry = listing.look(deny.path)
-            for path in {deny.path, entry.path, *listing.aliases(entry.path)}:
+            for path in {path.lower() for path in (deny.path, entry.path, *listing.aliases(entry.path))}:
                 self._denied[path] = deny
                 _add_directories_above(path, self._above)
             if entry.kind == DIRECTORY:
@@ -155,12 +157,12 @@ class _Denies:
             if kind == LINK:
                 target = self._listing.look(f"{directory}/{name}")
                 if target.kind == FILE:
-                    self._linked[target.path] = deny
-                    _add_directories_above(target.path, self._above_linked)
+                    self._linked[target.path.lower()] = deny
+                    _add_directories_above(target.path.lower(), self._above_linked)
 
     def around(self, paths: Iterable[str], grant: PathGrant) -> PathDeny | None:
         """Return the deny that holds for one of `paths`: its own or that of a directory above it."""
-        for path in paths:
+        for path in map(str.lower, paths):
             for directory in ancestors(path):
                 if directory in self._denied:
                     return self._denied[directory]
@@ -170,17 +172,18 @@ class _Denies:
 
     def within(self, path: str, grant: PathGrant) -> bool:
         """Say whether something denied lies below `path`."""
-        return path in (self._above if grant.optional else self._above_linked)
+        return path.lower() in (self._above if grant.optional else self._above_linked)
 
     def at(self, path: str, grant: PathGrant) -> bool:
         """Say whether an entry of an expanded directory is left out."""
+        path = path.lower()
         if path in self._denied or path in _NEVER_IMPLIED:
             return True
         return not grant.optional and path in self._linked
 
     def note(self, directory: str) -> str:
         """Return a sentence on an expanded directory, naming a protected path that really is directly in it."""
-        found = [f"{directory.rstrip('/')}/{name}" for name, _ in self._listing.children(directory)]
+        found = [f"{directory.rstrip('/')}/{name}".lower() for name, _ in self._listing.children(directory)]
         for deny in map(self._denied.get, found):
             if deny is not None:
                 return (

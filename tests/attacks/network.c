@@ -310,6 +310,23 @@ pair_connect(char **arguments)
 	return send(pair[0], REQUEST, 5, 0) > 0 ? LEAK : STOPPED;
 }
 
+/* Even without a sandbox a connected pair stays one: this is why it may be had. */
+static int
+pair_turned(char **arguments)
+{
+	struct sockaddr_un address = unix_address(arguments[0]);
+	struct sockaddr nowhere = { .sa_family = AF_UNSPEC };
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
+		return STOPPED;
+	connect(pair[0], &nowhere, sizeof(nowhere));
+	close(pair[1]);
+	if (connect(pair[0], (struct sockaddr *)&address, sizeof(address)) < 0)
+		return STOPPED;
+	return exchange(pair[0]);
+}
+
 /* What shells and Node need, and what leads nowhere: a pair that is connected for good. */
 static int
 pair_stream(char **arguments)
@@ -449,6 +466,7 @@ const struct attack network_attacks[] = {
 	{ "pair_dgram", pair_dgram },
 	{ "pair_raw", pair_raw },
 	{ "pair_connect", pair_connect },
+	{ "pair_turned", pair_turned },
 	{ "pair_stream", pair_stream },
 	{ "abstract", abstract },
 	{ "abstract_fd", abstract_fd },

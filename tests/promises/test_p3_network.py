@@ -225,6 +225,12 @@ def test_open_network_reaches_no_local_daemon(
     check([place.attack, *arguments(attack, services)], Wall(network=NETWORK_OPEN), expected, user=user)
 
 
+def test_a_connected_pair_cannot_be_turned_to_a_path(place: Place, services: Services, user: int) -> None:
+    """The filter lets connected pairs be; this is the kernel's own behaviour, on which that relies."""
+    for wall in (None, Wall()):
+        assert run([place.attack, "pair_turned", services.stream_path], wall, user=user).answer == "EISCONN"
+
+
 def test_the_wall_itself_is_what_is_tested(place: Place, user: int) -> None:
     """The pair to all of the above: the same grants let the program start and read what they grant."""
     wall = Wall().with_access(write(place.directory(user) / "granted", "content", user), READ, is_file=True)

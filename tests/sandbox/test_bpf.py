@@ -31,7 +31,7 @@ PROGRAMS = {
 def verdict_of_the_table(variant: tuple[str, str, bool, bool], nr: int, args: list[int]) -> int:
     """Judge by the rules alone, knowing nothing of BPF."""
     arch, network, allow_ipc, landlock_truncate = variant
-    if arch == "x86_64" and nr >= bpf.X32_SYSCALL_BIT:
+    if nr >= bpf.FIRST_UNKNOWN:
         return bpf.ENOSYS
     words = [half for arg in args for half in (arg & 0xFFFFFFFF, arg >> 32)]
     for rule in bpf.rules(network=network, allow_ipc=allow_ipc, landlock_truncate=landlock_truncate):
@@ -178,6 +178,14 @@ def test_names_each_case_of_the_facts(call: tuple[object, ...], expected: int, a
 def test_open_network_lets_through_what_programs_use(call: tuple[int, int, int], expected: int) -> None:
     assert verdict("socket", *call, network=NETWORK_OPEN) == expected
     assert verdict("sendto", 3, 0, 0, 0x20000000, network=NETWORK_OPEN) == bpf.ALLOW
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_call_that_nobody_has_judged_does_not_exist(arch: str) -> None:
+    for program in (PROGRAMS[arch, network, True, True] for network in NETWORKS):
+        for nr in (470, 600, 0x40000000, 0x40000000 | 41, 0xFFFFFFFF):
+            assert bpf.simulate(program, AUDIT_ARCH[arch], nr, []) == bpf.ENOSYS
+        assert bpf.simulate(program, AUDIT_ARCH[arch], 469, []) == bpf.ALLOW
 
 
 def test_stops_host_wide_ipc_without_a_namespace() -> None:

@@ -159,6 +159,15 @@ def test_such_a_link_does_not_take_the_system_apart() -> None:
     assert [(piece.path, piece.kind) for piece in result.pieces] == [("/usr", DIRECTORY)]
 
 
+def test_upper_and_lower_case_are_one() -> None:
+    listing = Made({"/home/U/.SSH/id": FILE, "/home/U/.Config/GH/hosts": FILE, "/home/U/x": FILE})
+    result = expanded(listing, [allow("/home/U")], SECRETS)
+    assert [reach(result, path) for path in ("/home/U/.SSH/id", "/home/U/.Config/GH/hosts")] == [0, 0]
+    assert reach(result, "/home/U/x") == READ | WRITE
+    with pytest.raises(PolicyError):
+        expanded(listing, [allow("/home/U/.SSH")], SECRETS)
+
+
 def test_a_second_mount_of_a_denied_path_is_denied_too() -> None:
     listing = Made({**HOME, "/mnt/home/.ssh/id": FILE, "/mnt/home/x": FILE}, {"/mnt/home": "/home/u"})
     result = expanded(listing, [allow("/mnt")], SECRETS)

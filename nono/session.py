@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -27,6 +28,7 @@ from nono.kernel.spawn import Child, SpawnError, spawn
 from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathDeny, PathGrant
 from nono.policy.environment import ChildEnvironment, child_environment
 from nono.policy.resolve import Place, Request, resolve
+from nono.policy.routes import Route
 from nono.record import Record
 from nono.sandbox import filesystem
 from nono.sandbox.plan import Plan, make_plan
@@ -36,10 +38,13 @@ from nono.supervisor.scratch import ScratchDirectory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from nono.loop import Loop
     from nono.policy.profile import Profile
+    from nono.proxy.server import Proxy
 
 # Above Linux's ephemeral ports (ip_local_port_range: 32768-60999) and the ports of development servers, so that it is in nobody's way.
 _PROXY_PORTS = range(61000, 65536)
+_DRAIN_S = 5.0  # how long `nono proxy` lets exchanges end after it was told to stop
 _SHORTEST_RECOGNISABLE_KEY = 8  # bytes; a shorter one would be found in innocent variables
 
 
@@ -52,6 +57,14 @@ class Order(Record):
     workdir: str | None = None
     proxy_port: int | None = None
     dry_run: bool = False
+
+
+class ServeOrder(Record):
+    """What the user asked of `nono proxy`. port: on 127.0.0.1; 0 for any."""
+
+    request: Request
+    profile: str | None = None
+    port: int = 0
 
 
 class Summary(Record):
@@ -76,9 +89,10 @@ def run(
     helper: the keystore's helper, if the caller started it ahead; it is ended here in any case.
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
-    place = _place(order, environment)
+    place = _place(order.workdir, environment)
     command = commands.find(order.argv[0], environment, place.home)
     capabilities = resolve(order.request, _profile(order.profile, place), place, command.grants)
+    _check_tls_files(capabilities.routes)
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())  # with an env:// source: starts nono anew, without the variable
     with Loader(place.state, handed_over, helper) as loader:
@@ -183,6 +197,16 @@ def _supervise(run: _Run, child: Child, terminal: Terminal, signals: Signals, au
         if statuses:
             return statuses[0]
         import_module(library)
+    proxy = _make_proxy(loop, child.listener_fd, run, audit)
+    try:
+        loop.run()
+    finally:
+        proxy.close()
+    return statuses[0]
+
+
+def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Proxy:
+    """Return the proxy of this run, serving `listener_fd` (its own from now on) and warming its connections."""
     from nono.proxy.server import BoundRoute, Exchange, Limits, Proxy
 
     def record(exchange: Exchange) -> None:
@@ -191,13 +215,69 @@ def _supervise(run: _Run, child: Child, terminal: Terminal, signals: Signals, au
 
     process.raise_open_files_limit()
     bound = [BoundRoute(route, run.credentials[route.name]) for route in run.capabilities.routes]
-    proxy = Proxy(loop, child.listener_fd, run.token, run.port, bound, None, Limits(), record)
+    proxy = Proxy(loop, listener_fd, run.token, run.port, bound, None, Limits(), record)
     proxy.warm()
-    try:
-        loop.run()
-    finally:
-        proxy.close()
-    return statuses[0]
+    return proxy
+
+
+def serve(
+    order: ServeOrder,
+    environment: Mapping[str, str],
+    ready: Callable[[int, Mapping[str, str]], None],
+    helper: Helper | None = None,
+) -> int:
+    """Run the proxy alone, on the host's loopback, until INT, TERM or HUP; return 0.
+
+    For an agent that is isolated by other means: nothing confines it here, and whoever knows the token can use the proxy.
+    ready: called once it serves, with the port and the variables to hand over. helper, errors: as `run`.
+    """
+    place = _place(None, environment)
+    capabilities = resolve(order.request, _profile(order.profile, place), place)
+    if capabilities.network != NETWORK_PROXY:
+        raise UsageError("the proxy has no route to serve; name one with --credential NAME or in a profile")
+    _check_tls_files(capabilities.routes)
+    references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
+    handed_over = env.hand_over(references.values())
+    process.set_dumpable(False)
+    with Loader(place.state, handed_over, helper) as loader, AuditLog(place.state) as audit, Signals() as signals:
+        loader.start(references)
+        import socket
+
+        from nono.loop import READ as READABLE
+        from nono.loop import Loop
+
+        gc.enable()
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", order.port))
+        except OSError as error:
+            raise UsageError(f"--port {order.port}: {error.strerror}; choose another") from None
+        listener.listen(4096)
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        token = phantom.new_token()
+        loop = Loop()
+        run = _Run(capabilities, loader.collect(), token, port)
+        proxy = _make_proxy(loop, listener.detach(), run, audit)
+
+        def signalled(_: int) -> None:
+            numbers = signals.take()
+            if signal.SIGTSTP in numbers:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} & set(numbers):
+                proxy.drain(_DRAIN_S, loop.stop)
+
+        loop.register(signals.fd, READABLE, signalled)
+        variables = child_environment(
+            {}, network=NETWORK_PROXY, routes=capabilities.routes, proxy_port=port, token=token.decode()
+        )
+        ready(port, variables.variables)
+        try:
+            loop.run()
+        finally:
+            proxy.close()
+    return 0
 
 
 def _summary(
@@ -226,17 +306,17 @@ def _summary(
     )
 
 
-def _place(order: Order, environment: Mapping[str, str]) -> Place:
+def _place(chosen_workdir: str | None, environment: Mapping[str, str]) -> Place:
     """Return where the user stands. Raises UsageError when there is no home or the working directory does not exist."""
     home = environment.get("HOME", "")
     if not home.startswith("/"):
         raise UsageError("HOME is not set to an absolute path; set it to your home directory")
     try:
-        workdir = os.path.abspath(order.workdir) if order.workdir is not None else os.getcwd()
+        workdir = os.path.abspath(chosen_workdir) if chosen_workdir is not None else os.getcwd()
     except FileNotFoundError:
         raise UsageError("the current directory does not exist any more; change to one that does") from None
     if not os.path.isdir(workdir):
-        raise UsageError(f"--workdir {order.workdir}: no such directory")
+        raise UsageError(f"--workdir {chosen_workdir}: no such directory")
     return Place(
         home=os.path.normpath(home),
         workdir=workdir,
@@ -284,6 +364,15 @@ def _key_files(capabilities: CapabilitySet, references: Iterable[reference.Refer
     for route in capabilities.routes:
         if route.tls_client_key:
             yield PathDeny(route.tls_client_key, "credential_files")
+
+
+def _check_tls_files(routes: Iterable[Route]) -> None:
+    """Refuse, before anything starts, a route whose certificate files cannot be read."""
+    for route in routes:
+        for field in ("tls_ca", "tls_client_cert", "tls_client_key"):
+            path = getattr(route, field)
+            if path and not os.access(path, os.R_OK):
+                raise PolicyError(f"credential '{route.name}': {field} {path} does not exist or cannot be read")
 
 
 def _refuse_keys_in_argv(argv: Sequence[str], credentials: Mapping[str, Credential]) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "run": ("nono.cli.run", "run a command in the sandbox, with the proxy beside it"),
+    "proxy": ("nono.cli.proxy", "run the proxy alone, for an agent isolated by other means"),
     "credential": ("nono.cli.credential", "store, check, list and remove keys in the keystore"),
     "demo": ("nono.cli.demo", "see the whole of it work, in seconds, without a network"),
 }
@@ -40,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
 def may_need_a_key(argv: Sequence[str]) -> bool:
     """Whether `argv`, not parsed yet, may be a run with a credential: worth starting the keystore's helper ahead of everything."""
-    return argv[:1] == ["run"] and any(word.startswith(_KEY_FLAGS) for word in argv[1 : argv.index("--") if "--" in argv else None])
+    return argv[:1] in (["run"], ["proxy"]) and any(word.startswith(_KEY_FLAGS) for word in argv[1 : argv.index("--") if "--" in argv else None])
 
 
 def parse(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:

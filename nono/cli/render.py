@@ -26,7 +26,7 @@ def summary(what: Summary, home: str, verbose: bool) -> str:
         rows += [(_ACCESS[grant.access], f"{_short(grant.path, home)}  ({grant.origin})") for grant in quiet]
     else:
         rows.append(("read", f"system ({len(quiet)} paths, -v to list)"))
-    rows += _network(what)
+    rows += _network(what, home)
     if what.withheld:
         names = ", ".join(what.withheld) if verbose else f"{len(what.withheld)} variables (-v to list)"
         rows.append(("withheld", names))
@@ -64,14 +64,15 @@ def _short(path: str, home: str) -> str:
     return printable(path)
 
 
-def _network(what: Summary) -> list[tuple[str, str]]:
+def _network(what: Summary, home: str) -> list[tuple[str, str]]:
     if what.network == NETWORK_OPEN:
         return [("network", "open: the agent reaches whatever this machine reaches (--credential NAME or --block-net restricts it)")]
     if what.network == NETWORK_BLOCKED:
         return [("network", "blocked")]
     rows = []
     for index, (route, host, store) in enumerate(what.routes):
-        rows.append(("network" if not index else "", f"only {route} → {host}" + (f"  ({store})" if store else "")))
+        where = f"  ({_short(store, home)})" if store else ""
+        rows.append(("" if index else "network", f"{'    ' if index else 'only'} {route} → {host}{where}"))
     return rows
 
 

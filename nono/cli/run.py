@@ -42,7 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     paths.add_argument("--allow-cwd", action="store_true", help="read and write the working directory")
     paths.add_argument("--workdir", metavar="DIR", help="start the command in DIR instead of here")
     network = parser.add_argument_group("network and keys")
-    network.add_argument(
+    add_credential_arguments(network)
+    network.add_argument("--block-net", action="store_true", help="no network at all")
+    network.add_argument("--proxy-port", type=parse_port, metavar="N", help="the proxy's port, inside the sandbox (default: any)")
+    other = parser.add_argument_group("other")
+    other.add_argument("--dry-run", action="store_true", help="print what would be applied, start nothing")
+    other.add_argument("-v", "--verbose", action="count", default=0, help="list every path and variable in the summary")
+    other.add_argument("-s", "--silent", action="store_true", help="no summary")
+
+
+def add_credential_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare the flags that name credentials."""
+    parser.add_argument(
         "--credential",
         "--proxy-credential",
         dest="credential",
@@ -50,15 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="route to the provider NAME through the proxy, with its key (openai, anthropic, gemini, google-ai, github, gitlab, "
-        "or a custom credential of the profile); the network is then restricted to these routes",
+        "or a custom credential of the profile); the agent then reaches these routes only",
     )
-    network.add_argument("--block-net", action="store_true", help="no network at all")
-    network.add_argument("--proxy-port", type=_port, metavar="N", help="the proxy's port, inside the sandbox (default: any)")
-    other = parser.add_argument_group("other")
-    other.add_argument("-p", "--profile", metavar="NAME|FILE", help="take paths, routes and custom credentials from a profile")
-    other.add_argument("--dry-run", action="store_true", help="print what would be applied, start nothing")
-    other.add_argument("-v", "--verbose", action="count", default=0, help="list every path and variable in the summary")
-    other.add_argument("-s", "--silent", action="store_true", help="no summary")
+    parser.add_argument("-p", "--profile", metavar="NAME|FILE", help="take paths, routes and custom credentials from a profile")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,7 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
     return session.run(order, os.environ, tell, arguments.helper)
 
 
-def _port(text: str) -> int:
+def parse_port(text: str) -> int:
+    """Return the port that `text` writes."""
     if not text.isdigit() or not 0 < int(text) < 65536:
         raise argparse.ArgumentTypeError(f"{text} is not a port (1 to 65535)")
     return int(text)

@@ -1,0 +1,44 @@
+"""Run the credential proxy alone, for an agent that is isolated by other means (a container, a virtual machine).
+
+It listens on this machine's loopback and prints the variables that the agent needs, then serves until it is ended. Nothing is
+sandboxed here: whoever gets the token, and reaches the port, can use the routes.
+
+examples:
+  nono proxy --credential openai > agent.env
+  nono proxy --profile my-agent --json        one line: {"port": …, "env": {…}}
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+
+from nono import session
+from nono.cli.run import add_credential_arguments, parse_port
+from nono.policy.resolve import Request
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `nono proxy`."""
+    parser.usage = "nono proxy [flags]"
+    add_credential_arguments(parser)
+    parser.add_argument("--port", type=parse_port, default=0, metavar="N", help="listen on 127.0.0.1:N (default: any)")
+    parser.add_argument("--json", action="store_true", help="print one JSON line instead of NAME=VALUE lines")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGINT, SIGTERM or SIGHUP; return 0."""
+
+    def ready(port: int, variables: Mapping[str, str]) -> None:
+        if arguments.json:
+            text = json.dumps({"port": port, "env": dict(variables)}) + "\n"
+        else:
+            text = "".join(f"{name}={value}\n" for name, value in variables.items())
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    order = session.ServeOrder(Request(credential=tuple(arguments.credential)), arguments.profile, arguments.port)
+    return session.serve(order, os.environ, ready, arguments.helper)

@@ -26,6 +26,8 @@ def make_context(tls_ca: str, client_cert: str, client_key: str) -> ssl.SSLConte
     """Return a verifying client context. Raises OSError (ssl.SSLError is one) when a file cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and hostname
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A connection cut without close_notify must not look like an end; to some Pythons (3.11.2 of Debian 12) it does.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.set_alpn_protocols(["http/1.1"])
     context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if tls_ca:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 
-gc.disable()  # start-up makes no garbage, and looking for some costs 1 ms of 35; the session enables it once the child runs
+# Start-up makes no garbage, and looking for some costs 1 ms of 35; the session enables it once the child runs.
+gc.disable()
 
 from nono.cli import main  # noqa: E402
 

@@ -1,12 +1,13 @@
 """One run, from its order to its exit status: the only place where the rooms are put together.
 
-Read it top to bottom; the order is the point. Everything that can be refused is refused before the child exists (P7): the credentials
-are in locked memory, and the keystore's helper is gone, before the spawn (P1). What only the proxy needs (ssl, h11, the loop) is
-imported while the child starts, because that is what a user waits for; so this file, and only this one, imports inside functions.
-A request that the child makes before the proxy serves waits in the listener's backlog, which is there since the spawn.
+Read it top to bottom; the order is the point. Everything that can be refused is refused before the child exists (P7):
+the credentials are in locked memory, and the keystore's helper is gone, before the spawn (P1). What only the proxy
+needs (ssl, h11, the loop) is imported while the child starts, because that is what a user waits for; so this file,
+and only this one, imports inside functions. A request that the child makes before the proxy serves waits in the
+listener's backlog, which is there since the spawn.
 
-Each room is entered once and left once (context managers): the temporary directory, the audit log, the signals, the credentials. However
-the run ends, nothing that it started is left running and no key is left in memory.
+Each room is entered once and left once (context managers): the temporary directory, the audit log, the signals, the
+credentials. However the run ends, nothing that it started is left running and no key is left in memory.
 """
 
 from __future__ import annotations
@@ -42,14 +43,15 @@ if TYPE_CHECKING:
     from nono.policy.profile import Profile
     from nono.proxy.server import Proxy
 
-# Above Linux's ephemeral ports (ip_local_port_range: 32768-60999) and the ports of development servers, so that it is in nobody's way.
+# Above Linux's ephemeral ports (ip_local_port_range: 32768-60999) and the ports of development servers, so that it is
+# in nobody's way.
 _PROXY_PORTS = range(61000, 65536)
 _DRAIN_S = 5.0  # how long `nono proxy` lets exchanges end after it was told to stop
 _SHORTEST_RECOGNISABLE_KEY = 8  # bytes; a shorter one would be found in innocent variables
 
 
 class Order(Record):
-    """What the user asked for. argv: the command. profile: a NAME or a FILE. workdir, proxy_port: None for the default."""
+    """What the user asked for. argv: the command. profile: a NAME or a FILE. workdir, proxy_port: None: default."""
 
     argv: tuple[str, ...]
     request: Request
@@ -228,8 +230,8 @@ def serve(
 ) -> int:
     """Run the proxy alone, on the host's loopback, until INT, TERM or HUP; return 0.
 
-    For an agent that is isolated by other means: nothing confines it here, and whoever knows the token can use the proxy.
-    ready: called once it serves, with the port and the variables to hand over. helper, errors: as `run`.
+    For an agent that is isolated by other means: nothing confines it here, and whoever knows the token can use the
+    proxy. ready: called once it serves, with the port and the variables to hand over. helper, errors: as `run`.
     """
     place = _place(None, environment)
     capabilities = resolve(order.request, _profile(order.profile, place), place)
@@ -389,7 +391,7 @@ def _secret_variables(
     references: Iterable[reference.Reference],
     credentials: Mapping[str, Credential],
 ) -> list[str]:
-    """Return the variables that hold a real key: the env:// sources, and any whose value contains a key that was loaded."""
+    """Return the variables that hold a real key: the env:// sources, and any whose value contains a loaded key."""
     named = [ref.name for ref in references if ref.scheme == reference.ENV]
     found = [name for name, value in environment.items() if any(_contains(value, c) for c in credentials.values())]
     return named + found

@@ -31,7 +31,20 @@ RANKS = {
 # What the child does not need to start is imported after the spawn; see session.py.
 MAY_IMPORT_LATE = {"nono.session"}
 # Imported before the child exists: each costs milliseconds that a user waits for (measured in docs/decisions/0001).
-SLOW = {"typing", "dataclasses", "pathlib", "subprocess", "msgspec", "ssl", "h11", "keyring", "logging", "inspect", "tempfile", "importlib.resources"}
+SLOW = {
+    "typing",
+    "dataclasses",
+    "pathlib",
+    "subprocess",
+    "msgspec",
+    "ssl",
+    "h11",
+    "keyring",
+    "logging",
+    "inspect",
+    "tempfile",
+    "importlib.resources",
+}
 START = ("nono.session", "nono.cli.run", "nono.cli.args")
 PURE_POLICY_FORBIDS = {"os", "socket", "subprocess"}
 

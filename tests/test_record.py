@@ -54,6 +54,9 @@ def test_the_start_path_does_without_typing() -> None:
     code = "import sys; sys.path.insert(0, sys.argv[1]); import nono.cli.run; print(*sorted(sys.modules))"
     root = __file__.rpartition("/tests/")[0]
     loaded = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path += {sys.path!r}\n{code}", root], capture_output=True, text=True, check=True
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path += {sys.path!r}\n{code}", root],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()
     assert not {"typing", "dataclasses", "pathlib", "subprocess", "inspect", "ssl", "h11", "msgspec"} & set(loaded)

@@ -1,11 +1,12 @@
 """The audit log of one run: a JSON line for each exchange, in a file that the child can neither read nor write.
 
-One file per run, `STATE/audit/YYYYMMDDTHHMMSSZ-PID.jsonl`, 0600 in a 0700 directory that every sandbox denies. Lines are collected and
-written with one write(2) when the loop comes to rest (`flush`), so that an exchange costs no system call of its own. A log that cannot
-be opened stops the run before the agent starts (fail closed); one that cannot be written later is reported once, and the run goes on.
+One file per run, `STATE/audit/YYYYMMDDTHHMMSSZ-PID.jsonl`, 0600 in a 0700 directory that every sandbox denies. Lines
+are collected and written with one write(2) when the loop comes to rest (`flush`), so that an exchange costs no system
+call of its own. A log that cannot be opened stops the run before the agent starts (fail closed); one that cannot be
+written later is reported once, and the run goes on.
 
-Nothing secret is here to be written: an entry is made of the proxy's verdicts and of the request's method, route and path without its
-query. Source of the format: JSON Lines, one object a line, UTF-8.
+Nothing secret is here to be written: an entry is made of the proxy's verdicts and of the request's method, route and
+path without its query. Source of the format: JSON Lines, one object a line, UTF-8.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import time
 from collections.abc import Mapping
 
 from nono.errors import StoreError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -53,7 +58,7 @@ class AuditLog:
         except OSError:
             self.failed = True
 
-    def __enter__(self) -> AuditLog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,7 +1,7 @@
 """The command line: the one place where an error becomes a sentence on stderr and an exit status.
 
-No traceback reaches a user. One that would is a bug of ours, and is said to be one, with the type of the error and the line of nono
-that it came from; never with its text, which may quote a secret.
+No traceback reaches a user. One that would is a bug of ours, and is said to be one, with the type of the error and
+the line of nono that it came from; never with its text, which may quote a secret.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from nono.errors import NonoError
 def main() -> None:
     """Run the command line in sys.argv and exit.
 
-    At once, without the interpreter's own farewell: a thread of the proxy may still be loading certificates, and the exit handler of
-    OpenSSL would free what it works on (a segmentation fault in one of five short runs). All that must be left well was left before.
+    At once, without the interpreter's own farewell: a thread of the proxy may still be loading certificates, and the
+    exit handler of OpenSSL would free what it works on (a segmentation fault in one of five short runs). All that
+    must be left well was left before.
     """
     status = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
@@ -47,8 +48,10 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush does not complain either
         return 141
-    except Exception as error:
-        return _say(f"internal error: {type(error).__name__} at {_place(error)}. This is a bug of nono; please report it.", 1)
+    except Exception as error:  # noqa: BLE001  (the last resort: nothing else stands between it and the user)
+        return _say(
+            f"internal error: {type(error).__name__} at {_place(error)}. This is a bug of nono; please report it.", 1
+        )
 
 
 def _say(message: str, status: int) -> int:

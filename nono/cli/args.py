@@ -1,7 +1,7 @@
 """The command line: argv in, a parsed namespace or a UsageError out.
 
-One table of verbs. A verb's module is imported when it is called for, by name: `nono run` must not pay for what `nono credential`
-needs. A command to run stands behind `--` and is never looked at.
+One table of verbs. A verb's module is imported when it is called for, by name: `nono run` must not pay for what `nono
+credential` needs. A command to run stands behind `--` and is never looked at.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def may_need_a_key(argv: Sequence[str]) -> bool:
-    """Whether `argv`, not parsed yet, may be a run with a credential: worth starting the keystore's helper ahead of everything."""
-    return argv[:1] in (["run"], ["proxy"]) and any(word.startswith(_KEY_FLAGS) for word in argv[1 : argv.index("--") if "--" in argv else None])
+    """Whether `argv`, not parsed yet, may be a run with a credential: then the keystore's helper is started first."""
+    return argv[:1] in (["run"], ["proxy"]) and any(
+        word.startswith(_KEY_FLAGS) for word in argv[1 : argv.index("--") if "--" in argv else None]
+    )
 
 
 def parse(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
@@ -59,7 +61,11 @@ def parse(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
     arguments, unknown = parser.parse_known_args(flags)
     if unknown:
         word = unknown[0]
-        hint = f"See: nono {argv[0]} --help" if word.startswith("-") else f"A command to run stands behind --: nono run -- {word}"
+        hint = (
+            f"See: nono {argv[0]} --help"
+            if word.startswith("-")
+            else f"A command to run stands behind --: nono run -- {word}"
+        )
         raise UsageError(f"unknown {'flag' if word.startswith('-') else 'argument'} '{word}'. {hint}")
     arguments.command = command if separator else None
     return module, arguments
@@ -86,4 +92,3 @@ def _top_level(argv: list[str]) -> NoReturn:
         raise UsageError(f"unknown verb '{argv[0]}'. The verbs are: {', '.join(VERBS)}")
     parser.parse_args(argv)
     raise UsageError("say what to do, e.g.: nono run --allow-cwd -- COMMAND. See: nono --help")
-

@@ -1,7 +1,7 @@
 """Run the credential proxy alone, for an agent that is isolated by other means (a container, a virtual machine).
 
-It listens on this machine's loopback and prints the variables that the agent needs, then serves until it is ended. Nothing is
-sandboxed here: whoever gets the token, and reaches the port, can use the routes.
+It listens on this machine's loopback and prints the variables that the agent needs, then serves until it is ended.
+Nothing is sandboxed here: whoever gets the token, and reaches the port, can use the routes.
 
 examples:
   nono proxy --credential openai > agent.env

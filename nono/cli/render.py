@@ -1,6 +1,7 @@
 """Results -> text for a person. The voice of DESIGN section 5: a few aligned lines on stderr, nothing else.
 
-Control characters never reach the terminal as they are: a path or a name that an agent chose must not be able to repaint the screen.
+Control characters never reach the terminal as they are: a path or a name that an agent chose must not be able to
+repaint the screen.
 """
 
 from __future__ import annotations
@@ -66,7 +67,12 @@ def _short(path: str, home: str) -> str:
 
 def _network(what: Summary, home: str) -> list[tuple[str, str]]:
     if what.network == NETWORK_OPEN:
-        return [("network", "open: the agent reaches whatever this machine reaches (--credential NAME or --block-net restricts it)")]
+        return [
+            (
+                "network",
+                "open: the agent reaches whatever this machine reaches (--credential NAME or --block-net restricts it)",
+            )
+        ]
     if what.network == NETWORK_BLOCKED:
         return [("network", "blocked")]
     rows = []

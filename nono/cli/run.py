@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("network and keys")
     add_credential_arguments(network)
     network.add_argument("--block-net", action="store_true", help="no network at all")
-    network.add_argument("--proxy-port", type=parse_port, metavar="N", help="the proxy's port, inside the sandbox (default: any)")
+    network.add_argument(
+        "--proxy-port", type=parse_port, metavar="N", help="the proxy's port, inside the sandbox (default: any)"
+    )
     other = parser.add_argument_group("other")
     other.add_argument("--dry-run", action="store_true", help="print what would be applied, start nothing")
     other.add_argument("-v", "--verbose", action="count", default=0, help="list every path and variable in the summary")
@@ -60,10 +62,12 @@ def add_credential_arguments(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="route to the provider NAME through the proxy, with its key (openai, anthropic, gemini, google-ai, github, gitlab, "
-        "or a custom credential of the profile); the agent then reaches these routes only",
+        help="route to the provider NAME through the proxy, with its key (openai, anthropic, gemini, google-ai, "
+        "github, gitlab, or a custom credential of the profile); the agent then reaches these routes only",
     )
-    parser.add_argument("-p", "--profile", metavar="NAME|FILE", help="take paths, routes and custom credentials from a profile")
+    parser.add_argument(
+        "-p", "--profile", metavar="NAME|FILE", help="take paths, routes and custom credentials from a profile"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

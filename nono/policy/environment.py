@@ -1,8 +1,9 @@
 """The environment of the child: what it inherits, what is withheld, what nono adds.
 
-Pure. Three rules, in this order:
-1. withheld: addresses of sockets that would hand over secrets (D-Bus, ssh-agent, docker), and every variable that is known to carry a
-   real credential, unless the network is open, where the agent needs the ones that the user set and nono guards nothing of them;
+Pure. Three rules, in this order: 1. withheld: addresses of sockets that would hand over secrets (D-Bus, ssh-agent,
+docker), and every variable that is known to carry a
+   real credential, unless the network is open, where the agent needs the ones that the user set and nono guards
+   nothing of them;
 2. added: for each route its key variables with the phantom token and its base URL, and the proxy variables;
 3. everything else passes as it is: the agent should find the machine that it knows.
 """
@@ -16,7 +17,16 @@ from nono.policy.network import WITHHELD_CREDENTIALS, WITHHELD_SOCKETS, builtin_
 from nono.policy.routes import Route
 from nono.record import Record
 
-_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
+_PROXY_VARIABLES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+)
 _LOOPBACK = "localhost,127.0.0.1,::1"
 
 
@@ -39,8 +49,9 @@ def child_environment(
 ) -> ChildEnvironment:
     """Return the child's environment.
 
-    inherited: the user's own. token: the phantom token, 64 hex characters. secret_variables: names that the caller found to hold a real
-    credential (an env:// source, or a value that contains a loaded key), withheld in every network mode.
+    inherited: the user's own. token: the phantom token, 64 hex characters. secret_variables: names that the caller
+    found to hold a real credential (an env:// source, or a value that contains a loaded key), withheld in every
+    network mode.
     """
     variables = dict(inherited)
     withheld = {*WITHHELD_SOCKETS, *secret_variables}

@@ -1,8 +1,8 @@
 """The routes of one run: the built-in ones, and the custom credentials of a profile.
 
-Pure but for the built-in data. A custom credential has the same fields as a built-in route (DESIGN section 4) and, when it has the
-name of one, replaces it while keeping the variable names that the SDKs of that provider read. Everything that a route says is
-checked here, once, so that the proxy can take a Route as it is.
+Pure but for the built-in data. A custom credential has the same fields as a built-in route (DESIGN section 4) and,
+when it has the name of one, replaces it while keeping the variable names that the SDKs of that provider read.
+Everything that a route says is checked here, once, so that the proxy can take a Route as it is.
 """
 
 from __future__ import annotations

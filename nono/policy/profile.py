@@ -1,8 +1,8 @@
 """Read a profile file: JSON with comments (JSONC) in, a checked Profile out.
 
-The only place that knows the file's shape, and the only one that imports msgspec (30 ms; so it is imported only where a profile is
-named). An unknown field is an error: a misspelt restriction must not be taken for none. Values are checked where they are used
-(network.py, resolve.py); this room says where in the file a value has the wrong type.
+The only place that knows the file's shape, and the only one that imports msgspec (30 ms; so it is imported only where
+a profile is named). An unknown field is an error: a misspelt restriction must not be taken for none. Values are
+checked where they are used (network.py, resolve.py); this room says where in the file a value has the wrong type.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def parse(text: str, source: str) -> Profile:
 
 
 def _without_comments(text: str) -> str:
-    """Return JSONC as JSON of the same length: comments and trailing commas become spaces, so that offsets stay true."""
+    """Return JSONC as JSON of the same length: comments and trailing commas become spaces; offsets stay true."""
 
     def blank(match: re.Match[str]) -> str:
         return match[1] or re.sub(r"[^\n]", " ", match[0])

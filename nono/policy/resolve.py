@@ -1,10 +1,11 @@
 """Flags + profile + built-in groups -> the CapabilitySet of one run.
 
-Pure: no disk, no environment; what the user typed and where he stands come in as data (Request, Place), one CapabilitySet goes out.
-Flags add to the profile, they never take from it; a restriction (`--block-net`) is never undone by a grant.
+Pure: no disk, no environment; what the user typed and where he stands come in as data (Request, Place), one
+CapabilitySet goes out. Flags add to the profile, they never take from it; a restriction (`--block-net`) is never
+undone by a grant.
 
-The network: blocked if anyone says so; else restricted to the proxy if any credential is named; else open, as users of the existing
-tool expect, and the summary says so.
+The network: blocked if anyone says so; else restricted to the proxy if any credential is named; else open, as users
+of the existing tool expect, and the summary says so.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def resolve(
 ) -> CapabilitySet:
     """Return what the run may do.
 
-    command_grants: read access that the command itself needs to start (its file and its installation), found by the caller.
-    Raises UsageError for a flag, PolicyError for a profile, that cannot be honoured.
+    command_grants: read access that the command itself needs to start (its file and its installation), found by the
+    caller. Raises UsageError for a flag, PolicyError for a profile, that cannot be honoured.
     """
     grants = list(_flag_grants(request, place))
     blocked, names, custom = request.block_net, list(request.credential), {}
@@ -103,10 +104,16 @@ def resolve(
                 if fields.get(field):
                     fields[field] = expand(fields[field], place)
     if blocked and names:
-        raise UsageError("--block-net and a credential exclude each other: a route needs the network; give up one of them")
+        raise UsageError(
+            "--block-net and a credential exclude each other: a route needs the network; give up one of them"
+        )
     network = NETWORK_BLOCKED if blocked else NETWORK_PROXY if names else NETWORK_OPEN
     return CapabilitySet(
-        grants=(*grants, *command_grants, *groups.system_grants(place.home, place.config_home, platform=place.platform)),
+        grants=(
+            *grants,
+            *command_grants,
+            *groups.system_grants(place.home, place.config_home, platform=place.platform),
+        ),
         denies=groups.sensitive_paths(
             place.home, place.config_home, place.state_home, place.runtime_dir, platform=place.platform
         ),
@@ -117,11 +124,10 @@ def resolve(
 
 
 def _flag_grants(request: Request, place: Place) -> list[PathGrant]:
-    grants = []
+    grants: list[PathGrant] = []
     for field, access, is_file in PATH_FIELDS:
         flag = "--" + field.replace("_", "-")
-        for path in getattr(request, field):
-            grants.append(PathGrant(expand(path, place), access, is_file, flag))
+        grants += [PathGrant(expand(path, place), access, is_file, flag) for path in getattr(request, field)]
     if request.allow_cwd:
         grants.append(PathGrant(place.workdir, READ | WRITE, False, "--allow-cwd"))
     return grants
@@ -129,12 +135,14 @@ def _flag_grants(request: Request, place: Place) -> list[PathGrant]:
 
 def _profile_grants(profile: Profile, place: Place) -> list[PathGrant]:
     origin = f"profile {profile.meta.name}" if profile.meta.name else "profile"
-    grants = []
+    grants: list[PathGrant] = []
     for field, access, is_file in PATH_FIELDS:
-        for path in getattr(profile.filesystem, field):
-            grants.append(PathGrant(expand(path, place), access, is_file, origin))
+        paths = getattr(profile.filesystem, field)
+        grants += [PathGrant(expand(path, place), access, is_file, origin) for path in paths]
     if profile.workdir.access not in _WORKDIR_ACCESS:
-        raise PolicyError(f"{origin}: workdir.access {profile.workdir.access!r} is not one of {', '.join(_WORKDIR_ACCESS)}")
+        raise PolicyError(
+            f"{origin}: workdir.access {profile.workdir.access!r} is not one of {', '.join(_WORKDIR_ACCESS)}"
+        )
     if access := _WORKDIR_ACCESS[profile.workdir.access]:
         grants.append(PathGrant(place.workdir, access, False, origin))
     return grants
@@ -143,7 +151,8 @@ def _profile_grants(profile: Profile, place: Place) -> list[PathGrant]:
 def expand(path: str, place: Place) -> str:
     """Return `path` absolute and normalised, with a leading ~, $HOME, $WORKDIR or $TMPDIR replaced.
 
-    A relative path is taken from the working directory. Raises UsageError for an empty path, a NUL or an unknown variable.
+    A relative path is taken from the working directory. Raises UsageError for an empty path, a NUL or an unknown
+    variable.
     """
     if not path or "\0" in path:
         raise UsageError("a path must not be empty or hold a NUL byte")

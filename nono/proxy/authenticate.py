@@ -37,7 +37,7 @@ class Grant(NamedTuple):
 
     head: RequestHead
     match: RouteMatch
-    dropped: frozenset[int]
+    dropped: list[int]
     path: bytes
     path_after_token: bytes | None
     query: bytes | None
@@ -95,9 +95,7 @@ def authenticate(head: RequestHead, match: RouteMatch, where: Places, token: byt
             if not found:
                 found = _header_holds(name, value, where.formats, token)
     path, after, query = match.path, None, match.query
-    if query is not None and not query:
-        pass
-    elif query is not None:
+    if query:
         kept = []
         for parameter in query.split(b"&"):
             name, _, value = parameter.partition(b"=")
@@ -123,7 +121,7 @@ def authenticate(head: RequestHead, match: RouteMatch, where: Places, token: byt
         else:
             message = f"No token was sent to '{name_text}'; send $NONO_PROXY_TOKEN where the API key belongs."
         raise Refusal(401, "token_wrong" if present else "token_missing", message)
-    return Grant(head, match, frozenset(dropped), path, after, query)
+    return Grant(head, match, dropped, path, after, query)
 
 
 def authenticate_proxy(head: RequestHead, token: bytes) -> None:

@@ -12,7 +12,6 @@ from nono.proxy.framing import (
     ChunkScanner,
     FramingError,
 )
-from nono.proxy.inject import fits
 from nono.proxy.limits import Limits
 from nono.proxy.route import ConnectTarget, Origin
 from nono.proxy.services import HOLD_BYTES, RECV_BYTES, REPLAY_BYTES
@@ -177,7 +176,7 @@ class ClientHalf(UpstreamHalf):
                 assert outgoing.bound is not None
                 assert outgoing.bound.credential is not None
                 credential = outgoing.bound.credential
-                if fits(outgoing, credential):
+                if outgoing.fits:
                     size, used = slot.assemble(outgoing, credential, body)
                     upstream.write_slot(slot, size)
                     if used < len(body):

@@ -179,15 +179,12 @@ class Ends:
     def _report(self, code: str, reason: str = "") -> None:
         outgoing, target = self._outgoing, self._target
         now = self._services.loop.now
-        route = host = method = path = ""
         if outgoing is not None:
-            route = outgoing.bound.route.name if outgoing.bound is not None else ""
-            host = outgoing.origin.authority
-            method = outgoing.method.decode()
-            path = outgoing.path.decode()
+            route, host, method, path = outgoing.shown
         elif target is not None:
-            method, host = "CONNECT", f"{target.host}:{target.port}"
-        elif self._head:
+            route, host, method, path = "", f"{target.host}:{target.port}", "CONNECT", ""
+        else:
+            route = ""
             method, host, path = _shown(self._head, self._services.token)
         duration = now - self._started
         self._services.report(

@@ -10,12 +10,12 @@ own shape, the framing of lines) and refuses what h11 lets pass:
     HTTP/1.0 requests                                     no Host, no framing to rely on; answers may be 1.0
     `Connection: content-length`                          would strip the framing from the forwarded message
 
-**Memo.** h11's constructors cost 1.2 µs a line, and an agent sends the same lines all day. A line that h11 has accepted
-is accepted again when it comes again byte for byte; the memo replays h11's own verdict and nothing else. Lines whose
-meaning depends on others (framing, Host, Connection) or that carry credentials (`never_memoised`) are judged every
-time. Request lines enter the memo only after their head's token was accepted (`learn`). Both generations together hold
-at most 2 × MEMO_LINES lines of at most MEMO_LINE_BYTES; a generation that is full becomes the old one, and lines still
-in use move over.
+**Memo.** h11's constructors cost more than a microsecond a line, and an agent sends the same lines all day. A line that
+h11 has accepted is accepted again when it comes again byte for byte; the memo replays h11's own verdict and nothing
+else. What a line means beside others (framing, Host, Connection) is worked out every time. Lines that carry credentials
+or cookies are judged every time and never kept. A line enters when it is seen for the second time, so that request ids
+and dates leave no trace but a number; request lines only after their head's token was accepted (`learn`). Everything is
+bounded: a generation that is full becomes the old one, and lines still in use move over.
 
 Equivalence with `h11.Connection` is proven by tests/proxy/test_head_fuzz.py: nothing is accepted here that it refuses,
 and the header lists agree.
@@ -26,7 +26,7 @@ Source: RFC 9112; RFC 9110 section 7.6.1.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import h11
 
@@ -35,15 +35,18 @@ from nono.errors import Refusal, UpstreamError
 CHUNKED = -1
 UNTIL_CLOSE = -2
 
-MEMO_LINES = 2048
+MEMO_LINES = 1024  # in each of two generations
 MEMO_LINE_BYTES = 512
+_MEMO_HASHES = 16384
 
 # name in lower case, value without surrounding white space, and where the line stands in `lines`
 Field = tuple[int, bytes, bytes]
 
 # Never forwarded: RFC 9110 section 7.6.1. Proxy-* is handled by prefix. Trailer stays: trailers are forwarded.
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"te", b"upgrade", b"proxy-connection"))
-_CONTEXTUAL = HOP_BY_HOP | {b"host", b"content-length", b"transfer-encoding", b"expect", b"trailer"}
+_CONTEXTUAL = HOP_BY_HOP | {b"host", b"content-length", b"transfer-encoding", b"expect"}
+# What a message means or where it goes: no credential can stand there.
+MESSAGE_HEADERS = _CONTEXTUAL | {b"trailer"}
 _CREDENTIALS = frozenset(
     (
         b"authorization",
@@ -70,15 +73,18 @@ _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]").fullmatch
 class RequestHead(NamedTuple):
     """A request head that h11 accepts and this room does not refuse.
 
-    lines: the header lines as they came, in order, without CRLF; Content-Length and Transfer-Encoding normalised.
+    raw_lines: the header lines as they came, in order, without CRLF. lines: the same, with Content-Length and
+    Transfer-Encoding normalised; a list of its own, for the next room to change.
     fields: those of them that later rooms must look at (everything that the memo did not answer for).
     length: body bytes, or CHUNKED. listed: header names that Connection names as hop-by-hop.
     upgrade: the Upgrade value in lower case where Connection asks for it, else empty.
     """
 
+    start: bytes
     method: bytes
     target: bytes
     lines: list[bytes]
+    raw_lines: list[bytes]
     fields: list[Field]
     host: bytes
     length: int
@@ -107,16 +113,49 @@ class _Bad(Exception):
     """A head that is not HTTP; its argument is a fixed text, never the peer's bytes."""
 
 
+# What is remembered of a line: that it stays as it is, or what it says.
+_Verdict = Literal[True] | tuple[bytes, bytes]
+
+
+class _Lines:
+    """Header lines that h11 has accepted."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, _Verdict] = {}
+        self._old: dict[bytes, _Verdict] = {}
+        self._seen_once: set[int] = set()
+
+    def recall(self, line: bytes) -> _Verdict | None:
+        """Look in the old generation too; what is found there moves over."""
+        verdict = self._old.get(line)
+        if verdict is not None:
+            self.known[line] = verdict
+        return verdict
+
+    def add(self, line: bytes, verdict: _Verdict) -> None:
+        if len(line) > MEMO_LINE_BYTES:
+            return
+        number = hash(line)
+        if number in self._seen_once:
+            self.known[line] = verdict
+            if len(self.known) > MEMO_LINES:
+                self._old, self.known = self.known, {}
+        else:
+            if len(self._seen_once) >= _MEMO_HASHES:
+                self._seen_once.clear()
+            self._seen_once.add(number)
+
+
 class HeadReader:
     """Reads heads and remembers the lines that h11 has accepted."""
 
     def __init__(self, credential_names: frozenset[bytes] = frozenset()) -> None:
         """credential_names: header names (lower case) in which some route expects or injects a credential."""
-        self._never = _CONTEXTUAL | _CREDENTIALS | credential_names
-        self._request_lines: set[bytes] = set()
-        self._old_request_lines: set[bytes] = set()
-        self._response_lines: set[bytes] = set()
-        self._old_response_lines: set[bytes] = set()
+        self._never = _CREDENTIALS | credential_names
+        self._request_lines = _Lines()
+        self._response_lines = _Lines()
+        self._starts: dict[bytes, tuple[bytes, bytes]] = {}
+        self._statuses: dict[bytes, tuple[int, bool]] = {}
 
     def request(self, head: bytes) -> RequestHead:
         """Return the head whose bytes end with the first CRLF CRLF. Raises Refusal (400, 505)."""
@@ -129,14 +168,17 @@ class HeadReader:
             raise Refusal(400, "bad_request", "The request is not valid HTTP/1.1: a malformed header.") from None
 
     def learn(self, head: RequestHead) -> None:
-        """Remember the lines of a head whose token was accepted."""
-        never = self._never
-        for index, name, _ in head.fields:
-            line = head.lines[index]
-            if name not in never and len(line) <= MEMO_LINE_BYTES and not name.startswith(b"proxy-"):
-                self._request_lines.add(line)
-        if len(self._request_lines) > MEMO_LINES:
-            self._old_request_lines, self._request_lines = self._request_lines, set()
+        """Remember the lines of a head whose token was accepted. To be called before its lines are changed."""
+        never, add = self._never, self._request_lines.add
+        for index, name, value in head.fields:
+            if name in _CONTEXTUAL:
+                add(head.raw_lines[index], (name, value))
+            elif name not in never and not name.startswith(b"proxy-"):
+                add(head.raw_lines[index], True)
+        if head.start not in self._starts and len(head.start) <= MEMO_LINE_BYTES:
+            if len(self._starts) >= MEMO_LINES:
+                self._starts.clear()
+            self._starts[head.start] = (head.method, head.target)
 
     def response(self, head: bytes) -> ResponseHead:
         """Return the answer's head whose bytes end with the first CRLF CRLF. Raises UpstreamError (502)."""
@@ -147,54 +189,39 @@ class HeadReader:
             raise UpstreamError(502, "upstream_protocol", message) from None
 
     def _request(self, head: bytes) -> RequestHead:
-        lines = head[:-4].split(b"\r\n")
-        start = lines.pop(0).split(b" ")
-        if len(start) != 3:
-            raise _Bad("a malformed request line")
-        method, target, version = start
-        if version != b"HTTP/1.1":
-            if _VERSION(version):
-                raise Refusal(505, "http_version", "This proxy speaks HTTP/1.1 only; configure the client for it.")
-            raise _Bad("a malformed request line")
+        raw_lines = head[:-4].split(b"\r\n")
+        start = raw_lines.pop(0)
+        method_target = self._starts.get(start)
+        method, target = method_target if method_target is not None else _read_start(start)
+        fields = _read_lines(raw_lines, self._request_lines)
 
-        memo, old = self._request_lines, self._old_request_lines
-        fields: list[Field] = []
-        unseen: list[tuple[bytes, bytes]] = []
-        for index, line in enumerate(lines):
-            if line in memo:
-                continue
-            if line in old:
-                memo.add(line)
-                continue
-            name, colon, value = line.partition(b":")
-            if not colon:
-                raise _Bad("a header line without a colon")
-            value = value.strip(b" \t")
-            unseen.append((name, value))
-            fields.append((index, name.lower(), value))
-        h11.Request(method=method, target=target, headers=unseen)  # exactly one Host, or it raises
-
+        lines = raw_lines.copy()
         length = 0
         has_length = chunked = close = expects_continue = wants_upgrade = False
-        host = upgrade = b""
+        host: bytes | None = None
+        upgrade = b""
         listed: frozenset[bytes] = frozenset()
         for index, name, value in fields:
             if name not in _CONTEXTUAL:
                 continue
-            if name == b"content-length":
+            if name == b"host":
+                if host is not None:
+                    raise _Bad("more than one Host")
+                host = value
+            elif name == b"content-length":
                 length = _content_length(value, has_length)
                 has_length = True
-                lines[index] = b"%b: %d" % (unseen_name(lines[index]), length)
-            elif name == b"transfer-encoding":
-                chunked = True
-                lines[index] = b"%b: chunked" % unseen_name(lines[index])
-            elif name == b"host":
-                host = value
+                lines[index] = b"%b: %d" % (lines[index][:14], length)
             elif name == b"connection":
                 tokens = _tokens(value)
                 close = close or b"close" in tokens
                 wants_upgrade = wants_upgrade or b"upgrade" in tokens
                 listed |= tokens
+            elif name == b"transfer-encoding":
+                if chunked:
+                    raise _Bad("more than one Transfer-Encoding")
+                chunked = True
+                lines[index] = b"%b: chunked" % lines[index][:17]
             elif name == b"expect":
                 expects_continue = value.lower() == b"100-continue"
             elif name == b"upgrade":
@@ -204,93 +231,126 @@ class HeadReader:
                 raise _Bad("both Content-Length and Transfer-Encoding")
             length = CHUNKED
         if not host:
-            raise _Bad("an empty Host")
+            raise _Bad("no Host")
         if listed:
             listed = _listed_names(listed)
         if not wants_upgrade:
             upgrade = b""
-        return RequestHead(method, target, lines, fields, host, length, close, expects_continue, upgrade, listed)
+        return RequestHead(
+            start, method, target, lines, raw_lines, fields, host, length, close, expects_continue, upgrade, listed
+        )
 
     def _response(self, head: bytes) -> ResponseHead:
         lines = head[:-4].split(b"\r\n")
-        start = _STATUS_LINE(lines[0])
-        if start is None:
-            raise _Bad("a malformed status line")
-        status = int(start[2])
-        is_1_0 = start[1] == b"0"
+        start = lines.pop(0)
+        status, is_1_0 = self._statuses.get(start) or self._read_status(start)
         if is_1_0:
-            lines[0] = b"HTTP/1.1" + lines[0][8:]
-
-        memo, old = self._response_lines, self._old_response_lines
-        unseen: list[tuple[bytes, bytes]] = []
-        kept = [lines[0]]
-        new: list[tuple[bytes, bytes, bytes]] = []
-        for line in lines[1:]:
-            if line in memo:
-                kept.append(line)
-                continue
-            if line in old:
-                memo.add(line)
-                kept.append(line)
-                continue
-            name, colon, value = line.partition(b":")
-            if not colon:
-                raise _Bad("a header line without a colon")
-            value = value.strip(b" \t")
-            unseen.append((name, value))
-            new.append((name.lower(), value, line))
-            kept.append(line)
-        if unseen:
-            if status >= 200:
-                h11.Response(status_code=status, headers=unseen)
-            else:
-                h11.InformationalResponse(status_code=status, headers=unseen)
+            start = b"HTTP/1.1" + start[8:]
+        memo = self._response_lines
+        fields = _read_lines(lines, memo)
 
         length = UNTIL_CLOSE
         has_length = chunked = wants_upgrade = False
         close = is_1_0
         upgrade = b""
         listed: frozenset[bytes] = frozenset()
+        dropped: list[int] = []
         never = self._never
-        for name, value, line in new:
-            if name not in never:
+        for index, name, value in fields:
+            if name not in _CONTEXTUAL:
                 if name.startswith(b"proxy-"):
-                    kept.remove(line)
-                elif len(line) <= MEMO_LINE_BYTES:
-                    memo.add(line)
-            elif name == b"content-length":
+                    dropped.append(index)
+                elif name not in never:
+                    memo.add(lines[index], True)
+                continue
+            memo.add(lines[index], (name, value))
+            if name == b"content-length":
                 length = _content_length(value, has_length)
                 has_length = True
-                kept[kept.index(line)] = b"%b: %d" % (unseen_name(line), length)
-            elif name == b"transfer-encoding":
-                chunked = True
-                kept[kept.index(line)] = b"%b: chunked" % unseen_name(line)
+                lines[index] = b"%b: %d" % (lines[index][:14], length)
             elif name == b"connection":
                 tokens = _tokens(value)
                 close = close or b"close" in tokens
                 wants_upgrade = wants_upgrade or b"upgrade" in tokens
                 listed |= tokens
-                kept.remove(line)
-            elif name in HOP_BY_HOP or name.startswith(b"proxy-"):
+                dropped.append(index)
+            elif name == b"transfer-encoding":
+                if chunked:
+                    raise _Bad("more than one Transfer-Encoding")
+                chunked = True
+                lines[index] = b"%b: chunked" % lines[index][:17]
+            elif name in HOP_BY_HOP:
                 if name == b"upgrade":
                     upgrade = value.lower()
-                kept.remove(line)
-        if len(memo) > MEMO_LINES:
-            self._old_response_lines, self._response_lines = memo, set()
+                dropped.append(index)
         if chunked:
             if has_length or is_1_0:
                 raise _Bad("Transfer-Encoding where it cannot be relied on")
             length = CHUNKED
+        for index in reversed(dropped):
+            del lines[index]
         if listed:
             names = _listed_names(listed)
             if names:
-                kept[1:] = [line for line in kept[1:] if line.partition(b":")[0].lower() not in names]
-        return ResponseHead(status, kept, length, close, upgrade if wants_upgrade else b"")
+                lines = [line for line in lines if line.partition(b":")[0].lower() not in names]
+        lines.insert(0, start)
+        return ResponseHead(status, lines, length, close, upgrade if wants_upgrade else b"")
+
+    def _read_status(self, line: bytes) -> tuple[int, bool]:
+        match = _STATUS_LINE(line)
+        if match is None:
+            raise _Bad("a malformed status line")
+        if len(self._statuses) >= 64:
+            self._statuses.clear()
+        read = self._statuses[line] = (int(match[2]), match[1] == b"0")
+        return read
 
 
-def unseen_name(line: bytes) -> bytes:
-    """The header's name in the case it came in."""
-    return line[: line.index(b":")]
+def _read_start(line: bytes) -> tuple[bytes, bytes]:
+    """Method and target of a request line, judged by h11."""
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        raise _Bad("a malformed request line")
+    method, target, version = parts
+    if version != b"HTTP/1.1":
+        if _VERSION(version):
+            raise Refusal(505, "http_version", "This proxy speaks HTTP/1.1 only; configure the client for it.")
+        raise _Bad("a malformed request line")
+    h11.Request(method=method, target=target, headers=_ANY_HOST)
+    return method, target
+
+
+_ANY_HOST = [(b"Host", b"a")]
+
+
+def _read_lines(lines: list[bytes], memo: _Lines) -> list[Field]:
+    """What is to be looked at of these lines: all but those that the memo knows to stay as they are."""
+    known = memo.known.get
+    fields: list[Field] = []
+    unseen: list[tuple[bytes, bytes]] = []
+    index = -1
+    for verdict in [known(line) for line in lines]:
+        index += 1
+        if verdict is True:
+            continue
+        line = lines[index]
+        if verdict is None:
+            verdict = memo.recall(line)
+            if verdict is None:
+                name, colon, value = line.partition(b":")
+                if not colon:
+                    raise _Bad("a header line without a colon")
+                value = value.strip(b" \t")
+                unseen.append((name, value))
+                fields.append((index, name.lower(), value))
+                continue
+            if verdict is True:
+                continue
+        fields.append((index, verdict[0], verdict[1]))
+    if unseen:
+        # The event that is nothing but headers: the same judgement as in Request and Response, without their cost.
+        h11.EndOfMessage(headers=unseen)
+    return fields
 
 
 def is_hop_by_hop(name: bytes, listed: frozenset[bytes]) -> bool:

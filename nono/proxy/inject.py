@@ -26,7 +26,7 @@ from typing import NamedTuple, Protocol
 from nono.errors import PolicyError, Refusal
 from nono.policy.routes import Presentation
 from nono.proxy.authenticate import Grant, split_format
-from nono.proxy.head import RequestHead, is_hop_by_hop
+from nono.proxy.head import MESSAGE_HEADERS, RequestHead, is_hop_by_hop
 from nono.proxy.route import BoundRoute, Destination, HostTarget, Origin, Secret
 
 RAW = 0
@@ -43,83 +43,115 @@ _ALNUM = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TCHAR = frozenset("!#$%&'*+-.^_`|~" + _ALNUM)
 
 
+class Shown(NamedTuple):
+    """What the audit will say of a request: no query, no token."""
+
+    route: str
+    host: str
+    method: str
+    path: str
+
+
 class Outgoing(NamedTuple):
     """A request as it will be sent, without its credential.
 
     encoding: RAW, PERCENT or BASE64; meaningless where bound is None (a plain request for an allowed host).
-    length: body bytes or CHUNKED, as in RequestHead. path: for the audit, without query and token.
-    host: what is asked for when there is no route.
+    fits: whether head and credential can stand in one slot. length: body bytes or CHUNKED, as in RequestHead.
     """
 
     before: bytes
     after: bytes
     encoding: int
+    fits: bool
     bound: BoundRoute | None
     origin: Origin
     method: bytes
-    path: bytes
     length: int
     close: bool
     expects_continue: bool
     upgrade: bytes
+    shown: Shown
 
 
-def plan(grant: Grant, token: bytes) -> Outgoing:
-    """Return the head to forward for a granted request. Raises Refusal 400 when the token stands elsewhere in it."""
-    head, destination = grant.head, grant.match.destination
+class Injection(NamedTuple):
+    """How one route presents its credential, computed once.
+
+    left, right: what stands around it: in a header line, in the path, or (left only) before a query parameter's value.
+    """
+
+    mode: str
+    encoding: int
+    left: bytes
+    right: bytes
+    authority: bytes
+    shown_host: str
+
+
+def injection(destination: Destination) -> Injection:
+    """Return how this destination's route injects. Raises PolicyError where that cannot be carried out."""
+    check_presentation(destination)
     how = destination.bound.route.inject
-    path = destination.base + grant.path
-    query = grant.query
-    lines_before, lines_after = _lines(head, grant.dropped, destination.origin, split=how.inject_mode in _IN_LINES)
-    encoding = RAW
-    if how.inject_mode == "header" or how.inject_mode == "basic_auth":
-        target = _target(path + (grant.path_after_token or b""), query)
-        if how.inject_mode == "header":
-            name, (left, right) = how.inject_header.encode(), split_format(how.credential_format)
-        else:
-            name, left, right = b"Authorization", b"Basic ", b""
-            encoding = BASE64
-        before = b"%b %b HTTP/1.1\r\n%b%b: %b" % (head.method, target, lines_before, name, left)
-        after = b"%b\r\n%b\r\n" % (right, lines_after)
+    authority = destination.origin.authority
+    if how.inject_mode == "header":
+        left, right = split_format(how.credential_format)
+        left, encoding = how.inject_header.encode() + b": " + left, RAW
+    elif how.inject_mode == "basic_auth":
+        left, right, encoding = b"Authorization: Basic ", b"", BASE64
     elif how.inject_mode == "query_param":
-        encoding = PERCENT
-        whole = _target(path + (grant.path_after_token or b""), query)
-        mark = b"&" if query else b"?"
-        before = b"%b %b%b%b=" % (head.method, whole, mark, how.query_param_name.encode())
-        after = b" HTTP/1.1\r\n%b\r\n" % lines_after
+        left, right, encoding = how.query_param_name.encode() + b"=", b"", PERCENT
     else:
-        encoding = PERCENT
-        if grant.path_after_token is None:
-            raise Refusal(401, "token_missing", "This route takes its token in the path, where the API key belongs.")
         left, right = split_format(how.path_replacement or how.path_pattern)
-        before = b"%b %b%b" % (head.method, path, left)
-        rest = _target(grant.path_after_token, query)
-        after = b"%b%b HTTP/1.1\r\n%b\r\n" % (right, rest if grant.path_after_token or query else b"", lines_after)
+        encoding = PERCENT
+    return Injection(how.inject_mode, encoding, left, right, authority.encode(), authority)
+
+
+def plan(grant: Grant, how: Injection, token: bytes) -> Outgoing:
+    """Return the head to forward for a granted request. Raises Refusal 400 when the token stands elsewhere in it."""
+    head, destination, path = grant.head, grant.match.destination, grant.path
+    bound, dropped = destination.bound, grant.dropped
+    after_token = grant.path_after_token
+    lines = _lines(head, dropped, how.authority)
+    if how.encoding != PERCENT:  # in a header line
+        start = b"%b %b HTTP/1.1" % (head.method, _target(destination.base + path + (after_token or b""), grant.query))
+        cut = dropped[0] if dropped else len(lines)
+        before = b"\r\n".join([start, *filter(None, lines[:cut]), how.left])
+        after = b"\r\n".join([how.right, *filter(None, lines[cut:]), b"\r\n"])
+    else:
+        after = b"\r\n".join([b" HTTP/1.1", *filter(None, lines), b"\r\n"])
+        if how.mode == "query_param":
+            target = _target(destination.base + path + (after_token or b""), grant.query)
+            before = b"%b %b%b%b" % (head.method, target, b"&" if grant.query else b"?", how.left)
+        elif after_token is None:
+            raise Refusal(401, "token_missing", "This route takes its token in the path, where the API key belongs.")
+        else:
+            before = b"%b %b%b" % (head.method, destination.base + path, how.left)
+            rest = after_token if grant.query is None else b"%b?%b" % (after_token, grant.query)
+            after = how.right + rest + after
     if token in before or token in after:
         raise Refusal(400, "token_misplaced", "The session token stands in the request outside a credential's place.")
-    shown = grant.path if grant.path_after_token is None else grant.path + b"***" + grant.path_after_token
+    length = bound.credential.length if bound.credential is not None else 0
+    fits = len(before) + 3 * length + 4 + len(after) <= SLOT_BYTES
+    shown_path = path if after_token is None else path + b"***" + after_token
+    shown = Shown(bound.route.name, how.shown_host, head.method.decode(), shown_path.decode() or "/")
     return Outgoing(
-        before, after, encoding, destination.bound, destination.origin, head.method, shown or b"/",
-        head.length, head.close, head.expects_continue, head.upgrade,
+        before, after, how.encoding, fits, bound, destination.origin, head.method, head.length, head.close,
+        head.expects_continue, head.upgrade, shown,
     )  # fmt: skip
 
 
 def plan_plain(head: RequestHead, target: HostTarget, token: bytes) -> Outgoing:
     """Return the head to forward to an allowed host, to which no credential belongs."""
-    dropped = frozenset(index for index, name, _ in head.fields if name == b"proxy-authorization")
     origin = Origin(False, target.host, target.port)
-    _, lines = _lines(head, dropped, origin, split=False)
-    before = b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, target.target, lines)
+    lines = _lines(head, [], origin.authority.encode())
+    start = b"%b %b HTTP/1.1" % (head.method, target.target)
+    before = b"\r\n".join([start, *filter(None, lines), b"\r\n"])
     if token in before:
         raise Refusal(400, "token_misplaced", "The session token stands in the request outside a credential's place.")
-    path = target.target.partition(b"?")[0]
+    path = target.target.partition(b"?")[0].decode()
     return Outgoing(
-        before, b"", RAW, None, origin, head.method, path,
-        head.length, head.close, head.expects_continue, head.upgrade,
+        before, b"", RAW, False, None, origin, head.method, head.length, head.close, head.expects_continue,
+        head.upgrade, Shown("", origin.authority, head.method.decode(), path),
     )  # fmt: skip
-
-
-_IN_LINES = ("header", "basic_auth")
 
 
 def _target(path: bytes, query: bytes | None) -> bytes:
@@ -127,30 +159,22 @@ def _target(path: bytes, query: bytes | None) -> bytes:
     return path if query is None else b"%b?%b" % (path, query)
 
 
-def _lines(head: RequestHead, dropped: frozenset[int], origin: Origin, split: bool) -> tuple[bytes, bytes]:
-    """The header lines to forward, as those before and those after the credential's header."""
-    lines: list[bytes | None] = list(head.lines)
-    cut = min(dropped) if dropped else len(lines)
-    for index in dropped:
-        lines[index] = None
+def _lines(head: RequestHead, dropped: list[int], authority: bytes) -> list[bytes]:
+    """The header lines to forward, empty where one is dropped, so that indices stay what they were."""
+    lines = head.lines
     for index, name, _ in head.fields:
         if name == b"host":
-            line = head.lines[index]
-            lines[index] = b"%b: %b" % (line[: line.index(b":")], origin.authority.encode())
+            lines[index] = b"%b: %b" % (lines[index][:4], authority)
         elif is_hop_by_hop(name, head.listed):
-            lines[index] = None
+            lines[index] = b""
+    for index in dropped:
+        lines[index] = b""
     if head.listed:  # rare: lines that the memo answered for may be named too
-        for index, kept in enumerate(lines):
-            if kept is not None and kept.partition(b":")[0].lower() in head.listed:
-                lines[index] = None
+        lines = [line if line.partition(b":")[0].lower() not in head.listed else b"" for line in lines]
     if head.upgrade == b"websocket":
         lines.append(b"Connection: Upgrade")
         lines.append(b"Upgrade: websocket")
-    if not split:
-        cut = 0
-    before = b"".join([line + b"\r\n" for line in lines[:cut] if line is not None])
-    after = b"".join([line + b"\r\n" for line in lines[cut:] if line is not None])
-    return before, after
+    return lines
 
 
 def check_presentation(destination: Destination) -> None:
@@ -171,8 +195,7 @@ def _check_one(name: str, how: Presentation) -> None:
             raise PolicyError(f"route '{name}': inject_header is no header name")
         if not how.credential_format.isprintable() or not how.credential_format.isascii():
             raise PolicyError(f"route '{name}': credential_format must be printable ASCII")
-        from_the_message = ("host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "trailer")
-        if how.inject_header.lower() in from_the_message:
+        if how.inject_header.lower().encode() in MESSAGE_HEADERS or how.inject_header.lower().startswith("proxy-"):
             raise PolicyError(f"route '{name}': inject_header must not be {how.inject_header}")
     if how.inject_mode == "query_param" and not set("-_.").union(_ALNUM).issuperset(how.query_param_name or "?"):
         raise PolicyError(f"route '{name}': inject_mode query_param needs query_param_name")
@@ -208,7 +231,7 @@ class Slot:
     def assemble(self, outgoing: Outgoing, credential: Secret, body: bytes) -> tuple[int, int]:
         """Write head and body into the slot: as many of the body's bytes as fit.
 
-        Returns the bytes written and how many of them are body. The head must fit (see `fits`).
+        Returns the bytes written and how many of them are body. The head must fit (Outgoing.fits).
         """
         view = self.view
         before = outgoing.before
@@ -236,11 +259,6 @@ class Slot:
         self.view[start:end] = _ZEROS[: end - start]
         self._secret_start = self._secret_end = 0
         self._pool._give_back(self)
-
-
-def fits(outgoing: Outgoing, credential: Secret) -> bool:
-    """Whether this head can be assembled in one slot."""
-    return len(outgoing.before) + 3 * credential.length + 4 + len(outgoing.after) <= SLOT_BYTES
 
 
 class ScratchPool:

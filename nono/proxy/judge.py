@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from nono.errors import Refusal
-from nono.proxy.authenticate import authenticate, authenticate_proxy, places, presentation_names
+from nono.proxy.authenticate import Places, authenticate, authenticate_proxy, places, presentation_names
 from nono.proxy.head import HeadReader
-from nono.proxy.inject import Outgoing, check_presentation, plan, plan_plain
+from nono.proxy.inject import Injection, Outgoing, injection, plan, plan_plain
 from nono.proxy.route import BoundRoute, ConnectTarget, HostTarget, Router
 
 # Decides about a host that the agent names: None lets it pass, a Refusal is answered.
@@ -21,6 +21,7 @@ Allowlist = Callable[[str, int], Refusal | None]
 
 MEMO_HEADS = 512
 MEMO_HEAD_BYTES = 4096
+_MEMO_HASHES = 16384
 
 
 class Judge:
@@ -32,15 +33,15 @@ class Judge:
         self._token = token
         self._allowlist = allowlist
         self.router = Router(routes, port, max_target_bytes)
-        self._places = {}
+        self._rooms: dict[str, tuple[Places, Injection]] = {}
         names: set[bytes] = set()
         for destination in self.router.destinations:
-            check_presentation(destination)
             route = destination.bound.route
-            self._places[route.name] = places(route)
+            self._rooms[route.name] = (places(route), injection(destination))
             names |= presentation_names(route)
         self.reader = HeadReader(frozenset(names))
         self._heads: dict[bytes, Outgoing] = {}
+        self._seen_once: set[int] = set()
 
     def __call__(self, head: bytes) -> Outgoing | ConnectTarget:
         """Return what to send, or where to tunnel. Raises Refusal."""
@@ -55,18 +56,29 @@ class Judge:
             self._allow(target.host, target.port)
             return target if isinstance(target, ConnectTarget) else plan_plain(head, target, self._token)
         bound = target.destination.bound
-        grant = authenticate(head, target, self._places[bound.route.name], self._token)
-        outgoing = plan(grant, self._token)
+        where, how = self._rooms[bound.route.name]
+        grant = authenticate(head, target, where, self._token)
+        outgoing = plan(grant, how, self._token)
         if bound.credential is None:
             name = bound.route.credential_key
             message = f"nono holds no credential '{name}'. Store it with: nono credential set {bound.route.name}"
             raise Refusal(503, "credential_missing", message)
         self.reader.learn(head)
         if len(raw) <= MEMO_HEAD_BYTES and not any(name == b"cookie" for _, name, _ in head.fields):
-            if len(self._heads) >= MEMO_HEADS:
-                self._heads.clear()
-            self._heads[raw] = outgoing
+            self._remember(raw, outgoing)
         return outgoing
+
+    def _remember(self, raw: bytes, outgoing: Outgoing) -> None:
+        # At the second sighting: heads that never come again leave nothing but a number.
+        number = hash(raw)
+        if number not in self._seen_once:
+            if len(self._seen_once) >= _MEMO_HASHES:
+                self._seen_once.clear()
+            self._seen_once.add(number)
+            return
+        if len(self._heads) >= MEMO_HEADS:
+            self._heads.clear()
+        self._heads[raw] = outgoing
 
     def _allow(self, host: str, port: int) -> None:
         if self._allowlist is not None:

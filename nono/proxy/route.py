@@ -93,6 +93,8 @@ class HostTarget(NamedTuple):
 _SCHEME = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[^/\[\]:@?#]+)(?::([0-9]{1,5}))?(/[^?#]*)?", re.ASCII).fullmatch
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@/?#\\]+):([0-9]{1,5})").fullmatch
 _ABSOLUTE = re.compile(rb"http://(\[[0-9A-Fa-f:.]+\]|[^/\[\]:@?#\\]+)(?::([0-9]{1,5}))?([/?][^#]*)?", re.I).fullmatch
+_KEPT_TARGETS = 512
+_KEPT_TARGET_BYTES = 512
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 _METHOD_OVERRIDES = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
 
@@ -104,6 +106,8 @@ class Router:
         self._by_name = {bound.route.name.encode(): destination(bound) for bound in routes}
         self._own = (b"127.0.0.1:%d" % port, b"localhost:%d" % port)
         self._max_target_bytes = max_target_bytes
+        # The verdict on a path depends on the path alone (but for endpoint rules), and agents repeat themselves.
+        self._matches: dict[bytes, RouteMatch] = {}
 
     @property
     def destinations(self) -> list[Destination]:
@@ -112,6 +116,10 @@ class Router:
     def route(self, head: RequestHead) -> RouteMatch | ConnectTarget | HostTarget:
         """Raises Refusal: 400, 403 (endpoint), 404, 405, 414."""
         method, target = head.method, head.target
+        match = self._matches.get(target)
+        if match is not None and method != b"TRACE" and method != b"CONNECT":
+            self._check_endpoint(match, head)
+            return match
         if len(target) > self._max_target_bytes:
             raise Refusal(414, "uri_too_long", f"The request target is longer than {self._max_target_bytes} bytes.")
         if method == b"CONNECT":
@@ -146,11 +154,20 @@ class Router:
         path = slash + rest
         if is_ambiguous(path):
             raise Refusal(400, "ambiguous_path", "The path has dot segments, a backslash or NUL; send it resolved.")
-        if found.rules and not _endpoint_allowed(found.rules, head, path):
+        match = RouteMatch(found, path, query if mark else None)
+        self._check_endpoint(match, head)
+        if target is head.target and len(target) <= _KEPT_TARGET_BYTES:
+            if len(self._matches) >= _KEPT_TARGETS:
+                self._matches.clear()
+            self._matches[target] = match
+        return match
+
+    def _check_endpoint(self, match: RouteMatch, head: RequestHead) -> None:
+        found = match.destination
+        if found.rules and not _endpoint_allowed(found.rules, head, match.path):
             allowed = ", ".join(f"{rule.method} {rule.path}" for rule in found.bound.route.endpoint_rules)
             message = f"This endpoint of '{found.bound.route.name}' is not granted. Granted: {allowed}."
             raise Refusal(403, "endpoint_denied", message)
-        return RouteMatch(found, path, query if mark else None)
 
 
 def destination(bound: BoundRoute) -> Destination:

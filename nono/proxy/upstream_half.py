@@ -108,7 +108,7 @@ class UpstreamHalf(Ends):
             upstream.reusable = False
         self._status = head.status
         lines = head.lines
-        lines.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
+        lines.append(b"Connection: close\r\n\r\n" if close else b"\r\n")  # ends the head
         size = len(data)
         whole = False
         if length >= 0:
@@ -137,8 +137,7 @@ class UpstreamHalf(Ends):
         self._bytes_down = size
         self.upstream_state = UPSTREAM[self.upstream_state][ANSWER_WHOLE if whole else ANSWER]
         self._replay = None
-        lines.append(data)
-        self._to_client(b"\r\n".join(lines[:-1]) + data)
+        self._to_client(b"\r\n".join(lines) + data)
         if whole:
             self._answered()
         elif self._client.queued:

@@ -1,9 +1,9 @@
 """Find the command as a shell would, and what it needs to be readable so that it can start.
 
-Looks at the disk, changes nothing. A command that was found is granted its own file and, where it stands in a `bin` directory, the
-installation around that (`PREFIX` of `PREFIX/bin/x`): a virtual environment or a Node version is of no use without its libraries. The
-same holds for each symbolic link on the way and for the interpreter of a `#!` line. The root, the home directory and what lies above it
-are never taken for an installation.
+Looks at the disk, changes nothing. A command that was found is granted its own file and, where it stands in a `bin`
+directory, the installation around that (`PREFIX` of `PREFIX/bin/x`): a virtual environment or a Node version is of no
+use without its libraries. The same holds for each symbolic link on the way and for the interpreter of a `#!` line.
+The root, the home directory and what lies above it are never taken for an installation.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _check(path: str, name: str) -> None:
 
 
 def _interpreters(path: str, environment: Mapping[str, str]) -> list[str]:
-    """Return the programs that the `#!` line of `path` names: the interpreter and, behind env(1), what that will look up."""
+    """Return the programs that the `#!` line of `path` names: the interpreter and what env(1) will look up."""
     try:
         with open(path, "rb") as file:
             line = file.readline(4096)

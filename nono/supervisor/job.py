@@ -2,16 +2,17 @@
 
 The supervisor is to the child what an interactive shell is to a job (glibc manual, "Implementing a Job Control Shell"):
 
-- The child leads its own process group, and holds the terminal while it runs, so that a key like ^C reaches it from the kernel. Only
-  where the terminal's foreground group is shared with others (`nono run … | less`: standard input is the terminal, output is not) the
-  child stays in our group, because taking the terminal would stop them.
+- The child leads its own process group, and holds the terminal while it runs, so that a key like ^C reaches it from
+  the kernel. Only where the terminal's foreground group is shared with others (`nono run … | less`: standard input is
+  the terminal, output is not) the child stays in our group, because taking the terminal would stop them.
 - INT, QUIT, TERM, HUP, USR1, USR2, WINCH and TSTP sent to us are sent on to the child's group.
-- When the child stops, we take the terminal back and stop too, so that the user's shell sees it; when we are continued, we give the
-  terminal back and continue the child.
-- We are the subreaper of all that the child starts: when it is gone, whatever it left is killed, because it was granted to this run.
+- When the child stops, we take the terminal back and stop too, so that the user's shell sees it; when we are
+  continued, we give the terminal back and continue the child.
+- We are the subreaper of all that the child starts: when it is gone, whatever it left is killed, because it was
+  granted to this run.
 
-Signals arrive through signal.set_wakeup_fd(2 ends of a pipe); the handlers themselves do nothing. `watch()` starts before the spawn, so
-that no signal falls between.
+Signals arrive through signal.set_wakeup_fd(2 ends of a pipe); the handlers themselves do nothing. `watch()` starts
+before the spawn, so that no signal falls between.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 _FORWARDED = (
     signal.SIGINT,
@@ -38,13 +43,13 @@ def _wake(number: int, frame: object) -> None:
 
 
 class Signals:
-    """Catches this process's signals as bytes on a pipe; a context manager. `fd` becomes readable when there are any."""
+    """Catches this process's signals as bytes on a pipe; a context manager. `fd` is readable when there are any."""
 
     def __init__(self) -> None:
         self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._previous: dict[int, object] = {}
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Self:
         self._previous_fd = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         for number in (*_FORWARDED, signal.SIGCHLD, signal.SIGCONT):
             self._previous[number] = signal.signal(number, _wake)
@@ -69,8 +74,8 @@ class Signals:
 class Terminal:
     """The controlling terminal, when standard input is it.
 
-    fd: the terminal, ours to hand over; -1 where there is none or it is shared. shared: whether the child stays in our process group.
-    handed_fd: what to hand to the child's group at its start; -1 for nothing.
+    fd: the terminal, ours to hand over; -1 where there is none or it is shared. shared: whether the child stays in
+    our process group. handed_fd: what to hand to the child's group at its start; -1 for nothing.
     """
 
     def __init__(self) -> None:
@@ -192,7 +197,7 @@ def kill_descendants() -> None:
 
 
 def _children() -> list[int]:
-    """Return the ids of this process's children, orphans of theirs included. Source: proc(5), /proc/PID/stat field 4."""
+    """Return the ids of this process's children, adopted ones included. Source: proc(5), /proc/PID/stat field 4."""
     me, found = str(os.getpid()), []
     for name in os.listdir("/proc"):
         if name.isdigit():

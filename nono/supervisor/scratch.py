@@ -1,7 +1,8 @@
 """The run's own temporary directory: TMPDIR of the child, made before it starts and removed after it ended.
 
-The shared /tmp is not granted: other programs keep sockets and half-written secrets there. Removal happens after every process of the run
-is dead, walks by file descriptor and never follows a symbolic link (shutil.rmtree), so that nothing planted inside leads out.
+The shared /tmp is not granted: other programs keep sockets and half-written secrets there. Removal happens after
+every process of the run is dead, walks by file descriptor and never follows a symbolic link (shutil.rmtree), so that
+nothing planted inside leads out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from importlib import import_module
 
 from nono.errors import StoreError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
 
 class ScratchDirectory:
     """A context manager; `path` is absolute. With create=False it names a directory that is not made."""
@@ -19,14 +24,15 @@ class ScratchDirectory:
         self.path = os.path.join(os.path.realpath(parent), f"nono-{os.urandom(8).hex()}")
         self._create = create
 
-    def __enter__(self) -> ScratchDirectory:
+    def __enter__(self) -> Self:
         if self._create:
             try:
                 os.mkdir(self.path, 0o700)
             except OSError as error:
                 parent = os.path.dirname(self.path)
                 raise StoreError(
-                    f"cannot make a temporary directory in {parent}: {error.strerror}. Set TMPDIR to one that you can write"
+                    f"cannot make a temporary directory in {parent}: {error.strerror}. "
+                    "Set TMPDIR to one that you can write"
                 ) from None
         return self
 

@@ -19,7 +19,11 @@ def test_writes_a_json_line_for_each_entry(tmp_path: Path) -> None:
         log.flush()
         assert log.append({"n": 3}) is True
     lines = Path(log.path).read_bytes().splitlines()
-    assert [json.loads(line) for line in lines] == [{"route": "openai", "status": 200}, {"path": 'a"\n\u2028é'}, {"n": 3}]
+    assert [json.loads(line) for line in lines] == [
+        {"route": "openai", "status": 200},
+        {"path": 'a"\n\u2028é'},
+        {"n": 3},
+    ]
 
 
 def test_file_and_directory_are_private(tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def test_a_port_in_use_is_said(site: Site) -> None:
     with serving(site) as (line, _):
         profile = site.vault / "profile.json"
         command = [sys.executable, "-m", "nono", "proxy", "--profile", str(profile), "--port", str(line["port"])]
-        result = subprocess.run(command, cwd=site.work, env=site.environment, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command, cwd=site.work, env=site.environment, capture_output=True, text=True, check=False
+        )
     assert result.returncode == 2
     assert "choose another" in result.stderr

@@ -28,7 +28,7 @@ def test_selects_in_order_and_once() -> None:
 
 
 def test_names_the_known_ones_when_a_credential_is_unknown() -> None:
-    with pytest.raises(UsageError, match="unknown credential 'opnai'.*openai"):
+    with pytest.raises(UsageError, match=r"unknown credential 'opnai'.*openai"):
         select_routes(["opnai"], {})
 
 
@@ -93,7 +93,8 @@ def test_refuses_a_route_name_that_is_no_path_segment(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "upstream", ["http://127.0.0.1:8080", "http://localhost:1/v1", "http://[::1]:80", "https://localhost", "https://a-b.c/d/e"]
+    "upstream",
+    ["http://127.0.0.1:8080", "http://localhost:1/v1", "http://[::1]:80", "https://localhost", "https://a-b.c/d/e"],
 )
 def test_accepts_an_upstream(upstream: str) -> None:
     check_upstream(upstream, AssertionError)

@@ -36,7 +36,10 @@ def test_each_flag_grants_what_its_name_says() -> None:
 
 
 def test_profile_adds_to_flags() -> None:
-    grants = own(Request(read=("/a",)), '{"meta": {"name": "x"}, "filesystem": {"allow": ["$WORKDIR/b"]}, "workdir": {"access": "read"}}')
+    grants = own(
+        Request(read=("/a",)),
+        '{"meta": {"name": "x"}, "filesystem": {"allow": ["$WORKDIR/b"]}, "workdir": {"access": "read"}}',
+    )
     assert [(grant.path, grant.access, grant.origin) for grant in grants] == [
         ("/a", READ, "--read"),
         ("/home/u/app/b", READ | WRITE, "profile x"),
@@ -51,7 +54,7 @@ def test_refuses_a_path(path: str) -> None:
 
 
 def test_refuses_an_unknown_workdir_access() -> None:
-    with pytest.raises(PolicyError, match="workdir.access"):
+    with pytest.raises(PolicyError, match=r"workdir.access"):
         own(Request(), '{"workdir": {"access": "all"}}')
 
 
@@ -65,7 +68,10 @@ def test_a_profile_restricts_too() -> None:
     blocked = parse('{"network": {"block": true}}', "p")
     assert resolve(Request(), blocked, PLACE).network == NETWORK_BLOCKED
     named = parse('{"network": {"credentials": ["github"]}}', "p")
-    assert [route.name for route in resolve(Request(credential=("openai",)), named, PLACE).routes] == ["github", "openai"]
+    assert [route.name for route in resolve(Request(credential=("openai",)), named, PLACE).routes] == [
+        "github",
+        "openai",
+    ]
 
 
 def test_refuses_blocked_network_with_a_credential() -> None:
@@ -74,6 +80,7 @@ def test_refuses_blocked_network_with_a_credential() -> None:
 
 
 def test_expands_paths_of_custom_credentials() -> None:
-    text = '{"network": {"credentials": ["x"], "custom_credentials": {"x": {"upstream": "https://x", "credential_key": "k", "tls_ca": "~/ca.pem"}}}}'
-    (route,) = resolve(Request(), parse(text, "p"), PLACE).routes
+    fields = '{"upstream": "https://x", "credential_key": "k", "tls_ca": "~/ca.pem"}'
+    profile = parse('{"network": {"credentials": ["x"], "custom_credentials": {"x": ' + fields + "}}}", "p")
+    (route,) = resolve(Request(), profile, PLACE).routes
     assert route.tls_ca == "/home/u/ca.pem"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from tests.keyring_service import KeyringService
 from tests.runs import ACCOUNTS, KEYS, Site, require_command
+
+README = Path(__file__).parent.parent / "README.md"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,8 +40,10 @@ def keyring() -> Iterator[KeyringService]:
         require_command(command)
     # Not tmp_path: a socket's path must be short (108 bytes; unix(7)).
     with tempfile.TemporaryDirectory(prefix="keyring-") as directory, KeyringService(Path(directory)) as service:
+        (line,) = (line for line in README.read_text().splitlines() if "secret-tool store" in line)
         for name, account in ACCOUNTS.items():
-            service.store("nono", account, KEYS[name], target="default")
+            command = ["sh", "-c", line.replace(ACCOUNTS["openai"], account)]
+            subprocess.run(command, env=service.environment(KEY=KEYS[name]), check=True)
         yield service
 
 

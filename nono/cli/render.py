@@ -32,7 +32,7 @@ def summary(what: Summary, home: str, verbose: bool) -> str:
         names = ", ".join(what.withheld) if verbose else f"{len(what.withheld)} variables (-v to list)"
         rows.append(("withheld", names))
     for note in what.notes:
-        rows.append(("note", note))
+        rows.append(("note", printable(note)))
     rows.append(("wall", what.wall))
     return "".join(f"{'nono' if first else '    '}  {label:<{_WIDTH}} {text}\n" for first, label, text in _first(rows))
 

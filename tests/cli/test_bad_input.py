@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nono.demo import certificates
+from tests import keyring_service
 from tests.keyring_service import KeyringService
 from tests.runs import ACCOUNTS, KEYS, WITHOUT_LANDLOCK, Site, lines, require_command
 
@@ -242,6 +243,17 @@ def test_keystore_locked(site: Site, own_keyring: KeyringService) -> None:
     own_keyring.store("nono", ACCOUNTS["openai"], KEYS["openai"], target="default")
     own_keyring.lock()
     refuse(site, ["--credential", "openai"], OWN, r"locked", environment=of(own_keyring))
+
+
+def test_keystore_denied(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The policy of the bus keeps everybody from the keystore, as a confined desktop's does."""
+    for command in ("dbus-daemon", "gnome-keyring-daemon", "gdbus"):
+        require_command(command)
+    policy = keyring_service._BUS_CONFIGURATION
+    denial = '<deny send_destination="org.freedesktop.secrets"/></policy>'
+    monkeypatch.setattr(keyring_service, "_BUS_CONFIGURATION", policy.replace("</policy>", denial))
+    with tempfile.TemporaryDirectory(prefix="keyring-") as directory, KeyringService(Path(directory)) as service:
+        refuse(site, ["--credential", "openai"], OWN, r"den(ied|ies)|refuse", environment=of(service))
 
 
 def test_keystore_without_a_daemon(site: Site) -> None:

@@ -1,7 +1,7 @@
 """One run, from its order to its exit status: the only place where the rooms are put together.
 
 Read it top to bottom; the order is the point. Everything that can be refused is refused before the child exists (P7):
-the credentials are in locked memory, and the keystore's helper is gone, before the spawn (P1). What only the proxy
+the credentials are in locked memory, and the keystore's connection is gone, before the spawn (P1). What only the proxy
 needs (ssl, h11, the loop) is imported while the child starts, because that is what a user waits for; so this file,
 and only this one, imports inside functions. A request that the child makes before the proxy serves waits in the
 listener's backlog, which is there since the spawn.
@@ -21,7 +21,6 @@ from importlib import import_module
 
 from nono.audit.log import AuditLog
 from nono.credentials import env, phantom, reference
-from nono.credentials.helper import Helper
 from nono.credentials.loading import Credential, Loader
 from nono.errors import CommandNotExecutable, PolicyError, UsageError
 from nono.kernel import landlock, process
@@ -84,11 +83,10 @@ class Summary(Record):
 
 
 def run(
-    order: Order, environment: Mapping[str, str], tell: Callable[[Summary], None], helper: Helper | None = None
+    order: Order, environment: Mapping[str, str], tell: Callable[[Summary], None]
 ) -> int:
     """Carry out `order`; return the child's exit status. `tell` is called once, before the child starts.
 
-    helper: the keystore's helper, if the caller started it ahead; it is ended here in any case.
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
     place = _place(order.workdir, environment)
@@ -97,7 +95,7 @@ def run(
     _check_tls_files(capabilities.routes)
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())  # with an env:// source: starts nono anew, without the variable
-    with Loader(place.state, handed_over, helper) as loader:
+    with Loader(place.state, handed_over) as loader:
         if not order.dry_run:
             loader.start(references)
         with ScratchDirectory(place.temporary_directory, create=not order.dry_run) as scratch:
@@ -226,12 +224,11 @@ def serve(
     order: ServeOrder,
     environment: Mapping[str, str],
     ready: Callable[[int, Mapping[str, str]], None],
-    helper: Helper | None = None,
 ) -> int:
     """Run the proxy alone, on the host's loopback, until INT, TERM or HUP; return 0.
 
     For an agent that is isolated by other means: nothing confines it here, and whoever knows the token can use the
-    proxy. ready: called once it serves, with the port and the variables to hand over. helper, errors: as `run`.
+    proxy. ready: called once it serves, with the port and the variables to hand over. errors: as `run`.
     """
     place = _place(None, environment)
     capabilities = resolve(order.request, _profile(order.profile, place), place)
@@ -241,7 +238,7 @@ def serve(
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())
     process.set_dumpable(False)
-    with Loader(place.state, handed_over, helper) as loader, AuditLog(place.state) as audit, Signals() as signals:
+    with Loader(place.state, handed_over) as loader, AuditLog(place.state) as audit, Signals() as signals:
         loader.start(references)
         import socket
 

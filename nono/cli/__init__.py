@@ -10,7 +10,6 @@ import os
 import sys
 
 from nono.cli import args
-from nono.credentials.helper import Helper
 from nono.errors import NonoError
 
 
@@ -34,9 +33,7 @@ def main() -> None:
 def run(argv: list[str]) -> int:
     """Run one command line; return the exit status (DESIGN section 5)."""
     try:
-        helper = Helper() if args.may_need_a_key(argv) else None
         module, arguments = args.parse(argv)
-        arguments.helper = helper
         status: int = module.run(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()

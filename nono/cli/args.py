@@ -26,9 +26,6 @@ VERBS = {
 }
 
 
-_KEY_FLAGS = ("--credential", "--proxy-credential", "-p", "--profile")
-
-
 class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is an error of ours: one sentence, status 2, no page of usage."""
 
@@ -37,13 +34,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. See: {self.prog} --help")
-
-
-def may_need_a_key(argv: Sequence[str]) -> bool:
-    """Whether `argv`, not parsed yet, may be a run with a credential: then the keystore's helper is started first."""
-    return argv[:1] in (["run"], ["proxy"]) and any(
-        word.startswith(_KEY_FLAGS) for word in argv[1 : argv.index("--") if "--" in argv else None]
-    )
 
 
 def parse(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:

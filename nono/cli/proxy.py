@@ -41,4 +41,4 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     order = session.ServeOrder(Request(credential=tuple(arguments.credential)), arguments.profile, arguments.port)
-    return session.serve(order, os.environ, ready, arguments.helper)
+    return session.serve(order, os.environ, ready)

@@ -3,8 +3,11 @@
 Written out here because of what a library costs at this place: docs/decisions/0002. The marshaller knows every type of
 the specification, the connection only what a client does; tests compare both with jeepney, byte for byte.
 
+Messages are received by their exact size. So the answer that holds a secret can be received straight into locked
+memory, and read there: a value of type `ay` is a slice of the memory that the message is in, never a copy.
+
 Every wait has an end, and every failure is a KeystoreError with a status: what came over the bus may hold the secret,
-so neither it nor an error that quotes it leaves this module but as a return value.
+so no error that quotes it leaves this module.
 Sources: D-Bus specification 0.43, "Marshaling", "Message Protocol", "Authentication Protocol", "Server Addresses".
 """
 
@@ -39,12 +42,15 @@ REPLY_SERIAL = 5
 DESTINATION = 6
 SIGNATURE = 8
 
+HEAD_BYTES = 16  # of a message: enough to know how long it is
+
 BUS = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
 
 _MESSAGE_MAX_BYTES = 1 << 20  # the specification's limit is 128 MiB; no answer that is waited for here comes near this
 _FIXED = {"y": "B", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q", "d": "d", "b": "I", "h": "I"}
 _ALIGNMENT = {"y": 1, "n": 2, "q": 2, "x": 8, "t": 8, "d": 8, "g": 1, "v": 1, "(": 8, "{": 8}  # any other type: 4
+_ORDER = {ord("l"): "<", ord("B"): ">"}
 _FIXED_HEADER = "BBBBII"  # byte order, type, flags, version, length of the body, serial
 
 
@@ -113,7 +119,7 @@ def marshal(out: bytearray, kind: str, value: Any) -> None:
 class Reader:
     """Reads values out of `data` from `at` on. Raises any Exception where they are malformed."""
 
-    def __init__(self, data: bytes, at: int, order: str) -> None:
+    def __init__(self, data: bytes | memoryview, at: int, order: str) -> None:
         self._data = data
         self._order = order
         self.at = at
@@ -128,9 +134,9 @@ class Reader:
             self.at += struct.calcsize(form)
             return bool(number) if code == "b" else number
         if code in "so":
-            return self._take(self.read("u"), 1).decode()
+            return str(self._take(self.read("u"), 1), "utf-8")
         if code == "g":
-            return self._take(self.read("y"), 1).decode()
+            return str(self._take(self.read("y"), 1), "utf-8")
         if code == "v":
             inner = self.read("g")
             (inner,) = split(inner)
@@ -155,7 +161,7 @@ class Reader:
             values.append(self.read(item))
         return dict(values) if item[0] == "{" else values
 
-    def _take(self, length: int, terminator: int) -> bytes:
+    def _take(self, length: int, terminator: int) -> bytes | memoryview:
         end = self.at + length
         if end + terminator > len(self._data):
             raise ValueError("value is cut off")
@@ -180,38 +186,35 @@ def method_call(
     return bytes(out + payload)
 
 
-def take_message(buffer: bytearray) -> Message | None:
-    """Take the first message out of `buffer`; None when it is not all there yet. Raises any Exception if malformed."""
-    if len(buffer) < 16:
-        return None
-    order = {ord("l"): "<", ord("B"): ">"}[buffer[0]]
-    _, kind, _, version, body_bytes, _, fields_bytes = struct.unpack_from(order + _FIXED_HEADER + "I", buffer)
-    body_at = 16 + fields_bytes + -fields_bytes % 8
-    if version != 1 or body_at + body_bytes > _MESSAGE_MAX_BYTES:
+def message_bytes(head: bytes | bytearray | memoryview) -> int:
+    """Return how long the message is whose first HEAD_BYTES are `head`. Raises any Exception if it is malformed."""
+    _, _, _, version, body_bytes, _, fields_bytes = struct.unpack_from(_ORDER[head[0]] + _FIXED_HEADER + "I", head)
+    length: int = HEAD_BYTES + fields_bytes + -fields_bytes % 8 + body_bytes
+    if version != 1 or length > _MESSAGE_MAX_BYTES:
         raise ValueError("no message")
-    if len(buffer) < body_at + body_bytes:
-        return None
-    data = bytes(buffer[: body_at + body_bytes])
-    del buffer[: len(data)]
+    return length
+
+
+def parse(data: bytes | memoryview) -> Message:
+    """Return the message that is `data`, whole. Raises any Exception if it is malformed."""
+    order = _ORDER[data[0]]
     reader = Reader(data, 12, order)
     fields = {code: value for code, (_, value) in reader.read("a(yv)")}
-    reader.at = body_at
-    return Message(kind, fields, tuple([reader.read(each) for each in split(fields.get(SIGNATURE, ""))]))
+    reader.align(8)
+    return Message(data[1], fields, tuple([reader.read(each) for each in split(fields.get(SIGNATURE, ""))]))
 
 
 class Bus:
     """One authenticated connection to the session bus.
 
-    limits: for each call. gone_fd: when it hangs up, nobody waits for the answer any more, and waiting ends; -1 none.
-    status_of_error: the KeystoreError status for names of D-Bus errors. Raises KeystoreError throughout.
+    limits: for each call. status_of_error: the KeystoreError status for names of D-Bus errors.
+    Everything raises KeystoreError.
     """
 
-    def __init__(self, limits: Limits, gone_fd: int, status_of_error: dict[str, int]) -> None:
+    def __init__(self, limits: Limits, status_of_error: dict[str, int]) -> None:
         self._limits = limits
-        self._gone_fd = gone_fd
         self._status_of_error = status_of_error
         self._serial = 0
-        self._buffer = bytearray()
         self._signals: list[Message] = []
         self._socket = self._connected()
         try:
@@ -224,13 +227,25 @@ class Bus:
         self._socket.close()
 
     def call(
-        self, name: str, path: str, interface: str, method: str, signature: str, returns: str, *body: Any
+        self,
+        name: str,
+        path: str,
+        interface: str,
+        method: str,
+        signature: str,
+        returns: str,
+        *body: Any,
+        into: memoryview | None = None,
     ) -> tuple[Any, ...]:
-        """Call a method and return the body of its answer, whose signature must be `returns`."""
+        """Call a method and return the body of its answer, whose signature must be `returns`.
+
+        into: memory to receive the answer in, and in which the answer's arrays of bytes then are slices; TOO_LONG when
+        the answer does not fit.
+        """
         deadline = time.monotonic() + self._limits.call_s
         serial = self.tell(name, path, interface, method, signature, *body)
         while True:
-            message = self._receive(deadline)
+            message = self._receive(deadline, into)
             if message.kind == SIGNAL:
                 self._signals.append(message)
             elif message.fields.get(REPLY_SERIAL) == serial:
@@ -265,31 +280,35 @@ class Bus:
             if message.kind == SIGNAL:
                 self._signals.append(message)
 
-    def _receive(self, deadline: float) -> Message:
-        while True:
-            try:
-                message = take_message(self._buffer)
-                if message is not None:
-                    return message
-                self._wait(deadline)
-                data = self._socket.recv(65536)
-            except KeystoreError:
-                raise
-            except Exception:  # noqa: BLE001  (whatever malformed bytes make the reader stumble over; it may quote them)
-                raise KeystoreError(keystore.FAILED) from None
-            if not data:
+    def _receive(self, deadline: float, into: memoryview | None = None) -> Message:
+        try:
+            view = memoryview(bytearray(HEAD_BYTES)) if into is None else into
+            self._fill(view[:HEAD_BYTES], deadline)
+            length = message_bytes(view)
+            if into is None:
+                view = memoryview(bytearray(view) + bytes(length - HEAD_BYTES))
+            elif length > len(into):
+                raise KeystoreError(keystore.TOO_LONG)
+            self._fill(view[HEAD_BYTES:length], deadline)
+            return parse(bytes(view) if into is None else view[:length])
+        except KeystoreError:
+            raise
+        except Exception:  # noqa: BLE001  (what malformed bytes make the reader stumble over; it may quote them)
+            raise KeystoreError(keystore.FAILED) from None
+
+    def _fill(self, view: memoryview, deadline: float) -> None:
+        filled = 0
+        while filled < len(view):
+            self._wait(deadline)
+            count = self._socket.recv_into(view[filled:])
+            if not count:
                 raise KeystoreError(keystore.FAILED)
-            self._buffer += data
+            filled += count
 
     def _wait(self, deadline: float) -> None:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        if self._gone_fd >= 0:
-            poll.register(self._gone_fd, 0)  # POLLERR and POLLHUP are always reported
-        ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-        if any(fd == self._gone_fd for fd, _ in ready):
-            raise KeystoreError(keystore.DISMISSED)
-        if not ready:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise KeystoreError(keystore.CALL_TIMEOUT)
 
     def _connected(self) -> socket:

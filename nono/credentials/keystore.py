@@ -1,22 +1,24 @@
-"""The words that the platform's keystore, the helper process and the supervisor have in common.
+"""What every platform's keystore is to the rest of nono: one protocol, one list of statuses, one set of sentences.
 
-A keystore answers with a status from the list below and nothing else: what a library or a daemon says about a failure
-may quote the secret, so it is dropped where it is caught and `sentence` writes a fixed text instead. The platform
-modules (`secret_service`, `keychain`) each hold a class `Keystore` with the methods of the protocol here; they are
-imported by name from BACKENDS, in the helper process or in `nono credential`, never on the start-up path of a run.
+A keystore fails with a status from the list below and nothing else: what a library or a daemon says about a failure may
+quote the secret, so it is dropped where it is caught and `failure` writes a fixed text instead.
+
+The modules that hold a class `Keystore` are imported by name from two tables, when a keystore is first needed: a run
+whose keys are elsewhere pays for none of them, and here alone stands what is imported. In the supervisor no copy of a
+key may be left: the Secret Service is read straight into locked memory, the Keychain by a helper process.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 
 from nono.credentials.reference import KEYRING, Reference
 from nono.credentials.validation import TOO_LONG as _TOO_LONG_TEXT
 from nono.errors import CredentialError
+from nono.kernel.secretmem import SecretBuffer
 from nono.record import Record
 
 TYPE_CHECKING = False
@@ -37,16 +39,12 @@ DENIED = 8
 FAILED = 9
 TOO_LONG = 10
 NO_LIBRARY = 11
-PROMPTING = 12  # not an end: a dialog is open, more time is needed
-
-SEVERAL = 1  # flag: several items match
 
 CALL_TIMEOUT_S = 10.0
 PROMPT_TIMEOUT_S = 60.0
 
-HEADER = struct.Struct("=BBHI")  # status, flags, index of the reference, bytes of the secret that follows
-
-BACKENDS = {"linux": "nono.credentials.secret_service", "darwin": "nono.credentials.keychain"}
+HERE = {"linux": "nono.credentials.secret_service", "darwin": "nono.credentials.keychain"}
+IN_SUPERVISOR = {"linux": "nono.credentials.secret_service", "darwin": "nono.credentials.helper"}
 
 
 class KeystoreError(Exception):
@@ -67,15 +65,20 @@ class Limits(Record):
 DEFAULT_LIMITS = Limits()
 
 
-class Keystore(Protocol):
-    """What a platform module's class of this name does. Every method raises KeystoreError.
+class Found(Record):
+    """A secret: the first `length` bytes of `buffer`, which the receiver owns. several: more than one item matched."""
 
-    Constructed with (limits, on_prompt, gone_fd): on_prompt is called before a dialog opens; once gone_fd (-1: none)
-    hangs up, nobody waits for the answer any more and whatever is awaited is given up.
+    buffer: SecretBuffer
+    length: int
+    several: bool
+
+
+class Keystore(Protocol):
+    """What a platform's class of this name does. Constructed with (limits, on_prompt); on_prompt is called before a
+    dialog opens. Everything raises KeystoreError. IN_SUPERVISOR needs `get` and `close` only.
     """
 
-    def get(self, service: str, account: str) -> tuple[bytes, bool]:
-        """Return the secret, and whether several items match."""
+    def get(self, service: str, account: str) -> Found: ...
 
     def set(self, service: str, account: str, secret: bytes) -> None: ...
 
@@ -91,18 +94,20 @@ class Keystore(Protocol):
 
 
 def open_keystore(
-    limits: Limits = DEFAULT_LIMITS, on_prompt: Callable[[], None] = lambda: None, gone_fd: int = -1
+    limits: Limits = DEFAULT_LIMITS,
+    on_prompt: Callable[[], None] = lambda: None,
+    modules: Mapping[str, str] = HERE,
 ) -> Keystore:
-    """Import the platform's module and return its Keystore. Raises KeystoreError."""
-    name = BACKENDS.get(sys.platform)
+    """Import the platform's module and return its Keystore. modules: HERE or IN_SUPERVISOR. Raises KeystoreError."""
+    name = modules.get(sys.platform)
     if name is None:
         raise KeystoreError(NO_LIBRARY)
     try:
         module = import_module(name)
     except ImportError:
         raise KeystoreError(NO_LIBRARY) from None
-    chosen: Keystore = module.Keystore(limits, on_prompt, gone_fd)
-    return chosen
+    opened: Keystore = module.Keystore(limits, on_prompt)
+    return opened
 
 
 def keystore_name() -> str:

@@ -1,10 +1,8 @@
-"""Load the credentials of one run: start early, collect when needed, wipe at the end.
+"""Load the credentials of one run: start early, collect before the child exists, wipe at the end.
 
-`start` forks the helper that reads the keystore, which then works while the supervisor makes its plan. `collect` reads
-the sources that need no helper, then takes the helper's answers. It returns before the child exists, so an unknown
-credential is refused before anything runs. All credentials are wiped when the Loader is closed.
-
-Call `start` before signal handlers and threads: the helper is a fork of this process.
+`start` opens the keystore, if one of the credentials is there; `collect` reads them all, straight into locked memory.
+It returns before the child exists, so an unknown credential is refused before anything runs. All credentials are wiped
+when the Loader is closed.
 """
 
 from __future__ import annotations
@@ -15,9 +13,8 @@ from types import TracebackType
 from nono.credentials import env, files, keystore, user_keyring
 from nono.credentials.credential import Credential
 from nono.credentials.env import HandedOver
-from nono.credentials.helper import Helper
-from nono.credentials.keystore import DEFAULT_LIMITS, Limits
-from nono.credentials.reference import ENV, FILE, SESSION, Reference
+from nono.credentials.keystore import DEFAULT_LIMITS, Keystore, KeystoreError, Limits, open_keystore
+from nono.credentials.reference import ENV, KEYRING, NAME, SESSION, Reference
 from nono.credentials.stores import FILE_STORE, SESSION_STORE, Stores
 from nono.kernel.secretmem import SecretBuffer
 from nono.policy.network import builtin_routes
@@ -32,7 +29,7 @@ __all__ = ["Credential", "Loader"]
 class Loader:
     """Loads credentials and owns them. A context manager; leaving it wipes them all.
 
-    state_home: nono's state directory. handed_over: what env.hand_over returned. helper: one that was started before.
+    state_home: nono's state directory. handed_over: what env.hand_over returned.
     limits: how long the keystore and the user may take.
     notice: told, in one line, what the user should know or do while the run waits.
     """
@@ -41,7 +38,6 @@ class Loader:
         self,
         state_home: str,
         handed_over: Mapping[str, HandedOver] | None = None,
-        helper: Helper | None = None,
         *,
         limits: Limits = DEFAULT_LIMITS,
         notice: Callable[[str], None] = lambda text: None,
@@ -51,40 +47,38 @@ class Loader:
         self._limits = limits
         self._notice = notice
         self._wanted: dict[Reference, list[str]] = {}  # each source once, and the names it is wanted under
-        self._remote: list[Reference] = []  # those that the helper reads
-        self._helper = helper
+        self._keystore: Keystore | None = None
         self._credentials: dict[Reference, Credential] = {}
 
     def start(self, references: Mapping[str, Reference]) -> None:
-        """Begin to load; returns at once.
+        """Find out where the credentials are, and open the keystore if one is there.
 
         references: by route name.
-        Raises StoreError when it cannot be known where a bare NAME is stored.
+        Raises StoreError when it cannot be known where a NAME is stored, CredentialError when there is no keystore.
         """
         for name, reference in references.items():
             self._wanted.setdefault(self._stores.resolve(reference), []).append(name)
-        self._remote = [reference for reference in self._wanted if reference.scheme not in (FILE, SESSION, ENV)]
-        if self._remote:
-            self._helper = self._helper or Helper(self._limits)
-            self._helper.ask(self._remote)
-        else:
-            self._end_helper()
+        for reference in self._wanted:
+            if reference.scheme in (NAME, KEYRING):
+                try:
+                    self._keystore = open_keystore(self._limits, self._on_prompt, keystore.IN_SUPERVISOR)
+                except KeystoreError as exc:
+                    raise keystore.failure(exc.status, reference, self._set_name(reference)) from None
+                break
 
     def collect(self) -> dict[str, Credential]:
         """Return every credential, by route name; they stay the Loader's. Raises CredentialError."""
         for reference in self._wanted:
-            if reference not in self._remote:
-                self._keep(reference, *self._read(reference))
-        if self._helper is not None:
-            self._take_answers(self._helper)
-            self._end_helper()
+            store, buffer, length, what = self._read(reference)
+            self._credentials[reference] = Credential(reference.text, store, buffer, length, what)
+        self._close_keystore()
         return {name: self._credentials[reference] for reference, names in self._wanted.items() for name in names}
 
     def close(self) -> None:
-        """Wipe every credential and end the helper; again is harmless."""
+        """Wipe every credential and close the keystore; again is harmless."""
         while self._credentials:
             self._credentials.popitem()[1].close()
-        self._end_helper()
+        self._close_keystore()
 
     def __enter__(self) -> Self:
         return self
@@ -94,13 +88,18 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _end_helper(self) -> None:
-        helper, self._helper = self._helper, None
-        if helper is not None:
-            helper.close()
+    def _close_keystore(self) -> None:
+        opened, self._keystore = self._keystore, None
+        if opened is not None:
+            opened.close()
+
+    def _on_prompt(self) -> None:
+        self._notice(f"{keystore.keystore_name()} is locked: answer its dialog to go on")
 
     def _read(self, reference: Reference) -> tuple[str, SecretBuffer, int, str]:
-        """Read a source that needs no helper: its store, the buffer, the length in it, and what it is called."""
+        """Read one source: return its store, the buffer, the length in it, and what it is called."""
+        if self._keystore is not None and reference.scheme in (NAME, KEYRING):
+            return self._read_keystore(self._keystore, reference)
         name = reference.name
         if reference.scheme == ENV:
             return "environment", *env.read(name, self._handed_over), f"environment variable {name}"
@@ -118,22 +117,16 @@ class Loader:
         missing = f"no {what}. Store it with: nono credential set {self._set_name(reference)} --store file"
         return where, *files.read(name, missing), what
 
-    def _take_answers(self, helper: Helper) -> None:
+    def _read_keystore(self, opened: Keystore, reference: Reference) -> tuple[str, SecretBuffer, int, str]:
         where = keystore.keystore_name()
-        for answer in helper.answers():
-            reference = self._remote[answer.at]
-            what = f"{keystore.described(reference)} in {where}"
-            if answer.status == keystore.PROMPTING:
-                self._notice(f"{where} is locked: answer its dialog to go on")
-            elif answer.buffer is None:
-                raise keystore.failure(answer.status, reference, self._set_name(reference))
-            else:
-                if answer.several:
-                    self._notice(f"several items match the {what}; using the one with target=default, or the newest")
-                self._keep(reference, where, answer.buffer, answer.length, what)
-
-    def _keep(self, reference: Reference, store: str, buffer: SecretBuffer, length: int, what: str) -> None:
-        self._credentials[reference] = Credential(reference.text, store, buffer, length, what)
+        what = f"{keystore.described(reference)} in {where}"
+        try:
+            found = opened.get(reference.service, reference.name)
+        except KeystoreError as exc:
+            raise keystore.failure(exc.status, reference, self._set_name(reference)) from None
+        if found.several:
+            self._notice(f"several items match the {what}; using the one with target=default, or the newest")
+        return where, found.buffer, found.length, what
 
     def _set_name(self, reference: Reference) -> str:
         """Return what to say to `nono credential set`: the built-in route's name, else the key's."""

@@ -1,6 +1,7 @@
 """The freedesktop Secret Service, on the session bus.
 
-Imported in the helper process of a run and in `nono credential`, never on the start-up path.
+Spoken to directly, so that the secret goes from the bus into locked memory and nowhere else: a library would leave
+copies of it, and cost more than all the rest of a start (docs/decisions/0002).
 
 Items are looked up by the attributes `service` and `username`, as secret-tool, python-keyring and the Rust keyring do.
 Of several matches the one with `target=default` wins (what the Rust tool stores), then the one changed last, so that
@@ -17,8 +18,9 @@ from collections.abc import Callable
 
 from nono.credentials import keystore
 from nono.credentials.dbus import BUS, BUS_PATH, Bus
-from nono.credentials.keystore import KeystoreError, Limits
+from nono.credentials.keystore import Found, KeystoreError, Limits
 from nono.credentials.validation import RAW_MAX_BYTES
+from nono.kernel.secretmem import SecretBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ _COLLECTION = _PREFIX + "Collection"
 _ITEM = _PREFIX + "Item"
 _PROMPT = _PREFIX + "Prompt"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
+_ANSWER_MAX_BYTES = RAW_MAX_BYTES + 4096  # the longest secret, and the header and the session around it
 _NOTHING = "/"  # the path that means: no object, no prompt needed
 
 # What each method takes and returns.
@@ -73,26 +76,24 @@ _STATUS_OF_ERROR = {
 class Keystore:
     """The user's Secret Service (keystore.Keystore says what each method does)."""
 
-    def __init__(self, limits: Limits, on_prompt: Callable[[], None], gone_fd: int = -1) -> None:
+    def __init__(self, limits: Limits, on_prompt: Callable[[], None]) -> None:
         self._limits = limits
         self._on_prompt = on_prompt
-        self._bus = Bus(limits, gone_fd, _STATUS_OF_ERROR)
+        self._bus = Bus(limits, _STATUS_OF_ERROR)
         self._session = ""
 
     def close(self) -> None:
         self._bus.close()
 
-    def get(self, service: str, account: str) -> tuple[bytes, bool]:
+    def get(self, service: str, account: str) -> Found:
         unlocked, locked = self._search(service=service, username=account)
         path = self._choose(unlocked) or self._choose(locked)
         if not path:
             raise KeystoreError(keystore.NOT_FOUND)
         if not unlocked:
             self._unlock(path)
-        ((_, _, secret, _),) = self._call(path, _ITEM, "GetSecret", self._opened_session())
-        if len(secret) > RAW_MAX_BYTES:
-            raise KeystoreError(keystore.TOO_LONG)
-        return secret, len(unlocked) + len(locked) > 1
+        buffer, length = self._receive_secret(path)
+        return Found(buffer, length, len(unlocked) + len(locked) > 1)
 
     def set(self, service: str, account: str, secret: bytes) -> None:
         unlocked, locked = self._search(service=service, username=account)
@@ -140,6 +141,19 @@ class Keystore:
             # against a process that can watch this bus, and such a process can call GetSecret itself.
             _, self._session = self._call(_PATH, _SERVICE, "OpenSession", "plain", ("s", ""))
         return self._session
+
+    def _receive_secret(self, path: str) -> tuple[SecretBuffer, int]:
+        """Return an item's secret in a locked buffer that the caller owns, and its length."""
+        session = self._opened_session()
+        with SecretBuffer(_ANSWER_MAX_BYTES) as answer, answer.view[:] as view:
+            signatures = _SIGNATURES["GetSecret"]
+            ((_, _, secret, _),) = self._bus.call(_NAME, path, _ITEM, "GetSecret", *signatures, session, into=view)
+            length = len(secret)
+            if length > RAW_MAX_BYTES:
+                raise KeystoreError(keystore.TOO_LONG)
+            buffer = SecretBuffer(max(length, 1))
+            buffer.view[:length] = secret
+        return buffer, length
 
     def _search(self, **attributes: str) -> tuple[list[str], list[str]]:
         """Return the paths of the items that match: unlocked, locked."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import select
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from nono.credentials import files, reference, user_keyring
-from nono.credentials.helper import Helper
 from nono.credentials.keystore import Limits
 from nono.credentials.loading import Credential, Loader
 from nono.credentials.stores import FILE_STORE, SESSION_STORE, Stores
@@ -167,70 +164,10 @@ def test_a_locked_keystore_never_blocks(state: Path, locked_keyring: KeyringServ
     assert time.monotonic() - begin < 2
 
 
-def test_a_run_that_is_given_up_takes_its_dialog_along(
-    state: Path, bus: KeyringService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DISPLAY", ":0")
-    before = children()
-    with FakeSecretService(bus.address, fake.LOCKED) as service:
-        with Loader(str(state)) as loader:
-            loader.start({"k": reference.parse("k")})
-            assert service.wait_for("Prompt")
-        assert service.wait_for("Dismiss")
-    assert children() == before
-
-
-def test_a_helper_that_is_not_needed_leaves_the_keystore_alone(
-    state: Path, tmp_path: Path, bus: KeyringService
-) -> None:
-    before = children()
+def test_a_keystore_that_is_not_needed_is_left_alone(state: Path, tmp_path: Path, bus: KeyringService) -> None:
     with FakeSecretService(bus.address) as service:
-        with Loader(str(state), helper=Helper()) as loader:
-            loader.start({"k": reference.parse(private_file(tmp_path / "key", KEY))})
-            assert loader.collect()["k"].view == KEY.encode()
+        assert load(state, private_file(tmp_path / "key", KEY))
         assert service.calls == []
-        with Loader(str(state), helper=Helper()):
-            pass  # a dry run asks for nothing
-    assert children() == before
-
-
-def test_a_helper_started_ahead_answers_when_asked(state: Path, own_keyring: KeyringService) -> None:
-    own_keyring.store("nono", "k", KEY, target="default")
-    own_keyring.store("gh", "me/x", "other")
-    with Loader(str(state), helper=Helper()) as loader:
-        loader.start({text: reference.parse(text) for text in ("keyring://gh/me/x", "k")})
-        credentials = loader.collect()
-        assert [bytes(each.view) for each in credentials.values()] == [b"other", KEY.encode()]
-
-
-def test_a_helper_that_dies_is_an_error(state: Path, bus: KeyringService) -> None:
-    with FakeSecretService(bus.address, {"GetSecret": fake.NO_ANSWER}) as service, Loader(str(state)) as loader:
-        before = children()
-        loader.start({"k": reference.parse("k")})
-        assert service.wait_for("GetSecret")
-        (helper,) = children() - before
-        os.kill(int(helper), signal.SIGKILL)
-        with pytest.raises(CredentialError, match="ended unexpectedly"):
-            loader.collect()
-
-
-def test_a_helper_ends_with_its_supervisor(bus: KeyringService) -> None:
-    """Also when the supervisor is killed, and whether it has asked or not."""
-    program = "import sys, time; from nono.credentials.helper import Helper; h = Helper(); print(h._pid, flush=True); "
-    ask = "from nono.credentials.reference import parse; h.ask([parse('k')]); "
-    environment = bus.environment(PYTHONPATH=os.getcwd(), DISPLAY=":0")
-    with FakeSecretService(bus.address, fake.LOCKED) as service:
-        for code in (program, program + ask):
-            command = [sys.executable, "-c", code + "time.sleep(60)"]
-            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
-                assert process.stdout is not None
-                helper = os.pidfd_open(int(process.stdout.readline()))
-                if code != program:
-                    assert service.wait_for("Prompt")
-                process.kill()
-            assert select.select([helper], [], [], 10)[0], "the helper still runs"
-            os.close(helper)
-        assert service.wait_for("Dismiss")
 
 
 def test_a_service_that_hangs_is_given_up(state: Path, bus: KeyringService) -> None:
@@ -292,7 +229,7 @@ def test_there_is_one_copy_then_none(
     assert (copies.full, copies.partial) == (1 if backing == secretmem.MLOCK else 0, 0)
     if backing == secretmem.MEMFD_SECRET:
         assert any("secretmem" in unreadable for unreadable in copies.unreadable)
-    assert not helpers  # the helper is gone before the agent could look at it
+    assert not helpers
     assert (left.full, left.partial) == (0, 0)
 
 
@@ -308,22 +245,6 @@ def test_the_scan_finds_copies(tmp_path: Path) -> None:
         process.stdout.readline()
         assert memscan.scan(process.pid, KEY.encode()).full >= 2
         process.communicate(b"\n")
-
-
-def test_the_helper_cannot_be_read_while_it_works(
-    state: Path, bus: KeyringService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DISPLAY", ":0")
-    before = children()
-    with FakeSecretService(bus.address, fake.LOCKED) as service, Loader(str(state)) as loader:
-        loader.start({"k": reference.parse("k")})
-        assert service.wait_for("Prompt")
-        (helper,) = children() - before
-        # The files in /proc of a process that is not dumpable belong to root.
-        assert os.stat(f"/proc/{helper}/environ").st_uid == 0
-        if os.geteuid() != 0:
-            with pytest.raises(PermissionError):
-                Path(f"/proc/{helper}/environ").read_bytes()
 
 
 def test_a_credential_takes_its_buffer_along_when_it_is_refused() -> None:

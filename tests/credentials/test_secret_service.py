@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -22,12 +24,14 @@ def opened(limits: Limits = DEFAULT_LIMITS, on_prompt: Callable[[], None] = lamb
     return secret_service.Keystore(limits, on_prompt)
 
 
-def get(account: str = "openai_api_key", limits: Limits = DEFAULT_LIMITS) -> tuple[bytes, bool]:
+def get(account: str = "openai_api_key", limits: Limits = DEFAULT_LIMITS, service: str = "nono") -> tuple[bytes, bool]:
     store = opened(limits)
     try:
-        return store.get("nono", account)
+        found = store.get(service, account)
     finally:
         store.close()
+    with found.buffer as buffer:
+        return bytes(buffer.view[: found.length]), found.several
 
 
 def status_of(action: Callable[[], object]) -> int:
@@ -43,7 +47,7 @@ def test_reads_what_secret_tool_stored(own_keyring: KeyringService) -> None:
     own_keyring.store("nono", "openai_api_key", "sk-1", target="default")
     own_keyring.store("gh", "me@example.org", "other")
     assert get() == (b"sk-1", False)
-    assert opened().get("gh", "me@example.org") == (b"other", False)
+    assert get("me@example.org", service="gh") == (b"other", False)
 
 
 def test_secret_tool_reads_what_it_stored(own_keyring: KeyringService) -> None:
@@ -202,7 +206,8 @@ def test_waits_for_the_dialog_to_be_answered(bus: KeyringService, monkeypatch: p
     monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
     prompts: list[None] = []
     with FakeSecretService(bus.address, fake.LOCKED, {"Prompt": fake.completed(dismissed=False)}) as service:
-        assert opened(SHORT, lambda: prompts.append(None)).get("nono", "x") == (fake.SECRET, False)
+        found = opened(SHORT, lambda: prompts.append(None)).get("nono", "x")
+        assert found.buffer.view[: found.length] == fake.SECRET
         assert service.calls == ["SearchItems", "Unlock", "Prompt", "OpenSession", "GetSecret"]
     assert len(prompts) == 1
 
@@ -220,14 +225,19 @@ def test_a_dialog_that_nobody_answers_is_taken_away(bus: KeyringService, monkeyp
         assert service.wait_for("Dismiss")
 
 
-def test_gives_up_when_nobody_waits_for_the_answer(bus: KeyringService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_takes_the_dialog_away(bus: KeyringService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", ":0")
-    read_fd, write_fd = os.pipe()
     with FakeSecretService(bus.address, fake.LOCKED) as service:
-        store = secret_service.Keystore(DEFAULT_LIMITS, lambda: os.close(read_fd), write_fd)
-        assert status_of(lambda: store.get("nono", "x")) == keystore.DISMISSED
+        store = opened()
+        interrupt = threading.Thread(
+            target=lambda: service.wait_for("Prompt") and signal.pthread_kill(main, signal.SIGINT)
+        )
+        main = threading.get_ident()
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            store.get("nono", "x")
+        interrupt.join()
         assert service.wait_for("Dismiss")
-    os.close(write_fd)
 
 
 def test_makes_the_default_collection_when_there_is_none(bus: KeyringService, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,9 @@ class ClientHalf(UpstreamHalf):
             self._dial = pool.dial(self._connected)
             return
         self._outgoing = judged
-        self._pool = pool = services.pool(judged.origin, judged.bound is None)
+        if self._pool is None or self._pool.origin is not judged.origin or judged.secret is None:
+            self._pool = services.pool(judged.origin, judged.secret is None)
+        pool = self._pool
         upstream = pool.take()
         if upstream is not None:
             self._reused = True
@@ -150,7 +152,7 @@ class ClientHalf(UpstreamHalf):
         outgoing, services = self._outgoing, self._services
         assert outgoing is not None
         slot = None
-        if outgoing.bound is not None:
+        if outgoing.secret is not None:
             slot = services.scratch.take()
             if slot is None:
                 self._upstream = upstream  # bound, so that it is closed with us; not yet in use
@@ -173,17 +175,14 @@ class ClientHalf(UpstreamHalf):
                 if body:
                     upstream.write(body)
             else:
-                assert outgoing.bound is not None
-                assert outgoing.bound.credential is not None
-                credential = outgoing.bound.credential
                 if outgoing.fits:
-                    size, used = slot.assemble(outgoing, credential, body)
+                    size, used = slot.assemble(outgoing, body)
                     upstream.write_slot(slot, size)
                     if used < len(body):
                         upstream.write(memoryview(body)[used:])
                 else:  # a head longer than a slot: only the credential needs locked memory
                     upstream.write(outgoing.before)
-                    size, _ = slot.assemble(outgoing._replace(before=b"", after=b""), credential, b"")
+                    size, _ = slot.assemble(outgoing._replace(before=b"", after=b""), b"")
                     upstream.write_slot(slot, size)
                     upstream.write(outgoing.after)
                     if body:
@@ -193,7 +192,7 @@ class ClientHalf(UpstreamHalf):
             return
         if upstream.queued:
             self._client.pause()
-        elif not self._client.reading and not self._client.queued:
+        elif self._client.paused and not self._client.queued:
             self._client.resume()
 
     def _slot_free(self, upstream: Upstream) -> None:

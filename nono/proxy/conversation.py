@@ -80,6 +80,7 @@ class Ends:
         self._was_used = False
         self._upstream: Upstream | None = None
         self._dial: Dial | None = None
+        self._pool: Pool | None = None  # the last one: most conversations have one upstream
         self._tunnel: Tunnel | None = None
         self._clear()
         self._client = Stream(services.loop, sock, self.client_event)
@@ -89,7 +90,6 @@ class Ends:
         self._outgoing: Outgoing | None = None
         self._target: ConnectTarget | None = None
         self._head = b""
-        self._pool: Pool | None = None
         self._left = 0
         self._request_scanner: ChunkScanner | None = None
         self._replay: bytes | None = None

@@ -75,7 +75,8 @@ class RequestHead(NamedTuple):
 
     raw_lines: the header lines as they came, in order, without CRLF. lines: the same, with Content-Length and
     Transfer-Encoding normalised; a list of its own, for the next room to change.
-    fields: those of them that later rooms must look at (everything that the memo did not answer for).
+    fields: those of them that later rooms must look at (everything that the memo did not answer for); unseen: those of
+    these that h11 judged for the first time.
     length: body bytes, or CHUNKED. listed: header names that Connection names as hop-by-hop.
     upgrade: the Upgrade value in lower case where Connection asks for it, else empty.
     """
@@ -86,6 +87,7 @@ class RequestHead(NamedTuple):
     lines: list[bytes]
     raw_lines: list[bytes]
     fields: list[Field]
+    unseen: list[Field]
     host: bytes
     length: int
     close: bool
@@ -155,6 +157,7 @@ class HeadReader:
         self._request_lines = _Lines()
         self._response_lines = _Lines()
         self._starts: dict[bytes, tuple[bytes, bytes]] = {}
+        self._connections: dict[bytes, tuple[bool, bool, frozenset[bytes]]] = {}
         self._statuses: dict[bytes, tuple[int, bool]] = {}
 
     def request(self, head: bytes) -> RequestHead:
@@ -169,12 +172,7 @@ class HeadReader:
 
     def learn(self, head: RequestHead) -> None:
         """Remember the lines of a head whose token was accepted. To be called before its lines are changed."""
-        never, add = self._never, self._request_lines.add
-        for index, name, value in head.fields:
-            if name in _CONTEXTUAL:
-                add(head.raw_lines[index], (name, value))
-            elif name not in never and not name.startswith(b"proxy-"):
-                add(head.raw_lines[index], True)
+        self._learn(self._request_lines, head.raw_lines, head.unseen)
         if head.start not in self._starts and len(head.start) <= MEMO_LINE_BYTES:
             if len(self._starts) >= MEMO_LINES:
                 self._starts.clear()
@@ -193,7 +191,7 @@ class HeadReader:
         start = raw_lines.pop(0)
         method_target = self._starts.get(start)
         method, target = method_target if method_target is not None else _read_start(start)
-        fields = _read_lines(raw_lines, self._request_lines)
+        fields, unseen = _read_lines(raw_lines, self._request_lines)
 
         lines = raw_lines.copy()
         length = 0
@@ -213,10 +211,10 @@ class HeadReader:
                 has_length = True
                 lines[index] = b"%b: %d" % (lines[index][:14], length)
             elif name == b"connection":
-                tokens = _tokens(value)
-                close = close or b"close" in tokens
-                wants_upgrade = wants_upgrade or b"upgrade" in tokens
-                listed |= tokens
+                says_close, says_upgrade, names = self._connection(value)
+                close |= says_close
+                wants_upgrade |= says_upgrade
+                listed |= names
             elif name == b"transfer-encoding":
                 if chunked:
                     raise _Bad("more than one Transfer-Encoding")
@@ -232,13 +230,12 @@ class HeadReader:
             length = CHUNKED
         if not host:
             raise _Bad("no Host")
-        if listed:
-            listed = _listed_names(listed)
         if not wants_upgrade:
             upgrade = b""
         return RequestHead(
-            start, method, target, lines, raw_lines, fields, host, length, close, expects_continue, upgrade, listed
-        )
+            start, method, target, lines, raw_lines, fields, unseen, host, length, close, expects_continue, upgrade,
+            listed,
+        )  # fmt: skip
 
     def _response(self, head: bytes) -> ResponseHead:
         lines = head[:-4].split(b"\r\n")
@@ -247,7 +244,9 @@ class HeadReader:
         if is_1_0:
             start = b"HTTP/1.1" + start[8:]
         memo = self._response_lines
-        fields = _read_lines(lines, memo)
+        fields, unseen = _read_lines(lines, memo)
+        if unseen:
+            self._learn(memo, lines, unseen)
 
         length = UNTIL_CLOSE
         has_length = chunked = wants_upgrade = False
@@ -255,24 +254,20 @@ class HeadReader:
         upgrade = b""
         listed: frozenset[bytes] = frozenset()
         dropped: list[int] = []
-        never = self._never
         for index, name, value in fields:
             if name not in _CONTEXTUAL:
                 if name.startswith(b"proxy-"):
                     dropped.append(index)
-                elif name not in never:
-                    memo.add(lines[index], True)
                 continue
-            memo.add(lines[index], (name, value))
             if name == b"content-length":
                 length = _content_length(value, has_length)
                 has_length = True
                 lines[index] = b"%b: %d" % (lines[index][:14], length)
             elif name == b"connection":
-                tokens = _tokens(value)
-                close = close or b"close" in tokens
-                wants_upgrade = wants_upgrade or b"upgrade" in tokens
-                listed |= tokens
+                says_close, says_upgrade, names = self._connection(value)
+                close |= says_close
+                wants_upgrade |= says_upgrade
+                listed |= names
                 dropped.append(index)
             elif name == b"transfer-encoding":
                 if chunked:
@@ -290,11 +285,27 @@ class HeadReader:
         for index in reversed(dropped):
             del lines[index]
         if listed:
-            names = _listed_names(listed)
-            if names:
-                lines = [line for line in lines if line.partition(b":")[0].lower() not in names]
+            lines = [line for line in lines if line.partition(b":")[0].lower() not in listed]
         lines.insert(0, start)
         return ResponseHead(status, lines, length, close, upgrade if wants_upgrade else b"")
+
+    def _learn(self, memo: _Lines, lines: list[bytes], unseen: list[Field]) -> None:
+        for index, name, value in unseen:
+            if name in _CONTEXTUAL:
+                memo.add(lines[index], (name, value))
+            elif name not in self._never and not name.startswith(b"proxy-"):
+                memo.add(lines[index], True)
+
+    def _connection(self, value: bytes) -> tuple[bool, bool, frozenset[bytes]]:
+        """What Connection asks for: close, upgrade, and headers that end here."""
+        read = self._connections.get(value)
+        if read is None:
+            tokens = frozenset(token.strip(b" \t").lower() for token in value.split(b","))
+            read = (b"close" in tokens, b"upgrade" in tokens, _listed_names(tokens))
+            if len(self._connections) >= 64:
+                self._connections.clear()
+            self._connections[value] = read
+        return read
 
     def _read_status(self, line: bytes) -> tuple[int, bool]:
         match = _STATUS_LINE(line)
@@ -323,11 +334,15 @@ def _read_start(line: bytes) -> tuple[bytes, bytes]:
 _ANY_HOST = [(b"Host", b"a")]
 
 
-def _read_lines(lines: list[bytes], memo: _Lines) -> list[Field]:
-    """What is to be looked at of these lines: all but those that the memo knows to stay as they are."""
+def _read_lines(lines: list[bytes], memo: _Lines) -> tuple[list[Field], list[Field]]:
+    """What is to be looked at of these lines: all but those that the memo knows to stay as they are.
+
+    Returns those fields, and which of them h11 had not judged before.
+    """
     known = memo.known.get
     fields: list[Field] = []
-    unseen: list[tuple[bytes, bytes]] = []
+    unseen: list[Field] = []
+    judged: list[tuple[bytes, bytes]] = []
     index = -1
     for verdict in [known(line) for line in lines]:
         index += 1
@@ -341,21 +356,18 @@ def _read_lines(lines: list[bytes], memo: _Lines) -> list[Field]:
                 if not colon:
                     raise _Bad("a header line without a colon")
                 value = value.strip(b" \t")
-                unseen.append((name, value))
-                fields.append((index, name.lower(), value))
+                judged.append((name, value))
+                field = (index, name.lower(), value)
+                unseen.append(field)
+                fields.append(field)
                 continue
             if verdict is True:
                 continue
         fields.append((index, verdict[0], verdict[1]))
-    if unseen:
+    if judged:
         # The event that is nothing but headers: the same judgement as in Request and Response, without their cost.
-        h11.EndOfMessage(headers=unseen)
-    return fields
-
-
-def is_hop_by_hop(name: bytes, listed: frozenset[bytes]) -> bool:
-    """Whether a header (name in lower case) ends at this proxy."""
-    return name in HOP_BY_HOP or name in listed or name.startswith(b"proxy-")
+        h11.EndOfMessage(headers=judged)
+    return fields, unseen
 
 
 def _content_length(value: bytes, seen: bool) -> int:
@@ -363,10 +375,6 @@ def _content_length(value: bytes, seen: bool) -> int:
     if seen or not value.isdigit():
         raise _Bad("more than one Content-Length")
     return int(value)
-
-
-def _tokens(value: bytes) -> frozenset[bytes]:
-    return frozenset(token.strip(b" \t").lower() for token in value.split(b","))
 
 
 def _listed_names(tokens: frozenset[bytes]) -> frozenset[bytes]:

@@ -26,8 +26,8 @@ from typing import NamedTuple, Protocol
 from nono.errors import PolicyError, Refusal
 from nono.policy.routes import Presentation
 from nono.proxy.authenticate import Grant, split_format
-from nono.proxy.head import MESSAGE_HEADERS, RequestHead, is_hop_by_hop
-from nono.proxy.route import BoundRoute, Destination, HostTarget, Origin, Secret
+from nono.proxy.head import HOP_BY_HOP, MESSAGE_HEADERS, RequestHead
+from nono.proxy.route import Destination, HostTarget, Origin
 
 RAW = 0
 PERCENT = 1
@@ -55,7 +55,8 @@ class Shown(NamedTuple):
 class Outgoing(NamedTuple):
     """A request as it will be sent, without its credential.
 
-    encoding: RAW, PERCENT or BASE64; meaningless where bound is None (a plain request for an allowed host).
+    secret: the credential where it lies in locked memory, never a copy; None for a plain request to an allowed host.
+    encoding: RAW, PERCENT or BASE64, how the secret is written between `before` and `after`.
     fits: whether head and credential can stand in one slot. length: body bytes or CHUNKED, as in RequestHead.
     """
 
@@ -63,7 +64,7 @@ class Outgoing(NamedTuple):
     after: bytes
     encoding: int
     fits: bool
-    bound: BoundRoute | None
+    secret: memoryview | None
     origin: Origin
     method: bytes
     length: int
@@ -77,6 +78,7 @@ class Injection(NamedTuple):
     """How one route presents its credential, computed once.
 
     left, right: what stands around it: in a header line, in the path, or (left only) before a query parameter's value.
+    secret: the credential where it lies in locked memory; None where the keystore had none.
     """
 
     mode: str
@@ -85,6 +87,7 @@ class Injection(NamedTuple):
     right: bytes
     authority: bytes
     shown_host: str
+    secret: memoryview | None
 
 
 def injection(destination: Destination) -> Injection:
@@ -102,7 +105,9 @@ def injection(destination: Destination) -> Injection:
     else:
         left, right = split_format(how.path_replacement or how.path_pattern)
         encoding = PERCENT
-    return Injection(how.inject_mode, encoding, left, right, authority.encode(), authority)
+    credential = destination.bound.credential
+    secret = credential.view[: credential.length] if credential is not None else None
+    return Injection(how.inject_mode, encoding, left, right, authority.encode(), authority, secret)
 
 
 def plan(grant: Grant, how: Injection, token: bytes) -> Outgoing:
@@ -129,12 +134,12 @@ def plan(grant: Grant, how: Injection, token: bytes) -> Outgoing:
             after = how.right + rest + after
     if token in before or token in after:
         raise Refusal(400, "token_misplaced", "The session token stands in the request outside a credential's place.")
-    length = bound.credential.length if bound.credential is not None else 0
-    fits = len(before) + 3 * length + 4 + len(after) <= SLOT_BYTES
+    secret = how.secret
+    fits = secret is not None and len(before) + 3 * len(secret) + 4 + len(after) <= SLOT_BYTES
     shown_path = path if after_token is None else path + b"***" + after_token
     shown = Shown(bound.route.name, how.shown_host, head.method.decode(), shown_path.decode() or "/")
     return Outgoing(
-        before, after, how.encoding, fits, bound, destination.origin, head.method, head.length, head.close,
+        before, after, how.encoding, fits, secret, destination.origin, head.method, head.length, head.close,
         head.expects_continue, head.upgrade, shown,
     )  # fmt: skip
 
@@ -165,7 +170,7 @@ def _lines(head: RequestHead, dropped: list[int], authority: bytes) -> list[byte
     for index, name, _ in head.fields:
         if name == b"host":
             lines[index] = b"%b: %b" % (lines[index][:4], authority)
-        elif is_hop_by_hop(name, head.listed):
+        elif name in HOP_BY_HOP or name.startswith(b"proxy-"):
             lines[index] = b""
     for index in dropped:
         lines[index] = b""
@@ -228,30 +233,32 @@ class Slot:
     def __repr__(self) -> str:
         return "<Slot>"
 
-    def assemble(self, outgoing: Outgoing, credential: Secret, body: bytes) -> tuple[int, int]:
+    def assemble(self, outgoing: Outgoing, body: bytes) -> tuple[int, int]:
         """Write head and body into the slot: as many of the body's bytes as fit.
 
         Returns the bytes written and how many of them are body. The head must fit (Outgoing.fits).
         """
-        view = self.view
-        before = outgoing.before
+        view, before, after, secret = self.view, outgoing.before, outgoing.after, outgoing.secret
+        assert secret is not None
         start = len(before)
         view[:start] = before
         self._secret_start = start
         if outgoing.encoding == RAW:
-            end = start + credential.length
-            self._secret_end = end
-            view[start:end] = credential.view[: credential.length]
+            self._secret_end = end = start + len(secret)
+            view[start:end] = secret
         else:
-            self._secret_end = start + 3 * credential.length + 4  # also if the encoding fails half-way
+            self._secret_end = start + 3 * len(secret) + 4  # also if the encoding fails half-way
             write = _write_percent if outgoing.encoding == PERCENT else _write_base64
-            end = write(view, start, credential)
-        tail = end + len(outgoing.after)
-        view[end:tail] = outgoing.after
-        room = min(len(body), SLOT_BYTES - tail)
-        if room:
-            view[tail : tail + room] = body if room == len(body) else body[:room]
-        return tail + room, room
+            end = write(view, start, secret)
+        tail = end + len(after)
+        view[end:tail] = after
+        size = len(body)
+        if size:
+            if size > SLOT_BYTES - tail:
+                size = SLOT_BYTES - tail
+                body = body[:size]
+            view[tail : tail + size] = body
+        return tail + size, size
 
     def release(self) -> None:
         """Wipe the credential and give the slot back."""
@@ -311,10 +318,9 @@ class ScratchPool:
                 self._waking = False
 
 
-def _write_percent(view: memoryview, at: int, credential: Secret) -> int:
+def _write_percent(view: memoryview, at: int, source: memoryview) -> int:
     # Octet by octet: small integers are shared objects of the interpreter, so no copy of the credential arises.
-    source = credential.view
-    for index in range(credential.length):
+    for index in range(len(source)):
         octet = source[index]
         if octet in _UNRESERVED:
             view[at] = octet
@@ -327,8 +333,8 @@ def _write_percent(view: memoryview, at: int, credential: Secret) -> int:
     return at
 
 
-def _write_base64(view: memoryview, at: int, credential: Secret) -> int:
-    source, length = credential.view, credential.length
+def _write_base64(view: memoryview, at: int, source: memoryview) -> int:
+    length = len(source)
     for index in range(0, length, 3):
         left = min(3, length - index)
         # Two neighbouring octets make a number beyond the shared integers, so each sextet is cut from single octets.

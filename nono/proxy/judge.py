@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from nono.errors import Refusal
 from nono.proxy.authenticate import Places, authenticate, authenticate_proxy, places, presentation_names
-from nono.proxy.head import HeadReader
+from nono.proxy.head import HeadReader, RequestHead
 from nono.proxy.inject import Injection, Outgoing, injection, plan, plan_plain
 from nono.proxy.route import BoundRoute, ConnectTarget, HostTarget, Router
 
@@ -64,17 +64,19 @@ class Judge:
             message = f"nono holds no credential '{name}'. Store it with: nono credential set {bound.route.name}"
             raise Refusal(503, "credential_missing", message)
         self.reader.learn(head)
-        if len(raw) <= MEMO_HEAD_BYTES and not any(name == b"cookie" for _, name, _ in head.fields):
-            self._remember(raw, outgoing)
+        if len(raw) <= MEMO_HEAD_BYTES:
+            self._remember(raw, head, outgoing)
         return outgoing
 
-    def _remember(self, raw: bytes, outgoing: Outgoing) -> None:
+    def _remember(self, raw: bytes, head: RequestHead, outgoing: Outgoing) -> None:
         # At the second sighting: heads that never come again leave nothing but a number.
         number = hash(raw)
         if number not in self._seen_once:
             if len(self._seen_once) >= _MEMO_HASHES:
                 self._seen_once.clear()
             self._seen_once.add(number)
+            return
+        if any(name == b"cookie" for _, name, _ in head.fields):
             return
         if len(self._heads) >= MEMO_HEADS:
             self._heads.clear()

@@ -36,7 +36,19 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class Stream:
     """A registered socket. `callback(events)` is the loop's; whoever holds the stream flushes and reads."""
 
-    __slots__ = ("_events", "_queue", "fd", "loop", "queued", "recv", "recv_into", "send", "sock", "stalled_since")
+    __slots__ = (
+        "_events",
+        "_queue",
+        "fd",
+        "loop",
+        "paused",
+        "queued",
+        "recv",
+        "recv_into",
+        "send",
+        "sock",
+        "stalled_since",
+    )
 
     def __init__(self, loop: Loop, sock: socket.socket, callback: Callable[[int], None]) -> None:
         self.loop = loop
@@ -48,6 +60,7 @@ class Stream:
         self._queue: deque[tuple[memoryview, Slot | None]] | None = None
         self.queued = 0  # bytes; whoever feeds this stream stops while there are any
         self.stalled_since = 0.0
+        self.paused = False
         self._events = READ
         loop.register(self.fd, READ, callback)
 
@@ -132,10 +145,6 @@ class Stream:
         if events != self._events:
             self._want(events)
 
-    @property
-    def reading(self) -> bool:
-        return bool(self._events & READ)
-
     def rebind(self, callback: Callable[[int], None]) -> None:
         """Let another callback have this stream's events."""
         self.loop.unregister(self.fd)
@@ -177,4 +186,5 @@ class Stream:
 
     def _want(self, events: int) -> None:
         self._events = events
+        self.paused = not events & READ
         self.loop.modify(self.fd, events)

@@ -238,7 +238,7 @@ class UpstreamHalf(Ends):
         self._since = self._services.loop.now
         client = self._client
         if not client.queued:
-            if not client.reading:
+            if client.paused:
                 client.resume()
             if self._inbox:
                 self._next_pipelined()

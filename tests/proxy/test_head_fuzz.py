@@ -78,9 +78,8 @@ def sent(outgoing: Outgoing, pool: ScratchPool) -> bytes:
     """The head as it goes to the upstream, the credential in it."""
     slot = pool.take()
     assert slot is not None
-    assert outgoing.bound is not None
-    assert outgoing.bound.credential is not None
-    size, _ = slot.assemble(outgoing, outgoing.bound.credential, b"")
+    assert outgoing.secret is not None
+    size, _ = slot.assemble(outgoing, b"")
     head = bytes(slot.view[:size])
     slot.release()
     return head

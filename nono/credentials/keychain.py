@@ -2,8 +2,8 @@
 
 Imported in the helper process of a run and in `nono credential`: keyring leaves copies of a key all over its process.
 The class is named here and instantiated: never keyring.get_keyring(), which runs whatever module a configuration file
-or an environment variable names. keyring's errors may quote what it was given, so each becomes a status. The Keychain asks
-the user itself, in its own dialog, for as long as the user takes; the supervisor's time-out ends that.
+or an environment variable names. keyring's errors may quote what it was given, so each becomes a status. The Keychain
+asks the user itself, in its own dialog, for as long as the user takes; the supervisor's time-out ends that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The macOS Keychain, with a stand-in for keyring's backend class: what is asked of it, and what becomes of its errors."""
+"""The macOS Keychain, with a stand-in for keyring's backend class: what is asked of it, what becomes of its errors."""
 
 from __future__ import annotations
 

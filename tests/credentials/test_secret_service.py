@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from keyring.backends import SecretService
 
 from nono.credentials import keystore, secret_service
 from nono.credentials.keystore import DEFAULT_LIMITS, KeystoreError, Limits
@@ -54,6 +55,14 @@ def test_secret_tool_reads_what_it_stored(own_keyring: KeyringService) -> None:
     opened().set("nono", "openai_api_key", b"sk-2")
     attributes = ("service", "nono", "username", "openai_api_key", "target", "default", "application", "nono")
     assert own_keyring.lookup(*attributes) == b"sk-2"
+
+
+def test_python_keyring_reads_what_it_stored_and_the_other_way_round(own_keyring: KeyringService) -> None:
+    backend = SecretService.Keyring()
+    opened().set("nono", "openai_api_key", b"sk-3")
+    assert backend.get_password("nono", "openai_api_key") == "sk-3"
+    backend.set_password("nono", "other", "sk-4")
+    assert get("other") == (b"sk-4", False)
 
 
 def test_replaces_what_another_program_stored(own_keyring: KeyringService) -> None:

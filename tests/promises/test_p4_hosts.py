@@ -1,0 +1,85 @@
+"""P4: through the proxy only the routes' upstreams; what is dialled was checked; a denied name is not looked up.
+
+What an address is worth (link-local, metadata, private, mapped) is tested number by number in tests/proxy. Here a real
+run is watched from inside the supervisor: `sitecustomize` writes down every name that is looked up and every address
+that is dialled.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.runs import Site, lines
+
+WATCH = """
+import os, socket
+def watch(what, owner):
+    original = getattr(owner, what)
+    def watched(*args, **kwargs):
+        with open(os.environ["WATCHED"], "a") as file:
+            print(what, args[1] if owner is not socket else args[0], file=file)
+        return original(*args, **kwargs)
+    return watched
+socket.getaddrinfo = watch("getaddrinfo", socket)
+class Socket(socket.socket):
+    def connect(self, address):
+        with open(os.environ["WATCHED"], "a") as file:
+            print("connect", address[0], file=file)
+        return super().connect(address)
+    def connect_ex(self, address):
+        with open(os.environ["WATCHED"], "a") as file:
+            print("connect", address[0], file=file)
+        return super().connect_ex(address)
+socket.socket = Socket
+"""
+
+
+def watched(site: Site, requests: list[str], **upstreams: str) -> tuple[list[dict[str, object]], list[str]]:
+    """Let an agent send raw requests to the proxy; return its answers, and what nono looked up and dialled."""
+    (site.directory / "watch").mkdir()
+    (site.directory / "watch" / "sitecustomize.py").write_text(WATCH)
+    log = site.directory / "watched"
+    log.touch()
+    profile = site.profile(site.store_in_files(), upstreams=upstreams)
+    command = site.agent("proxied", *requests)
+    environment = {"PYTHONPATH": str(site.directory / "watch"), "WATCHED": str(log)}
+    done = site.run(["--profile", str(profile), "--allow-cwd"], command, environment=environment)
+    assert done.returncode == 0, done.stderr
+    return lines(done.stdout), log.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "CONNECT example.org:443",
+        "CONNECT 169.254.169.254:80",
+        "CONNECT [::ffff:169.254.169.254]:80",
+        "GET http://metadata.google.internal/computeMetadata/v1/",
+        "GET http://169.254.169.254/latest/meta-data/",
+        "GET http://127.0.0.1:22/",
+    ],
+)
+def test_a_host_without_a_route_is_refused_and_never_looked_up(site: Site, request_line: str) -> None:
+    (answer,), seen = watched(site, [request_line])
+    assert answer["status"] == 403
+    assert answer["code"]
+    host = request_line.split()[1].removeprefix("http://").partition("/")[0].rpartition(":")[0] or "metadata"
+    assert not [line for line in seen if host.strip("[]") in line]
+
+
+def test_the_watch_sees_what_is_dialled(site: Site) -> None:
+    (answer,), seen = watched(site, ["GET /openai/models"])
+    assert answer["code"] is None, "the upstream's own answer"
+    assert [line for line in seen if line.startswith(("connect 127.0.0.1", "connect ::1"))]
+
+
+@pytest.mark.parametrize(
+    "upstream", ["https://169.254.169.254/v1", "https://[fd00:ec2::254]/v1", "https://100.100.100.200"]
+)
+def test_a_route_to_a_metadata_address_is_never_dialled(site: Site, upstream: str) -> None:
+    (answer,), seen = watched(site, ["GET /openai/models"], openai=upstream)
+    assert answer["status"] in (403, 502), json.dumps(answer)
+    address = upstream.removeprefix("https://").partition("/")[0].strip("[]")
+    assert not [line for line in seen if line.startswith("connect") and address in line]

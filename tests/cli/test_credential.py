@@ -174,6 +174,8 @@ def test_an_ordinary_user_stores_and_loads(service: KeyringService, tmp_path: Pa
         pytest.skip("needs root to become another user")
     require_command("setpriv")
     as_user = ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"]
+    if subprocess.run([*as_user, sys.executable, "-c", "import nono.kernel._shim"], capture_output=True).returncode:
+        pytest.skip("this Python and this checkout lie where only root can read them")
     home = Path("/tmp") / f"nono-test-{os.getpid()}-{store}"
     home.mkdir(mode=0o700)
     os.chown(home, 12345, 12345)

@@ -67,7 +67,8 @@ make_venv() {
 		"$PYTHON" -m venv --clear "$VENV"
 	fi
 	use_compiler
-	stamp "nono$1" "$ROOT/pyproject.toml" "$ROOT/setup.py" "$ROOT"/csrc/*.[ch] "$ROOT"/csrc/*.py && return
+	stamp "nono$1" "$ROOT/pyproject.toml" "$ROOT/setup.py" "$ROOT"/csrc/*.[ch] "$ROOT"/csrc/*.py &&
+		"$VENV/bin/python" -c 'import nono.kernel._shim' 2>/dev/null && return
 	echo "installing nono$1"
 	# editable_mode=compat: a plain path in the place of an import hook, which would cost every Python here 12 ms.
 	"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
@@ -75,11 +76,11 @@ make_venv() {
 	stamped
 }
 
-# stamp NAME FILE...: true when `stamped` was called for these files as they are now.
+# stamp NAME FILE...: true when `stamped` was called for these files as they are now, in this place.
 stamp() {
 	stamp_file="$VENV/stamp-$1"
 	shift
-	stamp_sum=$(cat "$@" | cksum)
+	stamp_sum=$( (printf '%s\n' "$ROOT" && cat "$@") | cksum)
 	[ -f "$stamp_file" ] && [ "$(cat "$stamp_file")" = "$stamp_sum" ]
 }
 

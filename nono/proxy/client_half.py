@@ -181,7 +181,7 @@ class ClientHalf(UpstreamHalf):
                     if used < len(body):
                         upstream.write(memoryview(body)[used:])
                 else:  # a head longer than a slot: only the credential needs locked memory
-                    upstream.write(outgoing.before)
+                    upstream.write_before(slot, outgoing.before)
                     size, _ = slot.assemble(outgoing._replace(before=b"", after=b""), b"")
                     upstream.write_slot(slot, size)
                     upstream.write(outgoing.after)

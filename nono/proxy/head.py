@@ -26,7 +26,7 @@ Source: RFC 9112; RFC 9110 section 7.6.1.
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import h11
 
@@ -115,37 +115,39 @@ class _Bad(Exception):
     """A head that is not HTTP; its argument is a fixed text, never the peer's bytes."""
 
 
-# What is remembered of a line: that it stays as it is, or what it says.
-_Verdict = Literal[True] | tuple[bytes, bytes]
-
-
 class _Lines:
-    """Header lines that h11 has accepted."""
+    """Header lines that h11 has accepted: those that stay as they are, and those whose context must be looked at."""
 
     def __init__(self) -> None:
-        self.known: dict[bytes, _Verdict] = {}
-        self._old: dict[bytes, _Verdict] = {}
+        self.plain: set[bytes] = set()
+        self.contextual: dict[bytes, tuple[bytes, bytes]] = {}
+        self._old_plain: set[bytes] = set()
         self._seen_once: set[int] = set()
 
-    def recall(self, line: bytes) -> _Verdict | None:
-        """Look in the old generation too; what is found there moves over."""
-        verdict = self._old.get(line)
-        if verdict is not None:
-            self.known[line] = verdict
-        return verdict
+    def recall(self, line: bytes) -> bool:
+        """Whether the old generation knew this line as plain; if so, it moves over."""
+        if line in self._old_plain:
+            self.plain.add(line)
+            return True
+        return False
 
-    def add(self, line: bytes, verdict: _Verdict) -> None:
-        if len(line) > MEMO_LINE_BYTES:
-            return
+    def add(self, line: bytes, name: bytes, value: bytes) -> None:
+        """Remember a line that h11 has just accepted, if it was seen before."""
         number = hash(line)
-        if number in self._seen_once:
-            self.known[line] = verdict
-            if len(self.known) > MEMO_LINES:
-                self._old, self.known = self.known, {}
-        else:
+        if number not in self._seen_once:
             if len(self._seen_once) >= _MEMO_HASHES:
                 self._seen_once.clear()
             self._seen_once.add(number)
+        elif len(line) > MEMO_LINE_BYTES:
+            pass
+        elif name in _CONTEXTUAL:
+            if len(self.contextual) >= MEMO_LINES:
+                self.contextual.clear()
+            self.contextual[line] = (name, value)
+        else:
+            self.plain.add(line)
+            if len(self.plain) > MEMO_LINES:
+                self._old_plain, self.plain = self.plain, set()
 
 
 class HeadReader:
@@ -209,7 +211,8 @@ class HeadReader:
             elif name == b"content-length":
                 length = _content_length(value, has_length)
                 has_length = True
-                lines[index] = b"%b: %d" % (lines[index][:14], length)
+                if value[0] == 48:  # leading zeros: not every upstream reads them as decimal
+                    lines[index] = b"%b: %d" % (lines[index][:14], length)
             elif name == b"connection":
                 says_close, says_upgrade, names = self._connection(value)
                 close |= says_close
@@ -219,7 +222,8 @@ class HeadReader:
                 if chunked:
                     raise _Bad("more than one Transfer-Encoding")
                 chunked = True
-                lines[index] = b"%b: chunked" % lines[index][:17]
+                if value != b"chunked":
+                    lines[index] = b"%b: chunked" % lines[index][:17]
             elif name == b"expect":
                 expects_continue = value.lower() == b"100-continue"
             elif name == b"upgrade":
@@ -256,13 +260,14 @@ class HeadReader:
         dropped: list[int] = []
         for index, name, value in fields:
             if name not in _CONTEXTUAL:
-                if name.startswith(b"proxy-"):
+                if name[:6] == b"proxy-":
                     dropped.append(index)
                 continue
             if name == b"content-length":
                 length = _content_length(value, has_length)
                 has_length = True
-                lines[index] = b"%b: %d" % (lines[index][:14], length)
+                if value[0] == 48:  # leading zeros: not every upstream reads them as decimal
+                    lines[index] = b"%b: %d" % (lines[index][:14], length)
             elif name == b"connection":
                 says_close, says_upgrade, names = self._connection(value)
                 close |= says_close
@@ -273,7 +278,8 @@ class HeadReader:
                 if chunked:
                     raise _Bad("more than one Transfer-Encoding")
                 chunked = True
-                lines[index] = b"%b: chunked" % lines[index][:17]
+                if value != b"chunked":
+                    lines[index] = b"%b: chunked" % lines[index][:17]
             elif name in HOP_BY_HOP:
                 if name == b"upgrade":
                     upgrade = value.lower()
@@ -290,11 +296,10 @@ class HeadReader:
         return ResponseHead(status, lines, length, close, upgrade if wants_upgrade else b"")
 
     def _learn(self, memo: _Lines, lines: list[bytes], unseen: list[Field]) -> None:
+        never = self._never
         for index, name, value in unseen:
-            if name in _CONTEXTUAL:
-                memo.add(lines[index], (name, value))
-            elif name not in self._never and not name.startswith(b"proxy-"):
-                memo.add(lines[index], True)
+            if name not in never and name[:6] != b"proxy-":
+                memo.add(lines[index], name, value)
 
     def _connection(self, value: bytes) -> tuple[bool, bool, frozenset[bytes]]:
         """What Connection asks for: close, upgrade, and headers that end here."""
@@ -339,31 +344,23 @@ def _read_lines(lines: list[bytes], memo: _Lines) -> tuple[list[Field], list[Fie
 
     Returns those fields, and which of them h11 had not judged before.
     """
-    known = memo.known.get
+    plain, contextual = memo.plain, memo.contextual
     fields: list[Field] = []
     unseen: list[Field] = []
     judged: list[tuple[bytes, bytes]] = []
-    index = -1
-    for verdict in [known(line) for line in lines]:
-        index += 1
-        if verdict is True:
-            continue
-        line = lines[index]
-        if verdict is None:
-            verdict = memo.recall(line)
-            if verdict is None:
-                name, colon, value = line.partition(b":")
-                if not colon:
-                    raise _Bad("a header line without a colon")
-                value = value.strip(b" \t")
-                judged.append((name, value))
-                field = (index, name.lower(), value)
-                unseen.append(field)
-                fields.append(field)
-                continue
-            if verdict is True:
-                continue
-        fields.append((index, verdict[0], verdict[1]))
+    for index, line in [entry for entry in enumerate(lines) if entry[1] not in plain]:
+        known = contextual.get(line)
+        if known is not None:
+            fields.append((index, *known))
+        elif not memo.recall(line):
+            name, colon, value = line.partition(b":")
+            if not colon:
+                raise _Bad("a header line without a colon")
+            value = value.strip(b" \t")
+            judged.append((name, value))
+            field = (index, name.lower(), value)
+            unseen.append(field)
+            fields.append(field)
     if judged:
         # The event that is nothing but headers: the same judgement as in Request and Response, without their cost.
         h11.EndOfMessage(headers=judged)

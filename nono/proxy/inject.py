@@ -170,7 +170,7 @@ def _lines(head: RequestHead, dropped: list[int], authority: bytes) -> list[byte
     for index, name, _ in head.fields:
         if name == b"host":
             lines[index] = b"%b: %b" % (lines[index][:4], authority)
-        elif name in HOP_BY_HOP or name.startswith(b"proxy-"):
+        elif name in HOP_BY_HOP or name[:6] == b"proxy-":
             lines[index] = b""
     for index in dropped:
         lines[index] = b""

@@ -98,6 +98,14 @@ class Stream:
         else:
             slot.release()
 
+    def write_before(self, slot: Slot, data: bytes) -> None:
+        """Write what comes before a slot's content; the slot is released if that fails."""
+        try:
+            self.write(data)
+        except OSError:
+            slot.release()
+            raise
+
     def flush(self) -> bool:
         """Send what is queued; return whether all of it is gone. Raises OSError."""
         queue = self._queue

@@ -15,6 +15,7 @@ TLS sessions are kept per origin and offered on the next dial: an abbreviated ha
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -38,7 +39,7 @@ class Owner(Protocol):
 class Upstream(Stream):
     """A connection to an origin, idle in the pool or bound to one exchange."""
 
-    __slots__ = ("fresh", "idle_since", "origin", "owner", "pool", "reusable", "tls")
+    __slots__ = ("_readable", "fresh", "idle_since", "origin", "owner", "pool", "reusable", "tls")
 
     def __init__(self, loop: Loop, sock: socket.socket, origin: Origin, pool: Pool) -> None:
         super().__init__(loop, sock, self.on_event)
@@ -49,6 +50,9 @@ class Upstream(Stream):
         self.reusable = True  # false once an answer says, or shows, that another must not follow
         self.idle_since = loop.now
         self.tls = origin.tls
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        self._readable = poll.poll
 
     def on_event(self, events: int) -> None:
         owner = self.owner
@@ -59,13 +63,9 @@ class Upstream(Stream):
 
     def still_open(self) -> bool:
         """Whether nothing arrived on this idle connection but TLS's own messages (session tickets)."""
-        try:
-            # Beneath TLS first: a peek costs a microsecond, OpenSSL's exception five.
-            socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
-        except BlockingIOError:
+        # Beneath TLS first: this costs a third of a microsecond, OpenSSL's exception five.
+        if not self._readable(0):
             return True
-        except OSError:
-            return False
         if not self.tls:
             return False  # the end, or an answer nobody asked for
         try:

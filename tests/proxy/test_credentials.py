@@ -214,7 +214,7 @@ def test_what_is_remembered_of_a_head_holds_no_credential() -> None:
     with_cookie = head.replace(b"X-Plain", b"Cookie")
     assert judge(with_cookie) is not judge(with_cookie)
     lines = judge.reader._request_lines
-    assert set(lines.known) == {b"X-Plain: 1", b"Host: a"}
+    assert lines.plain | set(lines.contextual) == {b"X-Plain: 1", b"Host: a"}
 
 
 def test_memos_are_bounded() -> None:
@@ -222,7 +222,7 @@ def test_memos_are_bounded() -> None:
     for index in range(10000):
         judge(f"GET /api/{index} HTTP/1.1\r\nHost: a\r\nx-api-key: {T}\r\nX-{index}: 1\r\n\r\n".encode())
     assert len(judge._heads) <= 512
-    assert len(judge.reader._request_lines.known) + len(judge.reader._request_lines._old) <= 2 * 1025
+    assert len(judge.reader._request_lines.plain) + len(judge.reader._request_lines._old_plain) <= 2 * 1025
 
 
 def test_head_that_was_refused_teaches_the_memo_nothing() -> None:
@@ -233,7 +233,7 @@ def test_head_that_was_refused_teaches_the_memo_nothing() -> None:
     ):
         with pytest.raises(Exception, match=r"token|route"):
             judge(head)
-    assert not judge.reader._request_lines.known
+    assert not judge.reader._request_lines.plain
     assert not judge._heads
 
 

@@ -18,8 +18,21 @@ def denied_below(path: str) -> bool:
 
 @pytest.mark.parametrize(
     "path",
-    ["/usr", "/lib64", "/etc/ld.so.cache", "/etc/passwd", "/etc/ssl", "/etc/gitconfig", "/proc", "/dev/null"]
-    + ["/dev/urandom", "/dev/tty", "/sys/devices/system/cpu", f"{HOME}/.pyenv", f"{HOME}/.gitconfig"],
+    [
+        "/usr",
+        "/lib64",
+        "/etc/ld.so.cache",
+        "/etc/passwd",
+        "/etc/ssl",
+        "/etc/gitconfig",
+        "/proc",
+        "/dev/null",
+        "/dev/urandom",
+        "/dev/tty",
+        "/sys/devices/system/cpu",
+        f"{HOME}/.pyenv",
+        f"{HOME}/.gitconfig",
+    ],
 )
 def test_holds_what_agents_need(path: str) -> None:
     assert path in {grant.path for grant in LINUX}
@@ -27,10 +40,27 @@ def test_holds_what_agents_need(path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [".ssh/id", ".aws/credentials", ".netrc", ".npmrc", ".bashrc", ".zsh_history", ".config/gh/hosts.yml", ".gnupg/x"]
-    + [".config/nono/profiles/x.json", ".local/state/nono/audit", ".config/python_keyring/keyringrc.cfg"]
-    + [".mozilla/firefox", ".config/google-chrome/Default", ".kube/config", ".docker/config.json"]
-    + [".local/share/keyrings/login.keyring", ".password-store/x.gpg", ".git-credentials", ".config/op/config"],
+    [
+        ".ssh/id",
+        ".aws/credentials",
+        ".netrc",
+        ".npmrc",
+        ".bashrc",
+        ".zsh_history",
+        ".config/gh/hosts.yml",
+        ".gnupg/x",
+        ".config/nono/profiles/x.json",
+        ".local/state/nono/audit",
+        ".config/python_keyring/keyringrc.cfg",
+        ".mozilla/firefox",
+        ".config/google-chrome/Default",
+        ".kube/config",
+        ".docker/config.json",
+        ".local/share/keyrings/login.keyring",
+        ".password-store/x.gpg",
+        ".git-credentials",
+        ".config/op/config",
+    ],
 )
 def test_denies_what_is_sensitive(path: str) -> None:
     assert denied_below(f"{HOME}/{path}")

@@ -31,6 +31,7 @@ from typing import NamedTuple
 import h11
 
 from nono.errors import Refusal, UpstreamError
+from nono.proxy.pattern import Pattern, read_length
 
 CHUNKED = -1
 UNTIL_CLOSE = -2
@@ -38,6 +39,7 @@ UNTIL_CLOSE = -2
 MEMO_LINES = 1024  # in each of two generations
 MEMO_LINE_BYTES = 512
 _MEMO_HASHES = 16384
+_ANSWER_PATTERNS = 64
 
 # name in lower case, value without surrounding white space, and where the line stands in `lines`
 Field = tuple[int, bytes, bytes]
@@ -150,6 +152,36 @@ class _Lines:
                 self._old_plain, self.plain = self.plain, set()
 
 
+class _AnswerPattern:
+    """An answer's head that was accepted, and how it was forwarded (`lines` has blanks for what was dropped)."""
+
+    __slots__ = ("_close", "_length", "_lines", "_pattern", "_start", "_status")
+
+    def __init__(
+        self, pattern: Pattern, start: bytes, lines: list[bytes], status: int, length: int, close: bool
+    ) -> None:
+        self._pattern = pattern
+        self._start = start
+        self._lines = lines
+        self._status = status
+        self._length = length
+        self._close = close
+
+    def read(self, raw_lines: list[bytes]) -> ResponseHead | None:
+        places = self._pattern.differences(raw_lines)
+        if places is None:
+            return None
+        lines, length = self._lines.copy(), self._length
+        for place in places:
+            lines[place] = raw_lines[place]
+            if place == self._pattern.length_index:
+                read = read_length(raw_lines[place])
+                if read is None:
+                    return None
+                length = read
+        return ResponseHead(self._status, [self._start, *filter(None, lines)], length, self._close, b"")
+
+
 class HeadReader:
     """Reads heads and remembers the lines that h11 has accepted."""
 
@@ -160,6 +192,8 @@ class HeadReader:
         self._response_lines = _Lines()
         self._starts: dict[bytes, tuple[bytes, bytes]] = {}
         self._connections: dict[bytes, tuple[bool, bool, frozenset[bytes]]] = {}
+        self._answers: dict[tuple[bytes, int], _AnswerPattern] = {}
+        self._misfits = 0
         self._statuses: dict[bytes, tuple[int, bool]] = {}
 
     def request(self, head: bytes) -> RequestHead:
@@ -171,6 +205,10 @@ class HeadReader:
         except h11.ProtocolError:
             # h11's message may quote the head, and with it the agent's bytes; the fixed text does not.
             raise Refusal(400, "bad_request", "The request is not valid HTTP/1.1: a malformed header.") from None
+
+    def is_special(self, name: bytes) -> bool:
+        """Whether a header (name in lower case) means something to this proxy, beyond being forwarded."""
+        return name in _CONTEXTUAL or name in self._never or name[:6] == b"proxy-"
 
     def learn(self, head: RequestHead) -> None:
         """Remember the lines of a head whose token was accepted. To be called before its lines are changed."""
@@ -247,6 +285,13 @@ class HeadReader:
         status, is_1_0 = self._statuses.get(start) or self._read_status(start)
         if is_1_0:
             start = b"HTTP/1.1" + start[8:]
+        key = (start, len(lines))
+        pattern = self._answers.get(key)
+        if pattern is not None:
+            same = pattern.read(lines)
+            if same is not None:
+                return same
+        raw_lines = lines.copy()
         memo = self._response_lines
         fields, unseen = _read_lines(lines, memo)
         if unseen:
@@ -288,12 +333,36 @@ class HeadReader:
             if has_length or is_1_0:
                 raise _Bad("Transfer-Encoding where it cannot be relied on")
             length = CHUNKED
-        for index in reversed(dropped):
-            del lines[index]
+        for index in dropped:
+            lines[index] = b""
         if listed:
             lines = [line for line in lines if line.partition(b":")[0].lower() not in listed]
-        lines.insert(0, start)
-        return ResponseHead(status, lines, length, close, upgrade if wants_upgrade else b"")
+        else:
+            self._remember(key, start, lines, raw_lines, fields, status, length, close)
+        forwarded = [start, *filter(None, lines)]
+        return ResponseHead(status, forwarded, length, close, upgrade if wants_upgrade else b"")
+
+    def _remember(
+        self, key: tuple[bytes, int], start: bytes, lines: list[bytes], raw_lines: list[bytes], fields: list[Field],
+        status: int, length: int, close: bool,
+    ) -> None:  # fmt: skip
+        """Make a pattern of an answer's head, now and then: upstreams that answer in many shapes do not fit any."""
+        self._misfits += 1
+        if status < 200 or (key in self._answers and self._misfits % 8):
+            return
+        if len(self._answers) >= _ANSWER_PATTERNS:
+            self._answers.clear()
+        length_index = None
+        fixed, unkept = set(), {index for index, line in enumerate(raw_lines) if len(line) > MEMO_LINE_BYTES}
+        for index, name, _ in fields:
+            if name == b"content-length" and lines[index] == raw_lines[index]:
+                length_index = index
+            elif name in _CONTEXTUAL or name[:6] == b"proxy-":
+                fixed.add(index)
+            elif name in self._never:
+                unkept.add(index)
+        pattern = Pattern(raw_lines, fixed, unkept, length_index=length_index)
+        self._answers[key] = _AnswerPattern(pattern, start, pattern.kept(lines), status, length, close)
 
     def _learn(self, memo: _Lines, lines: list[bytes], unseen: list[Field]) -> None:
         never = self._never

@@ -115,12 +115,10 @@ def plan(grant: Grant, how: Injection, token: bytes) -> Outgoing:
     head, destination, path = grant.head, grant.match.destination, grant.path
     bound, dropped = destination.bound, grant.dropped
     after_token = grant.path_after_token
-    lines = _lines(head, dropped, how.authority)
+    lines = forwarded_lines(head, dropped, how.authority)
     if how.encoding != PERCENT:  # in a header line
         start = b"%b %b HTTP/1.1" % (head.method, _target(destination.base + path + (after_token or b""), grant.query))
-        cut = dropped[0] if dropped else len(lines)
-        before = b"\r\n".join([start, *filter(None, lines[:cut]), how.left])
-        after = b"\r\n".join([how.right, *filter(None, lines[cut:]), b"\r\n"])
+        before, after = around(start, lines, dropped[0] if dropped else len(lines), how)
     else:
         after = b"\r\n".join([b" HTTP/1.1", *filter(None, lines), b"\r\n"])
         if how.mode == "query_param":
@@ -147,7 +145,7 @@ def plan(grant: Grant, how: Injection, token: bytes) -> Outgoing:
 def plan_plain(head: RequestHead, target: HostTarget, token: bytes) -> Outgoing:
     """Return the head to forward to an allowed host, to which no credential belongs."""
     origin = Origin(False, target.host, target.port)
-    lines = _lines(head, [], origin.authority.encode())
+    lines = forwarded_lines(head, [], origin.authority.encode())
     start = b"%b %b HTTP/1.1" % (head.method, target.target)
     before = b"\r\n".join([start, *filter(None, lines), b"\r\n"])
     if token in before:
@@ -164,7 +162,13 @@ def _target(path: bytes, query: bytes | None) -> bytes:
     return path if query is None else b"%b?%b" % (path, query)
 
 
-def _lines(head: RequestHead, dropped: list[int], authority: bytes) -> list[bytes]:
+def around(start: bytes, lines: list[bytes], cut: int, how: Injection) -> tuple[bytes, bytes]:
+    """The head before and after a credential that stands in a header line, at `cut`."""
+    before = b"\r\n".join([start, *filter(None, lines[:cut]), how.left])
+    return before, b"\r\n".join([how.right, *filter(None, lines[cut:]), b"\r\n"])
+
+
+def forwarded_lines(head: RequestHead, dropped: list[int], authority: bytes) -> list[bytes]:
     """The header lines to forward, empty where one is dropped, so that indices stay what they were."""
     lines = head.lines
     for index, name, _ in head.fields:

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from nono.errors import Refusal
-from nono.proxy.authenticate import Places, authenticate, authenticate_proxy, places, presentation_names
-from nono.proxy.head import HeadReader, RequestHead
-from nono.proxy.inject import Injection, Outgoing, injection, plan, plan_plain
+from nono.proxy.authenticate import Grant, Places, authenticate, authenticate_proxy, places, presentation_names
+from nono.proxy.head import MEMO_LINE_BYTES, HeadReader, RequestHead
+from nono.proxy.inject import PERCENT, SLOT_BYTES, Injection, Outgoing, around, injection, plan, plan_plain
+from nono.proxy.pattern import Pattern, read_length
 from nono.proxy.route import BoundRoute, ConnectTarget, HostTarget, Router
 
 # Decides about a host that the agent names: None lets it pass, a Refusal is answered.
@@ -22,6 +23,52 @@ Allowlist = Callable[[str, int], Refusal | None]
 MEMO_HEADS = 512
 MEMO_HEAD_BYTES = 4096
 _MEMO_HASHES = 16384
+_PATTERNS = 256
+
+
+class _RequestPattern:
+    """A request's head that was granted, and how it was forwarded (`lines` has blanks for what was dropped)."""
+
+    __slots__ = ("_cut", "_how", "_lines", "_outgoing", "_pattern", "_start", "_token", "has_cookie")
+
+    def __init__(
+        self, pattern: Pattern, lines: list[bytes], cut: int, how: Injection, outgoing: Outgoing, token: bytes,
+        has_cookie: bool,
+    ) -> None:  # fmt: skip
+        self._pattern = pattern
+        self._lines = pattern.kept(lines)
+        self._cut = cut
+        self._how = how
+        self._outgoing = outgoing._replace(before=b"", after=b"")
+        self._token = token
+        self.has_cookie = has_cookie
+        self._start = outgoing.before[: outgoing.before.index(b"\r\n")]
+
+    def read(self, raw_lines: list[bytes]) -> Outgoing | None:
+        """What to send for a head (start line first) that fits; None when it does not."""
+        del raw_lines[0]
+        places = self._pattern.differences(raw_lines)
+        if places is None:
+            return None
+        model = self._outgoing
+        lines, length, token = self._lines.copy(), model.length, self._token
+        for place in places:
+            line = lines[place] = raw_lines[place]
+            if token in line:
+                return None
+            if place == self._pattern.length_index:
+                read = read_length(line)
+                if read is None:
+                    return None
+                length = read
+        before, after = around(self._start, lines, self._cut, self._how)
+        secret = model.secret
+        assert secret is not None
+        fits = len(before) + 3 * len(secret) + 4 + len(after) <= SLOT_BYTES
+        return Outgoing(
+            before, after, model.encoding, fits, secret, model.origin, model.method, length, model.close,
+            model.expects_continue, model.upgrade, model.shown,
+        )  # fmt: skip
 
 
 class Judge:
@@ -42,13 +89,26 @@ class Judge:
         self.reader = HeadReader(frozenset(names))
         self._heads: dict[bytes, Outgoing] = {}
         self._seen_once: set[int] = set()
+        self._similar: dict[bytes, _RequestPattern] = {}
+        self._misfits = 0
 
     def __call__(self, head: bytes) -> Outgoing | ConnectTarget:
         """Return what to send, or where to tunnel. Raises Refusal."""
         known = self._heads.get(head)
-        return known if known is not None else self._judge(head)
+        if known is not None:
+            return known
+        lines = head[:-4].split(b"\r\n")
+        similar = self._similar.get(lines[0])
+        if similar is not None:
+            outgoing = similar.read(lines)
+            if outgoing is not None:
+                if not similar.has_cookie:
+                    self._remember(head, outgoing)
+                return outgoing
+        return self._judge(head)
 
     def _judge(self, raw: bytes) -> Outgoing | ConnectTarget:
+        """The whole way."""
         head = self.reader.request(raw)
         target = self.router.route(head)
         if isinstance(target, (ConnectTarget, HostTarget)):
@@ -64,19 +124,46 @@ class Judge:
             message = f"nono holds no credential '{name}'. Store it with: nono credential set {bound.route.name}"
             raise Refusal(503, "credential_missing", message)
         self.reader.learn(head)
-        if len(raw) <= MEMO_HEAD_BYTES:
-            self._remember(raw, head, outgoing)
+        if not any(name == b"cookie" for _, name, _ in head.fields):
+            self._remember(raw, outgoing)
+        self._misfits += 1
+        if len(head.start) <= MEMO_LINE_BYTES and (head.start not in self._similar or not self._misfits % 8):
+            self._remember_pattern(head, grant, how, outgoing, where)
         return outgoing
 
-    def _remember(self, raw: bytes, head: RequestHead, outgoing: Outgoing) -> None:
+    def _remember_pattern(
+        self, head: RequestHead, grant: Grant, how: Injection, outgoing: Outgoing, where: Places
+    ) -> None:
+        """Let heads that differ little from this one take a shorter way."""
+        if how.encoding == PERCENT or len(grant.dropped) != 1 or head.listed or head.upgrade:
+            return  # not the token's line alone, or meaning in many places
+        credential = grant.dropped[0]
+        if self._token not in head.raw_lines[credential]:
+            return
+        length_index = None
+        fixed, unkept = set(), {index for index, line in enumerate(head.raw_lines) if len(line) > MEMO_LINE_BYTES}
+        for index, name, _ in head.fields:
+            if name == b"content-length" and head.lines[index] == head.raw_lines[index]:
+                length_index = index
+            elif name == b"cookie":
+                unkept.add(index)
+            elif self.reader.is_special(name):
+                fixed.add(index)
+        pattern = Pattern(head.raw_lines, fixed, unkept, credential, length_index)
+        if len(self._similar) >= _PATTERNS:
+            self._similar.clear()
+        cookie = any(name == b"cookie" for _, name, _ in head.fields)
+        self._similar[head.start] = _RequestPattern(pattern, head.lines, credential, how, outgoing, self._token, cookie)
+
+    def _remember(self, raw: bytes, outgoing: Outgoing) -> None:
         # At the second sighting: heads that never come again leave nothing but a number.
+        if len(raw) > MEMO_HEAD_BYTES:
+            return
         number = hash(raw)
         if number not in self._seen_once:
             if len(self._seen_once) >= _MEMO_HASHES:
                 self._seen_once.clear()
             self._seen_once.add(number)
-            return
-        if any(name == b"cookie" for _, name, _ in head.fields):
             return
         if len(self._heads) >= MEMO_HEADS:
             self._heads.clear()

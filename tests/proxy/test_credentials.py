@@ -213,6 +213,9 @@ def test_what_is_remembered_of_a_head_holds_no_credential() -> None:
     assert K not in repr(judge._heads)
     with_cookie = head.replace(b"X-Plain", b"Cookie")
     assert judge(with_cookie) is not judge(with_cookie)
+    assert b"Cookie" not in repr([[p._lines, p._pattern._lines, p._outgoing] for p in judge._similar.values()]).encode()
+    for path in range(3):
+        judge(head.replace(b"/x", b"/%d" % path))
     lines = judge.reader._request_lines
     assert lines.plain | set(lines.contextual) == {b"X-Plain: 1", b"Host: a"}
 

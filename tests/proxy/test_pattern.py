@@ -1,0 +1,96 @@
+"""Heads that differ a little from one that was accepted: what may differ, and what must not."""
+
+from __future__ import annotations
+
+import pytest
+
+from nono.errors import Refusal, UpstreamError
+from nono.proxy.head import CHUNKED, HeadReader
+from nono.proxy.inject import Outgoing
+from nono.proxy.judge import Judge
+from tests.proxy.harness import TOKEN, route
+
+HEAD = (
+    b"POST /api/x HTTP/1.1\r\nHost: a\r\nX-Id: 1\r\nAuthorization: Bearer %b\r\nContent-Length: 5\r\n"
+    b"Connection: keep-alive\r\nAccept: */*\r\n\r\n" % TOKEN
+)
+ANSWER = b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 5\r\nConnection: keep-alive\r\nSet-Cookie: a=1\r\nServer: n\r\n\r\n"
+
+
+def taught() -> Judge:
+    judge = Judge(TOKEN, [route("api", "https://example.com")], 1, None, 16384)
+    judge(HEAD)
+    assert judge._similar
+    return judge
+
+
+def whole_ways(judge: Judge, head: bytes) -> tuple[Outgoing, int]:
+    """The verdict, and how often the whole way was taken for it."""
+    before = judge._misfits
+    outgoing = judge(head)
+    assert isinstance(outgoing, Outgoing)
+    return outgoing, judge._misfits - before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fits"),
+    [
+        (b"X-Id: 1", b"X-Id: 2", True),
+        (b"X-Id: 1", b"X-Id:", True),
+        (b"Accept: */*", b"Accept: text/html", True),
+        (b"Length: 5", b"Length: 77", True),
+        (b"Length: 5", b"Length: 07", False),
+        (b"X-Id: 1", b"x-id: 1", False),
+        (b"X-Id: 1", b"X-Ib: 1", False),
+        (b"Host: a", b"Host: b", False),
+        (b"keep-alive", b"close", False),
+        (b"X-Id: 1\r\n", b"", False),
+        (b"X-Id: 1", b"X-Id: 1\r\nX-Id: 1", False),
+        (b"X-Id: 1", b"Expect: 100-continue", False),
+    ],
+)
+def test_a_head_that_fits_gets_the_verdict_of_the_whole_way(old: bytes, new: bytes, fits: bool) -> None:
+    head = HEAD.replace(old, new)
+    fresh = Judge(TOKEN, [route("api", "https://example.com")], 1, None, 16384)
+    by_pattern, taken = whole_ways(taught(), head)
+    expected = fresh(head)
+    assert isinstance(expected, Outgoing)
+    assert taken == (0 if fits else 1)
+    assert by_pattern._replace(secret=None) == expected._replace(secret=None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status"),
+    [
+        (TOKEN, b"f" * 64, 401),
+        (b"Bearer " + TOKEN, b"Bearer", 401),
+        (b"X-Id: 1", b"X-Id: " + TOKEN, 400),
+        (b"X-Id: 1", b"X-Id: \0", 400),
+        (b"X-Id: 1", b"X-Id: 1\nEvil: 2", 400),
+        (b"X-Id: 1", b"Host: a", 400),
+        (b"X-Id: 1", b"Content-Length: 5", 400),
+        (b"X-Id: 1", b"Transfer-Encoding: chunked", 400),
+        (b"Length: 5", b"Length: +5", 400),
+        (b"Length: 5", b"Length: 5, 5", 400),
+        (b"keep-alive", b"host", 400),
+    ],
+)
+def test_a_head_that_is_refused_is_refused_after_one_like_it_was_granted(old: bytes, new: bytes, status: int) -> None:
+    with pytest.raises(Refusal) as refused:
+        taught()(HEAD.replace(old, new))
+    assert refused.value.status == status
+
+
+def test_answers_that_fit() -> None:
+    reader = HeadReader()
+    reader.response(ANSWER)
+    for old, new in ((b"now", b"later"), (b"a=1", b"b=2"), (b"Length: 5", b"Length: 6"), (b"Length: 5", b"Length: 06")):
+        head = ANSWER.replace(old, new)
+        assert reader.response(head) == HeadReader().response(head)
+    chunked = ANSWER.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked")
+    assert reader.response(chunked).length == CHUNKED
+    assert reader.response(ANSWER).length == 5
+    for bad in (b"Server: n\nEvil: 1", b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Server: \0"):
+        with pytest.raises(UpstreamError):
+            reader.response(ANSWER.replace(b"Server: n", bad))
+    assert b"a=1" not in repr([[p._lines, p._pattern._lines] for p in reader._answers.values()]).encode()

@@ -83,10 +83,15 @@ class Summary(Record):
 
 
 def run(
-    order: Order, environment: Mapping[str, str], tell: Callable[[Summary], None]
+    order: Order,
+    environment: Mapping[str, str],
+    tell: Callable[[Summary], None],
+    notice: Callable[[str], None],
 ) -> int:
-    """Carry out `order`; return the child's exit status. `tell` is called once, before the child starts.
+    """Carry out `order`; return the child's exit status.
 
+    tell: called once, before the child starts. notice: called with a sentence for the user, e.g. that the keystore waits
+    for his answer.
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
     place = _place(order.workdir, environment)
@@ -95,7 +100,7 @@ def run(
     _check_tls_files(capabilities.routes)
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())  # with an env:// source: starts nono anew, without the variable
-    with Loader(place.state, handed_over) as loader:
+    with Loader(place.state, handed_over, notice=notice) as loader:
         if not order.dry_run:
             loader.start(references)
         with ScratchDirectory(place.temporary_directory, create=not order.dry_run) as scratch:
@@ -224,11 +229,12 @@ def serve(
     order: ServeOrder,
     environment: Mapping[str, str],
     ready: Callable[[int, Mapping[str, str]], None],
+    notice: Callable[[str], None],
 ) -> int:
     """Run the proxy alone, on the host's loopback, until INT, TERM or HUP; return 0.
 
     For an agent that is isolated by other means: nothing confines it here, and whoever knows the token can use the
-    proxy. ready: called once it serves, with the port and the variables to hand over. errors: as `run`.
+    proxy. ready: called once it serves, with the port and the variables to hand over. notice, errors: as `run`.
     """
     place = _place(None, environment)
     capabilities = resolve(order.request, _profile(order.profile, place), place)
@@ -238,7 +244,11 @@ def serve(
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())
     process.set_dumpable(False)
-    with Loader(place.state, handed_over) as loader, AuditLog(place.state) as audit, Signals() as signals:
+    with (
+        Loader(place.state, handed_over, notice=notice) as loader,
+        AuditLog(place.state) as audit,
+        Signals() as signals,
+    ):
         loader.start(references)
         import socket
 

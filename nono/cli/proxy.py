@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping
 
 from nono import session
+from nono.cli import render
 from nono.cli.run import add_credential_arguments, parse_port
 from nono.policy.resolve import Request
 
@@ -41,4 +42,4 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     order = session.ServeOrder(Request(credential=tuple(arguments.credential)), arguments.profile, arguments.port)
-    return session.serve(order, os.environ, ready)
+    return session.serve(order, os.environ, ready, render.notice)

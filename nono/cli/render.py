@@ -7,6 +7,7 @@ repaint the screen.
 from __future__ import annotations
 
 import os
+import sys
 
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, PathGrant
 from nono.session import Summary
@@ -35,6 +36,11 @@ def summary(what: Summary, home: str, verbose: bool) -> str:
         rows.append(("note", printable(note)))
     rows.append(("wall", what.wall))
     return "".join(f"{'nono' if first else '    '}  {label:<{_WIDTH}} {text}\n" for first, label, text in _first(rows))
+
+
+def notice(sentence: str) -> None:
+    """Tell the user something while he waits."""
+    sys.stderr.write(f"nono  {'note':<{_WIDTH}} {printable(sentence)}\n")
 
 
 def plan(what: Summary, home: str) -> str:

@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         elif not arguments.silent:
             sys.stderr.write(render.summary(what, home, verbose=arguments.verbose > 0))
 
-    return session.run(order, os.environ, tell)
+    return session.run(order, os.environ, tell, render.notice)
 
 
 def parse_port(text: str) -> int:

@@ -269,6 +269,10 @@ class Upstream:
             assert self.changed.wait_for(condition, TIMEOUT_S), "the upstream did not see what was awaited"
 
     def close(self) -> None:
+        try:
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which holds the port
+        except OSError:
+            pass
         self._listener.close()
         with self.changed:
             socks = list(self._socks)

@@ -14,7 +14,10 @@ HEAD = (
     b"POST /api/x HTTP/1.1\r\nHost: a\r\nX-Id: 1\r\nAuthorization: Bearer %b\r\nContent-Length: 5\r\n"
     b"Connection: keep-alive\r\nAccept: */*\r\n\r\n" % TOKEN
 )
-ANSWER = b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 5\r\nConnection: keep-alive\r\nSet-Cookie: a=1\r\nServer: n\r\n\r\n"
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 5\r\nConnection: keep-alive\r\nSet-Cookie: a=1\r\n"
+    b"Server: n\r\n\r\n"
+)
 
 
 def taught() -> Judge:

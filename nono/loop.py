@@ -109,33 +109,30 @@ class Loop:
     def run(self) -> None:
         """Serve until `stop` is called."""
         self._stopping = False
-        select = self._selector.select
+        select, soon, timers = self._selector.select, self._soon, self._timers
         while not self._stopping:
-            ready = select(self._timeout())
-            self.now = monotonic()
+            if soon:
+                timeout: float | None = 0.0
+            elif timers:
+                timeout = max(0.0, timers[0][0] - monotonic())
+            else:
+                timeout = None
+            ready = select(timeout)
+            self.now = now = monotonic()
             for key, events in ready:
                 key.data(events)
-            if self._soon:
-                for _ in range(len(self._soon)):
-                    self._soon.popleft()()
-            while self._timers and self._timers[0][0] <= self.now:
-                heapq.heappop(self._timers)[2]._fire()
+            if soon:
+                for _ in range(len(soon)):
+                    soon.popleft()()
+            while timers and timers[0][0] <= now:
+                heapq.heappop(timers)[2]._fire()
 
     def close(self) -> None:
         """Release the loop's own descriptors. What others registered stays theirs."""
         self._selector.close()
+        wake_write, self._wake_write = self._wake_write, -1  # a late thread gets EBADF, not someone else's descriptor
         os.close(self._wake_read)
-        os.close(self._wake_write)
-        self._wake_write = -1  # a late thread gets EBADF, not someone else's descriptor
-
-    def _timeout(self) -> float | None:
-        if self._soon or self._stopping:
-            return 0.0
-        while self._timers and self._timers[0][2]._callback is None:
-            heapq.heappop(self._timers)
-        if not self._timers:
-            return None
-        return max(0.0, self._timers[0][0] - monotonic())
+        os.close(wake_write)
 
     def _woken(self, events: int) -> None:
         try:

@@ -198,7 +198,7 @@ class Ends:
                 code,
                 self._bytes_up,
                 self._bytes_down,
-                round(duration * 1000, 3),
+                int(duration * 1e6) / 1e3,
                 reason,
             )
         )

@@ -78,6 +78,7 @@ class Conversation(ClientHalf):
         limits, waited, state = self._services.limits, now - self._since, self.client_state
         client, upstream = self._client, self._upstream
         if self._tunnel is not None:
+            self._tunnel.check(now, limits.stalled_write_s)
             return
         try:
             if client.queued and limits.stalled_write_s and now - client.stalled_since > limits.stalled_write_s:

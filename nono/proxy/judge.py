@@ -107,6 +107,14 @@ class Judge:
                 return outgoing
         return self._judge(head)
 
+    def close(self) -> None:
+        """Let go of the credentials' memory, and forget."""
+        self._heads.clear()
+        self._similar.clear()
+        for _, how in self._rooms.values():
+            if how.secret is not None:
+                how.secret.release()
+
     def _judge(self, raw: bytes) -> Outgoing | ConnectTarget:
         """The whole way."""
         head = self.reader.request(raw)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 class Limits(NamedTuple):
     """Seconds (`_s`; 0 is none) and bytes."""
 
-    connect_s: float = 10.0  # each address
+    connect_s: float = 10.0  # each address, and before them the look-up of the name
     tls_s: float = 10.0
     client_head_s: float = 30.0
     client_idle_s: float = 75.0  # as nginx keeps connections alive

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from nono.loop import READ, Loop
 from nono.proxy.answer import answer
 
-# Connections taken in one turn of the loop, so that a flood of them does not starve those that are being served.
-_PER_TURN = 64
 _PAUSE_S = 0.1
 
 _TOO_MANY = answer(
@@ -43,31 +41,30 @@ class Listener:
             self._sock = None
 
     def _ready(self, events: int) -> None:
-        for _ in range(_PER_TURN):
-            if self._sock is None:
-                return
-            try:
-                sock, _ = self._sock.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
-                self._loop.modify(self._sock.fileno(), 0)
-                self._loop.call_later(_PAUSE_S, self._go_on)
-                return
+        # One a turn: asking for another would cost every connection a call that fails, and the loop comes back anyway.
+        if self._sock is None:
+            return
+        try:
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
+            self._loop.modify(self._sock.fileno(), 0)
+            self._loop.call_later(_PAUSE_S, self._go_on)
+            return
+        try:
             sock.setblocking(False)
             if not self._has_room():
-                try:
-                    sock.send(_TOO_MANY)
-                    sock.shutdown(socket.SHUT_WR)
-                except OSError:
-                    pass
+                sock.send(_TOO_MANY)
+                sock.shutdown(socket.SHUT_WR)
+                sock.recv(65536)  # what was read cannot turn the close into a reset
                 sock.close()
-                continue
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError:
-                pass
-            self._accepted(sock)
+                return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            sock.close()
+            return
+        self._accepted(sock)
 
     def _go_on(self) -> None:
         if self._sock is not None:

@@ -71,6 +71,7 @@ class Proxy:
         )  # fmt: skip
         self._check_s = min([_MAX_CHECK_S, *(s / 4 for s in seconds if s)])
         self._timer: Timer | None = None
+        self._closed = False
         self._drained: Callable[[], None] | None = None
         self._listener = Listener(loop, listener_fd, self._has_room, self._accepted)
 
@@ -89,7 +90,7 @@ class Proxy:
         for destination in self._destinations:
             if destination.bound.credential is not None:
                 pool = self._pool(destination.origin, False)
-                if not pool.idle:
+                if pool.unused:
                     pool.dial(_ignore).cancel()
 
     def drain(self, timeout_s: float, done: Callable[[], None]) -> None:
@@ -103,7 +104,10 @@ class Proxy:
         self._drain_checks()
 
     def close(self) -> None:
-        """Close every connection at once and wipe the scratch. The credentials stay their owner's."""
+        """Close every connection at once, wipe the scratch, let go of the credentials (their owner wipes them)."""
+        if self._closed:
+            return
+        self._closed = True
         self._listener.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -113,6 +117,7 @@ class Proxy:
             pool.close()
         self._pools.clear()
         self._scratch.close()
+        self._services.judge.close()
 
     def _drain_checks(self) -> None:
         if self._drained is not None:

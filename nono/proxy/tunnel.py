@@ -101,6 +101,7 @@ class Tunnel:
         self._client = client
         self._upstream = upstream
         self._buffer = buffer
+        self._moved_at = client.loop.now
         self._done: Callable[[int, int], None] | None = done
         plain = not isinstance(client.sock, ssl.SSLSocket) and not isinstance(upstream.sock, ssl.SSLSocket)
         self._is_plain = plain
@@ -119,6 +120,12 @@ class Tunnel:
                 self.close()
                 return
         self._settle()
+
+    def check(self, now: float, stalled_s: float) -> None:
+        """End a tunnel that is half closed, or whose reader takes nothing, and where nothing has moved for a while."""
+        hindered = self._up.ended or self._down.ended or self._up.blocked or self._down.blocked
+        if hindered and stalled_s and now - self._moved_at > stalled_s:
+            self.close()
 
     def close(self) -> None:
         """End it now."""
@@ -139,6 +146,7 @@ class Tunnel:
     def _moved(self, reader: _Direction | None, writer: _Direction | None) -> None:
         if self._done is None:
             return
+        self._moved_at = self._client.loop.now
         try:
             for direction in (reader, writer):
                 if direction is not None:

@@ -201,6 +201,7 @@ class Dial:
         if origin.tls:
             self._pool.contexts.get(origin, self._context_made)
         if not self._over:
+            self._arm(self._pool.limits.connect_s, self._look_up_timed_out)
             self._pool.pins.resolve(origin.host, origin.port, self._pool.scope, self._resolved)
 
     def cancel(self) -> None:
@@ -344,6 +345,10 @@ class Dial:
         self._pool.dialled(self)
         if self._timer is not None:
             self._timer.cancel()
+
+    def _look_up_timed_out(self) -> None:
+        message = f"The name {self._pool.origin.host} was not resolved in {self._pool.limits.connect_s:g} s."
+        self._fail(UpstreamError(504, "dns_timeout", message))
 
     def _connect_timed_out(self) -> None:
         self._timed_out = True

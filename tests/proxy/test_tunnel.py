@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from nono.errors import Refusal
 from nono.loop import Loop
 from nono.policy.allowlist import Allowlist
-from nono.proxy.pins import PUBLIC, Pins
+from nono.proxy.pins import Pins
+from nono.proxy.server import Limits
 from tests.fakes import Authority, Connection, Upstream, pattern
 from tests.proxy.harness import KEY, TOKEN, Client, RunningProxy, bearer, route
 
@@ -261,5 +263,44 @@ def test_websocket_needs_the_token(proxy: RunningProxy, upstream: Upstream) -> N
     assert upstream.requests == []
 
 
-def test_public_scope_has_a_name() -> None:
-    assert PUBLIC == "PUBLIC"
+def test_websocket_to_an_allowed_host(open_proxy: RunningProxy) -> None:
+    with Upstream() as plain, Client(open_proxy) as client:
+        host = f"good.example:{plain.port}"
+        client.request(
+            "GET", f"http://{host}/websocket", PROXY_AUTH, "Connection: Upgrade", "Upgrade: websocket",
+            "Sec-WebSocket-Key: x", host=host,
+        )  # fmt: skip
+        assert client.answer().status == 101
+        client.send(b"hello")
+        assert client._take_bytes(5) == b"hello"
+
+
+def test_half_closed_tunnel_in_which_nothing_moves_is_ended() -> None:
+    def script(connection: Connection) -> None:
+        while connection.read():
+            pass
+        connection.upstream.gate.acquire(timeout=20)
+
+    limits = Limits(stalled_write_s=0.1)
+    with Upstream(script) as upstream, RunningProxy([], lambda h, p: None, limits, pins=local_pins) as proxy:
+        with Client(proxy) as client:
+            connect(client, upstream.port)
+            client.sock.shutdown(socket.SHUT_WR)
+            assert client.at_end()
+        upstream.gate.release()
+
+
+def test_name_that_takes_too_long_is_504() -> None:
+    release = threading.Event()
+
+    def lookup(host: str, port: int) -> list[str]:
+        release.wait(20)
+        return []
+
+    limits = Limits(connect_s=0.1)
+    with RunningProxy([], lambda h, p: None, limits, pins=lambda loop: Pins(loop, lookup)) as proxy:
+        with Client(proxy) as client:
+            client.request("CONNECT", "good.example:443", PROXY_AUTH, host="good.example:443")
+            answer = client.answer()
+            assert (answer.status, answer.code) == (504, "dns_timeout")
+        release.set()

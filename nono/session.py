@@ -15,8 +15,9 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
 from nono.audit.log import AuditLog
@@ -28,11 +29,11 @@ from nono.kernel.spawn import Child, SpawnError, spawn
 from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathDeny, PathGrant
 from nono.policy.environment import ChildEnvironment, child_environment
 from nono.policy.resolve import Place, Request, resolve
-from nono.policy.routes import Route
 from nono.record import Record
 from nono.sandbox import filesystem
 from nono.sandbox.plan import Plan, make_plan
 from nono.supervisor import command as commands
+from nono.supervisor import guard
 from nono.supervisor.job import Job, Signals, Terminal, kill_descendants
 from nono.supervisor.scratch import ScratchDirectory
 
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 # in nobody's way.
 _PROXY_PORTS = range(61000, 65536)
 _DRAIN_S = 5.0  # how long `nono proxy` lets exchanges end after it was told to stop
-_SHORTEST_RECOGNISABLE_KEY = 8  # bytes; a shorter one would be found in innocent variables
 
 
 class Order(Record):
@@ -90,14 +90,16 @@ def run(
 ) -> int:
     """Carry out `order`; return the child's exit status.
 
-    tell: called once, before the child starts. notice: called with a sentence for the user, e.g. that the keystore waits
-    for his answer.
+    tell: called once, before the child starts. notice: called with a sentence for the user, e.g. that the keystore
+    waits for his answer.
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
     place = _place(order.workdir, environment)
     command = commands.find(order.argv[0], environment, place.home)
-    capabilities = resolve(order.request, _profile(order.profile, place), place, command.grants)
-    _check_tls_files(capabilities.routes)
+    profile_path = _find_profile(order.profile, place)
+    capabilities = resolve(order.request, _profile(profile_path), place, command.grants)
+    guard.check_standard_streams(capabilities.network)
+    guard.check_tls_files(capabilities.routes)
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())  # with an env:// source: starts nono anew, without the variable
     with Loader(place.state, handed_over, notice=notice) as loader:
@@ -106,13 +108,14 @@ def run(
         with ScratchDirectory(place.temporary_directory, create=not order.dry_run) as scratch:
             grant = PathGrant(scratch.path, READ | WRITE, False, "temporary directory", optional=True)
             grants = (*capabilities.grants, grant, *filesystem.standard_stream_grants())
-            denies = (*capabilities.denies, *_key_files(capabilities, references.values()))
+            protected = guard.protected_paths(capabilities.routes, references.values(), profile_path)
+            denies = (*capabilities.denies, *protected)
             capabilities = capabilities._replace(grants=grants, denies=denies)
             plan = make_plan(filesystem.expand(capabilities), landlock.abi(), os.uname().machine)
             credentials = {} if order.dry_run else loader.collect()
             token = phantom.new_token()
             port = order.proxy_port or _PROXY_PORTS[int.from_bytes(os.urandom(2)) % len(_PROXY_PORTS)]
-            _refuse_keys_in_argv(order.argv, credentials)
+            guard.refuse_keys_in_argv(order.argv, credentials)
             variables = child_environment(
                 environment,
                 network=capabilities.network,
@@ -120,14 +123,14 @@ def run(
                 proxy_port=port,
                 token=token.decode(),
                 temporary_directory=scratch.path,
-                secret_variables=_secret_variables(environment, references.values(), credentials),
+                secret_variables=guard.secret_variables(environment, references.values(), credentials),
             )
             tell(_summary(order, capabilities, plan, variables, credentials, environment))
             if order.dry_run:
                 return 0
             run = _Run(capabilities, credentials, token, port)
             argv = [os.fsencode(argument) for argument in order.argv]
-            with AuditLog(place.state) as audit, Signals() as signals:
+            with AuditLog(place.state, notice) as audit, Signals() as signals:
                 terminal = Terminal()
                 process.set_child_subreaper()
                 child = _start(command.path, argv, variables.variables, place.workdir, plan, port, terminal)
@@ -135,6 +138,7 @@ def run(
                     return _supervise(run, child, terminal, signals, audit)
                 finally:
                     kill_descendants()
+                    guard.close_store(place.state)
 
 
 class _Run(Record):
@@ -237,16 +241,16 @@ def serve(
     proxy. ready: called once it serves, with the port and the variables to hand over. notice, errors: as `run`.
     """
     place = _place(None, environment)
-    capabilities = resolve(order.request, _profile(order.profile, place), place)
+    capabilities = resolve(order.request, _profile(_find_profile(order.profile, place)), place)
     if capabilities.network != NETWORK_PROXY:
         raise UsageError("the proxy has no route to serve; name one with --credential NAME or in a profile")
-    _check_tls_files(capabilities.routes)
+    guard.check_tls_files(capabilities.routes)
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())
     process.set_dumpable(False)
     with (
         Loader(place.state, handed_over, notice=notice) as loader,
-        AuditLog(place.state) as audit,
+        AuditLog(place.state, notice) as audit,
         Signals() as signals,
     ):
         loader.start(references)
@@ -333,6 +337,7 @@ def _place(chosen_workdir: str | None, environment: Mapping[str, str]) -> Place:
         config_home=_base_directory(environment, "XDG_CONFIG_HOME", home, ".config"),
         state_home=_base_directory(environment, "XDG_STATE_HOME", home, ".local/state"),
         runtime_dir=environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}",
+        data_home=_base_directory(environment, "XDG_DATA_HOME", home, ".local/share"),
         platform=sys.platform,
     )
 
@@ -343,67 +348,31 @@ def _base_directory(environment: Mapping[str, str], name: str, home: str, defaul
     return os.path.normpath(base if base.startswith("/") else os.path.join(home, default))
 
 
-def _profile(name: str | None, place: Place) -> Profile | None:
-    """Return the profile called NAME in the configuration directory, or in FILE; None when none is asked for."""
+def _find_profile(name: str | None, place: Place) -> str | None:
+    """Return the path of the profile NAME in the configuration directory, or of FILE; None for none."""
     if name is None:
+        return None
+    if "/" in name or name.endswith((".json", ".jsonc")):
+        return os.path.abspath(name)
+    stem = os.path.join(place.profiles, name)
+    for path in (f"{stem}.json", f"{stem}.jsonc"):
+        if os.path.lexists(path):
+            return path
+    raise PolicyError(f"there is no profile '{name}': {stem}.json does not exist")
+
+
+def _profile(path: str | None) -> Profile | None:
+    """Return the profile in the file at `path`."""
+    if path is None:
         return None
     from nono.policy import profile  # msgspec costs 30 ms: only who names a profile pays
 
-    is_file = "/" in name or name.endswith((".json", ".jsonc"))
-    stem = os.path.join(place.profiles, name)
-    for path in [name] if is_file else [f"{stem}.json", f"{stem}.jsonc"]:
-        try:
-            with open(path, encoding="utf-8") as file:
-                return profile.parse(file.read(), path)
-        except FileNotFoundError:
-            continue
-        except UnicodeDecodeError:
-            raise PolicyError(f"profile {path}: it is not valid UTF-8") from None
-        except OSError as error:
-            raise PolicyError(f"profile {path}: cannot be read: {error.strerror}") from None
-    where = name if is_file else f"{stem}.json"
-    raise PolicyError(f"there is no profile '{name}': {where} does not exist")
-
-
-def _key_files(capabilities: CapabilitySet, references: Iterable[reference.Reference]) -> Iterator[PathDeny]:
-    """Yield the files that hold this run's keys: closed under any grant of what is around them (P1)."""
-    for ref in references:
-        if ref.scheme == reference.FILE:
-            yield PathDeny(ref.name, "credential_files")
-    for route in capabilities.routes:
-        if route.tls_client_key:
-            yield PathDeny(route.tls_client_key, "credential_files")
-
-
-def _check_tls_files(routes: Iterable[Route]) -> None:
-    """Refuse, before anything starts, a route whose certificate files cannot be read."""
-    for route in routes:
-        for field in ("tls_ca", "tls_client_cert", "tls_client_key"):
-            path = getattr(route, field)
-            if path and not os.access(path, os.R_OK):
-                raise PolicyError(f"credential '{route.name}': {field} {path} does not exist or cannot be read")
-
-
-def _refuse_keys_in_argv(argv: Sequence[str], credentials: Mapping[str, Credential]) -> None:
-    for name, credential in credentials.items():
-        if any(_contains(argument, credential) for argument in argv):
-            raise UsageError(
-                f"the command line itself contains the key of '{name}', so the agent would have it; "
-                "leave it out: the agent finds a token in its environment, and the proxy puts the key in"
-            )
-
-
-def _secret_variables(
-    environment: Mapping[str, str],
-    references: Iterable[reference.Reference],
-    credentials: Mapping[str, Credential],
-) -> list[str]:
-    """Return the variables that hold a real key: the env:// sources, and any whose value contains a loaded key."""
-    named = [ref.name for ref in references if ref.scheme == reference.ENV]
-    found = [name for name, value in environment.items() if any(_contains(value, c) for c in credentials.values())]
-    return named + found
-
-
-def _contains(text: str, credential: Credential) -> bool:
-    """Whether `text` contains the key. bytes.find() reads the locked memory in place."""
-    return credential.length >= _SHORTEST_RECOGNISABLE_KEY and os.fsencode(text).find(credential.view) >= 0
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), encoding="utf-8") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise PolicyError(f"profile {path}: is not a regular file")
+            return profile.parse(file.read(), path)
+    except UnicodeDecodeError:
+        raise PolicyError(f"profile {path}: it is not valid UTF-8") from None
+    except OSError as error:
+        raise PolicyError(f"profile {path}: cannot be read: {error.strerror}") from None

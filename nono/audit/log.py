@@ -3,7 +3,7 @@
 One file per run, `STATE/audit/YYYYMMDDTHHMMSSZ-PID.jsonl`, 0600 in a 0700 directory that every sandbox denies. Lines
 are collected and written with one write(2) when the loop comes to rest (`flush`), so that an exchange costs no system
 call of its own. A log that cannot be opened stops the run before the agent starts (fail closed); one that cannot be
-written later is reported once, and the run goes on.
+written later is reported when the run ends.
 
 Nothing secret is here to be written: an entry is made of the proxy's verdicts and of the request's method, route and
 path without its query. Source of the format: JSON Lines, one object a line, UTF-8.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from nono.errors import StoreError
 
@@ -28,14 +28,17 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 class AuditLog:
     """An open audit file; a context manager. `path` is where it is."""
 
-    def __init__(self, state_directory: str) -> None:
+    def __init__(self, state_directory: str, notice: Callable[[str], None]) -> None:
+        """Open a new log below `state_directory`. notice: told at the end if the log is not whole. Raises StoreError."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         directory = os.path.join(state_directory, "audit")
         self.path = os.path.join(directory, f"{stamp}-{os.getpid()}.jsonl")
-        self.failed = False
+        self._notice = notice
+        self._fault = ""
         self._pending: list[str] = []
         try:
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+            for path in (state_directory, directory):  # makedirs gives its mode to the last one only
+                os.makedirs(path, mode=0o700, exist_ok=True)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self.path, flags, 0o600)
         except OSError as error:
@@ -47,7 +50,7 @@ class AuditLog:
         return len(self._pending) == 1
 
     def flush(self) -> None:
-        """Write what was taken; an error is kept in `failed`, never raised into an exchange."""
+        """Write what was taken; an error is kept for the end, never raised into an exchange."""
         if not self._pending:
             return
         data = memoryview(("\n".join(self._pending) + "\n").encode())
@@ -55,8 +58,8 @@ class AuditLog:
         try:
             while data:
                 data = data[os.write(self._fd, data) :]
-        except OSError:
-            self.failed = True
+        except OSError as error:
+            self._fault = os.strerror(error.errno or 0)
 
     def __enter__(self) -> Self:
         return self
@@ -64,3 +67,5 @@ class AuditLog:
     def __exit__(self, *exc: object) -> None:
         self.flush()
         os.close(self._fd)
+        if self._fault:
+            self._notice(f"the audit log {self.path} is not whole: {self._fault}")

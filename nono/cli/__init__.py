@@ -6,10 +6,12 @@ the line of nono that it came from; never with its text, which may quote a secre
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 
-from nono.cli import args
+from nono.cli import args, render
 from nono.errors import NonoError
 
 
@@ -20,6 +22,14 @@ def main() -> None:
     exit handler of OpenSSL would free what it works on (a segmentation fault in one of five short runs). All that
     must be left well was left before.
     """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: nothing of ours may come to lie there
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     status = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -45,6 +55,9 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush does not complain either
         return 141
+    except OSError as error:
+        hint = " Raise the limit with: ulimit -n 1024." if error.errno == errno.EMFILE else ""
+        return _say(f"this machine refuses: {os.strerror(error.errno or 0)} (at {_place(error)}).{hint}", 1)
     except Exception as error:  # noqa: BLE001  (the last resort: nothing else stands between it and the user)
         return _say(
             f"internal error: {type(error).__name__} at {_place(error)}. This is a bug of nono; please report it.", 1
@@ -52,10 +65,7 @@ def run(argv: list[str]) -> int:
 
 
 def _say(message: str, status: int) -> int:
-    try:
-        sys.stderr.write(f"nono: {message}\n")
-    except OSError:
-        pass  # nobody listens; the status still tells
+    render.to_stderr(f"nono: {render.printable(message)}\n")
     return status
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping
 
 from nono import session
@@ -38,8 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
             text = json.dumps({"port": port, "env": dict(variables)}) + "\n"
         else:
             text = "".join(f"{name}={value}\n" for name, value in variables.items())
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        print(text, end="", flush=True)
 
     order = session.ServeOrder(Request(credential=tuple(arguments.credential)), arguments.profile, arguments.port)
     return session.serve(order, os.environ, ready, render.notice)

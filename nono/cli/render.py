@@ -10,22 +10,26 @@ import os
 import sys
 
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, PathGrant
-from nono.session import Summary
+from nono.supervisor.command import ORIGIN as COMMAND
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nono.session import Summary
 
 _ACCESS = {READ: "read", WRITE: "write", READ | WRITE: "read+write"}
-_QUIET_ORIGINS = ("system", "the command")
 _WIDTH = 11
 
 
 def summary(what: Summary, home: str, verbose: bool) -> str:
     """Return the lines that say what the child may do."""
     rows: list[tuple[str, str]] = []
-    own = [grant for grant in what.grants if not _is_quiet(grant)]
+    system = [grant.path for grant in what.grants if grant.optional and grant.origin != COMMAND]
+    loud = [grant for grant in what.grants if not grant.optional or _is_news(grant, system)]
     for access in (READ | WRITE, WRITE, READ):
-        rows += [(_ACCESS[access], _path(grant, home, verbose)) for grant in own if grant.access == access]
-    quiet = [grant for grant in what.grants if _is_quiet(grant)]
+        rows += [(_ACCESS[access], _path(grant, home, verbose)) for grant in loud if grant.access == access]
+    quiet = [grant for grant in what.grants if grant not in loud]
     if verbose:
-        rows += [(_ACCESS[grant.access], f"{_short(grant.path, home)}  ({grant.origin})") for grant in quiet]
+        rows += [(_ACCESS[grant.access], f"{_short(grant.path, home)}  ({printable(grant.origin)})") for grant in quiet]
     else:
         rows.append(("read", f"system ({len(quiet)} paths, -v to list)"))
     rows += _network(what, home)
@@ -40,13 +44,25 @@ def summary(what: Summary, home: str, verbose: bool) -> str:
 
 def notice(sentence: str) -> None:
     """Tell the user something while he waits."""
-    sys.stderr.write(f"nono  {'note':<{_WIDTH}} {printable(sentence)}\n")
+    to_stderr(f"nono  {'note':<{_WIDTH}} {printable(sentence)}\n")
+
+
+def to_stderr(text: str) -> None:
+    """Write `text` to standard error. Where nobody listens (closed, full) the exit status still tells."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+    except OSError:
+        pass
 
 
 def plan(what: Summary, home: str) -> str:
     """Return the whole of what `--dry-run` shows: the summary in full, the denied paths and the child's variables."""
     lines = [summary(what, home, verbose=True)]
-    lines += [f"      {'denied':<{_WIDTH}} {_short(deny.path, home)}  ({deny.group})\n" for deny in what.denies]
+    for deny in what.denies:
+        label = "denied" if deny.access & READ else "read-only"
+        lines.append(f"      {label:<{_WIDTH}} {_short(deny.path, home)}  ({deny.group})\n")
     lines += [f"      {'set':<{_WIDTH}} {name}\n" for name in what.added_variables]
     lines.append(f"      {'command':<{_WIDTH}} {' '.join(map(printable, what.argv))}\n")
     return "".join(lines)
@@ -57,12 +73,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-def _is_quiet(grant: PathGrant) -> bool:
-    return grant.optional
+def _is_news(grant: PathGrant, system: list[str]) -> bool:
+    """Whether a grant that the command brought opens what no system group opens anyway."""
+    path = f"{grant.path}/"
+    return grant.origin == COMMAND and not grant.is_file and not any(path.startswith(f"{above}/") for above in system)
 
 
 def _path(grant: PathGrant, home: str, verbose: bool) -> str:
-    return _short(grant.path, home) + (f"  ({grant.origin})" if verbose else "")
+    return _short(grant.path, home) + (f"  ({printable(grant.origin)})" if verbose else "")
 
 
 def _short(path: str, home: str) -> str:

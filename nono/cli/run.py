@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from nono import session
 from nono.cli import render
@@ -92,9 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     def tell(what: session.Summary) -> None:
         if arguments.dry_run:
-            sys.stdout.write(render.plan(what, home))
+            print(render.plan(what, home), end="")
         elif not arguments.silent:
-            sys.stderr.write(render.summary(what, home, verbose=arguments.verbose > 0))
+            render.to_stderr(render.summary(what, home, verbose=arguments.verbose > 0))
 
     return session.run(order, os.environ, tell, render.notice)
 

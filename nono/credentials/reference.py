@@ -73,8 +73,8 @@ def parse(text: str) -> Reference:
             )
         return Reference(text, SESSION, "", rest)
     if scheme == FILE:
-        if not rest.startswith("/") or rest.endswith("/") or "\0" in rest:
-            raise PolicyError("A file:// credential_key is file:///PATH, an absolute path to a file.")
+        if not rest.startswith("/") or "\0" in rest or any(part in ("", ".", "..") for part in rest[1:].split("/")):
+            raise PolicyError("A file:// credential_key is file:///PATH, an absolute path to a file without . and ..")
         return Reference(text, FILE, "", rest)
     if scheme == ENV:
         if not rest or rest[0] not in _VARIABLE_FIRST or not all(letter in _VARIABLE_REST for letter in rest):

@@ -33,10 +33,14 @@ class PathGrant(Record):
 
 
 class PathDeny(Record):
-    """A sensitive path that stays denied under any broader grant; `group` names the reason."""
+    """A sensitive path that stays denied under any broader grant; `group` names the reason.
+
+    access: what is denied, READ | WRITE bits. With WRITE alone a grant around it still lets it be read.
+    """
 
     path: str
     group: str
+    access: int = READ | WRITE
 
 
 class CapabilitySet(Record):

@@ -36,18 +36,25 @@ def system_grants(home: str, config_home: str, *, platform: str = "linux") -> tu
 
 
 def sensitive_paths(
-    home: str, config_home: str, state_home: str, runtime_dir: str, *, platform: str = "linux"
+    home: str,
+    config_home: str,
+    state_home: str,
+    runtime_dir: str,
+    *,
+    data_home: str = "",
+    platform: str = "linux",
 ) -> tuple[PathDeny, ...]:
     """Return the paths that stay denied under any broader grant, each with the group that names the reason.
 
-    config_home, state_home, runtime_dir: $XDG_CONFIG_HOME, $XDG_STATE_HOME, $XDG_RUNTIME_DIR or their defaults, "" for
-    none. nono's own settings and state, `nono` in the first two, are among the denied.
+    config_home, state_home, runtime_dir, data_home: $XDG_CONFIG_HOME and so on, or their defaults; "" for none. nono's
+    own settings and state, `nono` in the first two, are among the denied.
     """
     variables = {
         "~": (home,),
         "$CONFIG": (config_home, f"{home}/.config"),
         "$STATE": (state_home, f"{home}/.local/state"),
         "$RUNTIME": (runtime_dir,),
+        "$DATA": (data_home, f"{home}/.local/share"),
     }
     return tuple(PathDeny(path, group["group"]) for group, path in _paths("denies", variables, platform))
 

@@ -45,7 +45,7 @@ _WORKDIR_ACCESS = {"none": 0, "read": READ, "write": WRITE, "readwrite": READ | 
 class Place(Record):
     """Where the user stands: absolute paths.
 
-    config_home, state_home, runtime_dir: the XDG base directories or their defaults. platform: sys.platform.
+    config_home, state_home, runtime_dir, data_home: the XDG base directories or their defaults. platform: sys.platform.
     """
 
     home: str
@@ -54,6 +54,7 @@ class Place(Record):
     config_home: str
     state_home: str
     runtime_dir: str
+    data_home: str = ""
     platform: str = "linux"
 
     @property
@@ -115,7 +116,12 @@ def resolve(
             *groups.system_grants(place.home, place.config_home, platform=place.platform),
         ),
         denies=groups.sensitive_paths(
-            place.home, place.config_home, place.state_home, place.runtime_dir, platform=place.platform
+            place.home,
+            place.config_home,
+            place.state_home,
+            place.runtime_dir,
+            data_home=place.data_home,
+            platform=place.platform,
         ),
         network=network,
         routes=select_routes(names, custom),

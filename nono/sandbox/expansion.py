@@ -7,6 +7,8 @@ down to it is expanded into its entries. What follows from that, and is wanted:
 - nothing can be created, removed or renamed directly in an expanded directory, because only its entries are granted. So
   a denied path that does not exist yet cannot be made either, and the denied one cannot be moved out of the way;
 - an entry that appears in an expanded directory later is not granted;
+- a path that is denied for writing only (nono's own code, the profile) is a hole in the writable pieces, not in the
+  readable ones: such a grant is expanded once for each;
 - listing an expanded directory works, and so do `ls` and file-name completion. READ_DIR is inherited like any other
   right, so the *names* in a denied directory below can be listed as well; its contents cannot be read.
 
@@ -24,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from nono.errors import PolicyError, UsageError
-from nono.policy.capabilities import READ, CapabilitySet, PathDeny, PathGrant
+from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathDeny, PathGrant
 from nono.record import Record
 
 TYPE_CHECKING = False
@@ -87,7 +89,9 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
     Raises UsageError for a grant that does not exist or is of the wrong kind, PolicyError for one that is itself denied
     or that would come to more than MAX_PIECES pieces.
     """
-    denies = _Denies(capabilities.denies, listing)
+    denies = _Denies((deny for deny in capabilities.denies if deny.access & READ), listing)
+    read_only = _Denies((deny for deny in capabilities.denies if not deny.access & READ), listing)
+    both: _Denies | None = None  # made when a writable grant meets a read-only path, which is rare
     pieces: dict[tuple[str, str], int] = {}
     taken: list[PathGrant] = []
     notes: dict[str, None] = {}
@@ -101,9 +105,19 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
                 raise PolicyError(f"{sentence} and stays denied; leave it out")
             notes[f"{sentence} and was left out"] = None
             continue
+        parts = [(grant, denies)]
+        if grant.access & WRITE:
+            if deny := read_only.around({grant.path, entry.path}, grant):
+                reason = f"cannot be made writable ({deny.group}: {deny.path}); grant it with --read"
+                raise PolicyError(f"{grant.origin} {grant.path}: {reason}")
+            if read_only.within(entry.path, grant):
+                both = both or _Denies(capabilities.denies, listing)
+                parts = [(grant._replace(access=WRITE), both)]
+                if grant.access & READ:
+                    parts.append((grant._replace(access=READ), denies))
         taken.append(grant)
-        for piece in _pieces(grant, entry, denies, listing):
-            if piece.kind == EXPANDED and not grant.optional and (note := denies.note(piece.path)):
+        for piece, left_out in ((piece, by) for part, by in parts for piece in _pieces(part, entry, by, listing)):
+            if piece.kind == EXPANDED and not grant.optional and (note := left_out.note(piece.path)):
                 notes[note] = None
             key = (piece.path, piece.kind)
             pieces[key] = pieces.get(key, 0) | piece.access
@@ -214,8 +228,7 @@ def _pieces(grant: PathGrant, entry: Entry, denies: _Denies, listing: Listing) -
     if entry.kind != DIRECTORY or not denies.within(entry.path, grant):
         yield Piece(entry.path, entry.kind, grant.access)
         return
-    if grant.access & READ:
-        yield Piece(entry.path, EXPANDED, READ)
+    yield Piece(entry.path, EXPANDED, grant.access & READ)
     for name, kind in listing.children(entry.path):
         child = Entry(f"{entry.path.rstrip('/')}/{name}", kind)
         if kind != LINK and not denies.at(child.path, grant):

@@ -13,7 +13,7 @@ from nono.errors import StoreError
 
 
 def test_writes_a_json_line_for_each_entry(tmp_path: Path) -> None:
-    with AuditLog(str(tmp_path)) as log:
+    with AuditLog(str(tmp_path), print) as log:
         assert log.append({"route": "openai", "status": 200}) is True
         assert log.append({"path": 'a"\n\u2028é'}) is False
         log.flush()
@@ -27,7 +27,7 @@ def test_writes_a_json_line_for_each_entry(tmp_path: Path) -> None:
 
 
 def test_file_and_directory_are_private(tmp_path: Path) -> None:
-    with AuditLog(str(tmp_path / "state")) as log:
+    with AuditLog(str(tmp_path / "state"), print) as log:
         pass
     assert os.stat(log.path).st_mode & 0o777 == 0o600
     assert os.stat(os.path.dirname(log.path)).st_mode & 0o777 == 0o700
@@ -36,13 +36,15 @@ def test_file_and_directory_are_private(tmp_path: Path) -> None:
 def test_refuses_to_start_without_a_log(tmp_path: Path) -> None:
     (tmp_path / "audit").write_text("in the way")
     with pytest.raises(StoreError, match="cannot open the audit log"):
-        AuditLog(str(tmp_path))
+        AuditLog(str(tmp_path), print)
 
 
-def test_a_full_disk_is_remembered_and_raises_nothing(tmp_path: Path) -> None:
-    with AuditLog(str(tmp_path)) as log:
+def test_a_full_disk_is_said_at_the_end_and_raises_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    with AuditLog(str(tmp_path), said.append) as log:
         os.dup2(full := os.open("/dev/full", os.O_WRONLY), log._fd)
         os.close(full)
         log.append({"a": 1})
         log.flush()
-        assert log.failed
+        assert not said
+    assert said == [f"the audit log {log.path} is not whole: No space left on device"]

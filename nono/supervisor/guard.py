@@ -1,0 +1,130 @@
+"""What a run must not hand to the agent by accident: keys by another way, nono's own code, sockets of the host.
+
+Looks, and refuses or names paths; changes nothing. Everything here is about the user's side of the wall: the agent of
+*this* run must not be able to change what nono or its user will execute or obey in the *next* one.
+
+- `protected_paths`: the files that hold this run's keys stay closed under any grant. What nono is made of (its code,
+  its interpreter, the directories it imports from) and what it was told by (the profile, certificates) stays readable
+  where it was granted, but is never writable: the supervisor goes on importing after the agent has started.
+- `refuse_keys_in_argv`, `secret_variables`: a key that the user also put somewhere else.
+- `close_store`: what the agent may have opened to others; Landlock does not confine chmod(2).
+- `check_standard_streams`: a socket on descriptor 0, 1 or 2 belongs to the host's network, whatever the child's is.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+
+import nono
+from nono.credentials.credential import Credential
+from nono.credentials.reference import ENV, FILE, Reference
+from nono.errors import PolicyError, UsageError
+from nono.policy.capabilities import NETWORK_OPEN, READ, WRITE, PathDeny
+from nono.policy.routes import Route
+
+_SHORTEST_RECOGNISABLE_KEY = 8  # bytes; a shorter one would be found in innocent variables
+
+
+def protected_paths(
+    routes: Iterable[Route], references: Iterable[Reference], profile: str | None
+) -> tuple[PathDeny, ...]:
+    """Return the paths that no grant of this run opens (the keys) or makes writable (everything else).
+
+    profile: the file that was read, None for none.
+    """
+    keys = [reference.name for reference in references if reference.scheme == FILE]
+    keys += [route.tls_client_key for route in routes if route.tls_client_key]
+    told = [path for route in routes for path in (route.tls_ca, route.tls_client_cert) if path]
+    told += [profile] if profile else []
+    code = {*nono.__path__, *sys.path, sys.prefix, sys.exec_prefix, sys.executable, os.path.realpath(sys.executable)}
+    return (
+        *(PathDeny(os.path.realpath(path), "credential_files", READ | WRITE) for path in keys),
+        *(PathDeny(os.path.realpath(path), "settings of this run, read-only", WRITE) for path in told),
+        *(PathDeny(os.path.realpath(path), "nono's own code, read-only", WRITE) for path in code if path),
+    )
+
+
+def check_tls_files(routes: Iterable[Route]) -> None:
+    """Refuse, before anything starts, a route whose certificate files cannot be read."""
+    for route in routes:
+        for field in ("tls_ca", "tls_client_cert", "tls_client_key"):
+            path = getattr(route, field)
+            if path and not (os.path.isfile(path) and os.access(path, os.R_OK)):
+                raise PolicyError(f"credential '{route.name}': {field} {path} does not exist or cannot be read")
+
+
+def refuse_keys_in_argv(argv: Sequence[str], credentials: Mapping[str, Credential]) -> None:
+    """Raise UsageError when the command line itself contains a key that was loaded."""
+    for name, credential in credentials.items():
+        if any(_contains(argument, credential) for argument in argv):
+            raise UsageError(
+                f"the command line itself contains the key of '{name}', so the agent would have it; "
+                "leave it out: the agent finds a token in its environment, and the proxy puts the key in"
+            )
+
+
+def secret_variables(
+    environment: Mapping[str, str],
+    references: Iterable[Reference],
+    credentials: Mapping[str, Credential],
+) -> list[str]:
+    """Return the variables that hold a real key: the env:// sources, and any whose value contains a loaded key."""
+    named = [reference.name for reference in references if reference.scheme == ENV]
+    found = [name for name, value in environment.items() if any(_contains(value, c) for c in credentials.values())]
+    return named + found
+
+
+def _contains(text: str, credential: Credential) -> bool:
+    """Whether `text` contains the key. bytes.find() reads the locked memory in place."""
+    return credential.length >= _SHORTEST_RECOGNISABLE_KEY and os.fsencode(text).find(credential.view) >= 0
+
+
+def close_store(state: str) -> None:
+    """Give nono's state directory, and the keys in it, back the modes that keep other users out."""
+    try:
+        os.chmod(state, 0o700)
+        for directory, _, names in os.walk(os.path.join(state, "credentials")):
+            os.chmod(directory, 0o700)
+            for name in names:
+                os.chmod(
+                    os.path.join(directory, name), 0o600, follow_symlinks=os.chmod not in os.supports_follow_symlinks
+                )
+    except OSError:
+        pass  # not there, or not ours: then it is not ours to close
+
+
+def check_standard_streams(network: str) -> None:
+    """Refuse a socket on descriptor 0, 1 or 2 through which the child could reach the host's network.
+
+    A TCP socket stays in the namespace it was made in and can be connected anew; a listening one accepts; a datagram
+    socket of AF_UNIX sends to any path. What remains is a connected stream to whoever started nono (as node's).
+    """
+    for fd in (0, 1, 2):
+        try:
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                continue
+        except OSError:
+            continue  # closed
+        if not _is_harmless_socket(fd, network):
+            raise UsageError(
+                f"descriptor {fd} is a socket of this machine's network, which the agent could use to get out; "
+                "start nono with a pipe or a file there, e.g.: … | nono run … | cat"
+            )
+
+
+def _is_harmless_socket(fd: int, network: str) -> bool:
+    socket = import_module("socket")  # 4 ms that only who passes a socket waits for
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        is_listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        is_stream = sock.type in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+        if sock.family != socket.AF_UNIX:
+            return network == NETWORK_OPEN and is_stream
+        try:
+            sock.getpeername()
+        except OSError:
+            return False
+        return is_stream and not is_listening

@@ -1,0 +1,145 @@
+"""What must not reach the agent by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nono.errors import PolicyError
+from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN
+from nono.policy.network import select_routes
+from nono.supervisor import guard
+from tests.runs import KEYS, Site
+
+
+@pytest.fixture
+def streams() -> Iterator[None]:
+    """Puts the standard streams back."""
+    saved = os.dup(0)
+    yield
+    os.dup2(saved, 0)
+    os.close(saved)
+
+
+def is_refused(sock: socket.socket, network: str) -> bool:
+    os.dup2(sock.fileno(), 0)
+    try:
+        guard.check_standard_streams(network)
+    except guard.UsageError:
+        return True
+    return False
+
+
+@pytest.mark.usefixtures("streams")
+class TestStandardStreams:
+    def test_a_socket_of_the_hosts_network_is_refused(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            with socket.create_connection(listener.getsockname()) as connected:
+                assert is_refused(connected, NETWORK_BLOCKED)
+                assert not is_refused(connected, NETWORK_OPEN)
+            assert is_refused(listener, NETWORK_BLOCKED)
+
+    def test_a_datagram_socket_of_the_machine_is_refused_in_every_network(self) -> None:
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as loose,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        ):
+            assert is_refused(loose, NETWORK_OPEN)
+            assert is_refused(udp, NETWORK_OPEN)
+
+    def test_a_connected_pair_as_node_uses_it_is_accepted(self) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            assert not is_refused(theirs, NETWORK_BLOCKED)
+
+
+def test_a_run_with_a_socket_for_input_does_not_start(site: Site) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as connected,
+    ):
+        process = site.start(
+            ["--block-net", "--allow-cwd"], ["touch", str(site.work / "started")], stdin=connected.fileno()
+        )
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert b"descriptor 0 is a socket" in stderr
+    assert not (site.work / "started").exists()
+
+
+def test_tls_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    fields = {"upstream": "https://x", "credential_key": "k", "tls_ca": str(tmp_path / "absent.pem")}
+    with pytest.raises(PolicyError, match=r"tls_ca .*absent.pem does not exist"):
+        guard.check_tls_files(select_routes(["x"], {"x": fields}))
+
+
+def test_the_profile_cannot_be_changed_by_the_run_that_it_governs(site: Site) -> None:
+    profile = site.work / "profile.json"
+    profile.write_text(site.profile(site.store_in_files()).read_text())
+    before = profile.read_text()
+    for attack in (
+        "echo > profile.json",
+        "rm profile.json",
+        "mv profile.json p",
+        "chmod +x . && cp /etc/hosts profile.json",
+    ):
+        done = site.run(["--profile", str(profile), "--allow-cwd"], ["/bin/sh", "-c", attack])
+        assert done.returncode != 0
+    assert profile.read_text() == before
+    assert site.run(["--profile", str(profile), "--allow-cwd"], ["cat", "profile.json"]).returncode == 0
+
+
+def test_nonos_own_code_cannot_be_changed(site: Site) -> None:
+    """nono, run from a directory that it grants: there it may read itself, not write itself."""
+    package = site.work / "lib" / "nono"
+    package.parent.mkdir()
+    source = Path(guard.__file__).parent.parent
+    subprocess.run(["cp", "-r", str(source), str(package)], check=True)
+    code = f"import sys; sys.path.insert(0, {str(package.parent)!r}); from nono.__main__ import main; main()"
+    for attack, status in (
+        ("echo evil >> lib/nono/loop.py", 2),
+        ("echo evil > lib/h11.py", 2),
+        ("mv lib old", 1),
+        ("cat lib/nono/loop.py", 0),
+    ):
+        command = [sys.executable, "-c", code, "run", "-s", "--allow-cwd", "--", "/bin/sh", "-c", attack]
+        done = subprocess.run(command, cwd=site.work, env=site.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+
+
+def test_a_module_planted_in_the_working_directory_is_not_imported(site: Site) -> None:
+    profile = site.profile(site.store_in_files())
+    names = "h11.py ssl.py selectors.py socket.py"
+    plant = f'echo \'open("stolen", "w")\' | tee {names} > /dev/null; sleep 0.3'
+    done = site.run(["--profile", str(profile), "--allow-cwd"], ["/bin/sh", "-c", plant])
+    assert done.returncode == 0, done.stderr
+    again = site.run(["--profile", str(profile), "--allow-cwd"], site.agent("ask_once"))
+    assert "internal" not in again.stderr
+    assert (site.work / "h11.py").exists()
+    assert not (site.work / "stolen").exists()
+
+
+def test_a_key_file_stays_closed_however_its_path_is_written(site: Site) -> None:
+    reference = site.store_in_files()["openai"]
+    for spelling in (reference.replace("/vault/", "/vault/../vault/"), reference.replace("/vault/", "//vault/./")):
+        profile = site.profile({"openai": spelling})
+        done = site.run(["--profile", str(profile), "--read", str(site.vault)], ["cat", str(site.vault / "openai.key")])
+        assert done.returncode == 2
+        assert KEYS["openai"] not in done.stdout
+
+
+def test_modes_of_the_store_are_put_back(site: Site) -> None:
+    profile = site.profile(site.store_in_files())
+    keys = site.state / "credentials"
+    keys.mkdir(parents=True, mode=0o700)
+    (keys / "x").touch(mode=0o600)
+    attack = f"import os; [os.chmod(p, 0o777) for p in {json.dumps([str(site.state), str(keys), str(keys / 'x')])}]"
+    site.run(["--profile", str(profile), "--allow-cwd"], [sys.executable, "-I", "-c", attack])
+    assert [path.stat().st_mode & 0o777 for path in (site.state, keys, keys / "x")] == [0o700, 0o700, 0o600]

@@ -29,7 +29,7 @@ class AuditLog:
     """An open audit file; a context manager. `path` is where it is."""
 
     def __init__(self, state_directory: str, notice: Callable[[str], None]) -> None:
-        """Open a new log below `state_directory`. notice: told at the end if the log is not whole. Raises StoreError."""
+        """Open a new log below `state_directory`. notice: told at the end if the log has gaps. Raises StoreError."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         directory = os.path.join(state_directory, "audit")
         self.path = os.path.join(directory, f"{stamp}-{os.getpid()}.jsonl")

@@ -26,6 +26,7 @@ from nono.credentials.loading import Credential, Loader
 from nono.errors import CommandNotExecutable, PolicyError, UsageError
 from nono.kernel import landlock, process
 from nono.kernel.spawn import Child, SpawnError, spawn
+from nono.policy.allowlist import Allowlist
 from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathDeny, PathGrant
 from nono.policy.environment import ChildEnvironment, child_environment
 from nono.policy.resolve import Place, Request, resolve
@@ -76,6 +77,7 @@ class Summary(Record):
     denies: tuple[PathDeny, ...]
     network: str
     routes: tuple[tuple[str, str, str], ...]
+    hosts: tuple[str, ...]
     withheld: tuple[str, ...]
     added_variables: tuple[str, ...]
     notes: tuple[str, ...]
@@ -224,7 +226,9 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
 
     process.raise_open_files_limit()
     bound = [BoundRoute(route, run.credentials[route.name]) for route in run.capabilities.routes]
-    proxy = Proxy(loop, listener_fd, run.token, run.port, bound, None, Limits(), record)
+    hosts = run.capabilities
+    allowlist = Allowlist(hosts.allowed_hosts, hosts.denied_hosts) if hosts.allowed_hosts else None
+    proxy = Proxy(loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), record)
     proxy.warm()
     return proxy
 
@@ -243,7 +247,9 @@ def serve(
     place = _place(None, environment)
     capabilities = resolve(order.request, _profile(_find_profile(order.profile, place)), place)
     if capabilities.network != NETWORK_PROXY:
-        raise UsageError("the proxy has no route to serve; name one with --credential NAME or in a profile")
+        raise UsageError(
+            "the proxy has no route to serve; name one with --credential NAME, --allow-domain HOST or in a profile"
+        )
     guard.check_tls_files(capabilities.routes)
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())
@@ -312,6 +318,7 @@ def _summary(
         denies=capabilities.denies,
         network=capabilities.network,
         routes=tuple(routes),
+        hosts=capabilities.allowed_hosts,
         withheld=variables.withheld,
         added_variables=tuple(sorted(added)),
         notes=plan.notes,

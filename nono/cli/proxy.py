@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from nono import session
 from nono.cli import render
-from nono.cli.run import add_credential_arguments, parse_port
+from nono.cli.run import add_credential_arguments, add_host_arguments, parse_port
 from nono.policy.resolve import Request
 
 
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `nono proxy`."""
     parser.usage = "nono proxy [flags]"
     add_credential_arguments(parser)
+    add_host_arguments(parser)
     parser.add_argument("--port", type=parse_port, default=0, metavar="N", help="listen on 127.0.0.1:N (default: any)")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of NAME=VALUE lines")
 
@@ -39,5 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
             text = "".join(f"{name}={value}\n" for name, value in variables.items())
         print(text, end="", flush=True)
 
-    order = session.ServeOrder(Request(credential=tuple(arguments.credential)), arguments.profile, arguments.port)
+    request = Request(
+        credential=tuple(arguments.credential),
+        allow_domain=tuple(arguments.allow_domain),
+        deny_domain=tuple(arguments.deny_domain),
+    )
+    order = session.ServeOrder(request, arguments.profile, arguments.port)
     return session.serve(order, os.environ, ready, render.notice)

@@ -99,11 +99,11 @@ def _network(what: Summary, home: str) -> list[tuple[str, str]]:
         ]
     if what.network == NETWORK_BLOCKED:
         return [("network", "blocked")]
-    rows = []
-    for index, (route, host, store) in enumerate(what.routes):
-        where = f"  ({_short(store, home)})" if store else ""
-        rows.append(("" if index else "network", f"{'    ' if index else 'only'} {route} → {host}{where}"))
-    return rows
+    reachable = []
+    for route, host, store in what.routes:
+        reachable.append(f"{route} → {host}" + (f"  ({_short(store, home)})" if store else ""))
+    reachable += [f"{printable(host)}  (--allow-domain)" for host in what.hosts]
+    return [(("", f"     {text}") if index else ("network", f"only {text}")) for index, text in enumerate(reachable)]
 
 
 def _first(rows: list[tuple[str, str]]) -> list[tuple[bool, str, str]]:

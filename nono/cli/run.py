@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     paths.add_argument("--workdir", metavar="DIR", help="start the command in DIR instead of here")
     network = parser.add_argument_group("network and keys")
     add_credential_arguments(network)
+    add_host_arguments(network)
     network.add_argument("--block-net", action="store_true", help="no network at all")
     network.add_argument(
         "--proxy-port", type=parse_port, metavar="N", help="the proxy's port, inside the sandbox (default: any)"
@@ -69,6 +70,13 @@ def add_credential_arguments(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_host_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare the flags that name hosts."""
+    text = "let the agent connect to HOST (.example.com: all that ends in it; ports 80 and 443, or HOST:PORT)"
+    parser.add_argument("--allow-domain", action="append", default=[], metavar="HOST|URL", help=text)
+    parser.add_argument("--deny-domain", action="append", default=[], metavar="HOST", help="except this one")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     if not arguments.command:
@@ -81,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
             allow_cwd=arguments.allow_cwd,
             block_net=arguments.block_net,
             credential=tuple(arguments.credential),
+            allow_domain=tuple(arguments.allow_domain),
+            deny_domain=tuple(arguments.deny_domain),
         ),
         profile=arguments.profile,
         workdir=arguments.workdir,

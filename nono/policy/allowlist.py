@@ -16,9 +16,9 @@ Source: RFC 1123 section 2.1; RFC 5891; RFC 6943 section 3.1 (comparing host nam
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from nono.errors import PolicyError, Refusal
+from nono.record import Record
 
 DEFAULT_PORTS = frozenset((80, 443))
 
@@ -27,7 +27,7 @@ _MAX_NAME = 253
 _MAX_LABEL = 63
 
 
-class Entry(NamedTuple):
+class Entry(Record):
     """A host, or (is_suffix) whatever ends in `.name`; on these ports."""
 
     name: str
@@ -67,8 +67,13 @@ class Allowlist:
 
 
 def parse_entry(text: str) -> Entry:
-    """Read `example.com`, `.example.com`, `*.example.com`, `[::1]:8080`, each with or without :PORT."""
+    """Read `example.com`, `.example.com`, `*.example.com`, `[::1]:8080`, each with or without :PORT; or a URL."""
     host, ports = text.strip(), DEFAULT_PORTS
+    scheme, separator, rest = host.partition("://")
+    if separator:
+        if scheme not in ("http", "https"):
+            raise PolicyError(f"host {text!r}: write a host name, or a URL that begins with http:// or https://")
+        host = rest.partition("/")[0]
     head, colon, tail = host.rpartition(":")
     if colon and (head.endswith("]") or ":" not in head):
         if not tail.isascii() or not tail.isdigit() or not 0 < int(tail) < 65536:

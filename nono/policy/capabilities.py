@@ -44,10 +44,15 @@ class PathDeny(Record):
 
 
 class CapabilitySet(Record):
-    """What the child may do. `network` is one of NETWORK_*; `routes` is empty unless it is NETWORK_PROXY."""
+    """What the child may do. `network` is one of NETWORK_*; without NETWORK_PROXY the three below it are empty.
+
+    allowed_hosts, denied_hosts: entries of allowlist.py; with no allowed host only the routes are reachable.
+    """
 
     grants: tuple[PathGrant, ...]
     denies: tuple[PathDeny, ...]
     network: str
     routes: tuple[Route, ...]
     workdir: str
+    allowed_hosts: tuple[str, ...] = ()
+    denied_hosts: tuple[str, ...] = ()

@@ -73,6 +73,8 @@ class Network(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What the child may reach; `credentials` names routes, built-in or of `custom_credentials`."""
 
     block: bool = False
+    allow_domain: tuple[str, ...] = ()
+    deny_domain: tuple[str, ...] = ()
     credentials: tuple[str, ...] = ()
     custom_credentials: dict[str, RouteFields] = {}
 

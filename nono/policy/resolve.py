@@ -4,8 +4,8 @@ Pure: no disk, no environment; what the user typed and where he stands come in a
 CapabilitySet goes out. Flags add to the profile, they never take from it; a restriction (`--block-net`) is never
 undone by a grant.
 
-The network: blocked if anyone says so; else restricted to the proxy if any credential is named; else open, as users
-of the existing tool expect, and the summary says so.
+The network: blocked if anyone says so; else restricted to the proxy if any credential or host is named; else open, as
+users of the existing tool expect, and the summary says so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import posixpath
 
 from nono.errors import PolicyError, UsageError
-from nono.policy import groups
+from nono.policy import allowlist, groups
 from nono.policy.capabilities import (
     NETWORK_BLOCKED,
     NETWORK_OPEN,
@@ -80,6 +80,8 @@ class Request(Record):
     allow_cwd: bool = False
     block_net: bool = False
     credential: tuple[str, ...] = ()
+    allow_domain: tuple[str, ...] = ()
+    deny_domain: tuple[str, ...] = ()
 
 
 def resolve(
@@ -95,20 +97,25 @@ def resolve(
     """
     grants = list(_flag_grants(request, place))
     blocked, names, custom = request.block_net, list(request.credential), {}
+    allowed, denied = request.allow_domain, request.deny_domain
     if profile is not None:
         grants += _profile_grants(profile, place)
         blocked = blocked or profile.network.block
         names = [*profile.network.credentials, *names]
+        allowed, denied = (*profile.network.allow_domain, *allowed), (*profile.network.deny_domain, *denied)
         custom = profile.custom_routes()
         for fields in custom.values():
             for field in ("tls_ca", "tls_client_cert", "tls_client_key"):
                 if fields.get(field):
                     fields[field] = expand(fields[field], place)
-    if blocked and names:
-        raise UsageError(
-            "--block-net and a credential exclude each other: a route needs the network; give up one of them"
-        )
-    network = NETWORK_BLOCKED if blocked else NETWORK_PROXY if names else NETWORK_OPEN
+    if blocked and (names or allowed):
+        what = "a credential" if names else "--allow-domain"
+        raise UsageError(f"--block-net and {what} exclude each other: one needs the network; give up one of them")
+    if denied and not allowed:
+        raise UsageError("--deny-domain takes hosts out of what --allow-domain grants; alone it has no effect")
+    for entry in (*allowed, *denied):
+        allowlist.parse_entry(entry)
+    network = NETWORK_BLOCKED if blocked else NETWORK_PROXY if names or allowed else NETWORK_OPEN
     return CapabilitySet(
         grants=(
             *grants,
@@ -126,6 +133,8 @@ def resolve(
         network=network,
         routes=select_routes(names, custom),
         workdir=place.workdir,
+        allowed_hosts=tuple(dict.fromkeys(allowed)),
+        denied_hosts=tuple(dict.fromkeys(denied)),
     )
 
 

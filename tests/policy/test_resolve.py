@@ -74,6 +74,30 @@ def test_a_profile_restricts_too() -> None:
     ]
 
 
+def test_a_named_host_restricts_the_network_to_it() -> None:
+    capabilities = resolve(Request(allow_domain=("example.com", ".example.org:8443")), None, PLACE)
+    assert capabilities.network == NETWORK_PROXY
+    assert capabilities.allowed_hosts == ("example.com", ".example.org:8443")
+    profile = parse('{"network": {"allow_domain": ["a.example"], "deny_domain": ["b.a.example"]}}', "p")
+    both = resolve(Request(allow_domain=("example.com",)), profile, PLACE)
+    assert (both.allowed_hosts, both.denied_hosts) == (("a.example", "example.com"), ("b.a.example",))
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        (Request(allow_domain=("a b",)), "no host name has"),
+        (Request(allow_domain=("ftp://x",)), "http://"),
+        (Request(allow_domain=("x:0",)), "port"),
+        (Request(deny_domain=("x",)), "alone it has no effect"),
+        (Request(allow_domain=("x",), block_net=True), "exclude each other"),
+    ],
+)
+def test_refuses_hosts_that_make_no_sense(request_: Request, sentence: str) -> None:
+    with pytest.raises((PolicyError, UsageError), match=sentence):
+        resolve(request_, None, PLACE)
+
+
 def test_refuses_blocked_network_with_a_credential() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         resolve(Request(block_net=True, credential=("openai",)), None, PLACE)

@@ -82,7 +82,8 @@ def permitted(text: str, scope: str) -> bool:
 
 def system_lookup(host: str, port: int) -> list[str]:
     """getaddrinfo, in its order of preference. Runs in a thread; raises OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # Bytes: text would go through the IDNA codec once more (names are encoded already), and import it.
+    found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 

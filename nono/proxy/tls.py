@@ -5,11 +5,15 @@ One SSLContext for each combination of tls_ca, client certificate and key; sessi
 `ssl.create_default_context` would honour SSLKEYLOGFILE, which writes every session's keys to a file.
 
 System trust is what OpenSSL's defaults and SSL_CERT_FILE / SSL_CERT_DIR say; `tls_ca` is added to it. Reading the
-system's bundle takes some 24 ms, so contexts are made in a thread, after the listener is served.
+system's bundle takes some 24 ms. Where the same certificates also stand in a hashed directory (Debian keeps both, from
+one source), that is used instead: OpenSSL reads from it what a chain needs, when it needs it. In any case contexts are
+made in a thread, after the listener is served.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import ssl
 import threading
 from collections.abc import Callable
@@ -29,12 +33,38 @@ def make_context(tls_ca: str, client_cert: str, client_key: str) -> ssl.SSLConte
     # A connection cut without close_notify must not look like an end; to some Pythons (3.11.2 of Debian 12) it does.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.set_alpn_protocols(["http/1.1"])
-    context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    _trust_the_system(context)
     if tls_ca:
         context.load_verify_locations(cafile=tls_ca)
     if client_cert:
         context.load_cert_chain(client_cert, client_key or None)
     return context
+
+
+def _trust_the_system(context: ssl.SSLContext) -> None:
+    """Trust what OpenSSL would by default, without reading a bundle whose certificates are in the directory too."""
+    directory = os.path.realpath(ssl.get_default_verify_paths().openssl_capath)
+    bundle = os.path.join(directory, "ca-certificates.crt")  # update-ca-certificates(8) makes both from one list
+    chosen_file, chosen_directory = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    is_default = (not chosen_file or os.path.realpath(chosen_file) == bundle) and (
+        not chosen_directory or os.path.realpath(chosen_directory) == directory
+    )
+    if is_default and os.path.exists(bundle) and _is_hashed(directory):
+        context.load_verify_locations(capath=directory)
+    else:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+
+
+def _is_hashed(directory: str) -> bool:
+    """Whether a directory of certificates has the names that OpenSSL looks for (openssl-rehash(1))."""
+    try:
+        with os.scandir(directory) as entries:
+            return any(_HASHED_NAME(entry.name) for entry in entries)
+    except OSError:
+        return False
+
+
+_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+").fullmatch
 
 
 class Contexts:

@@ -117,7 +117,10 @@ class Pool:
         return None
 
     def dial(self, callback: Dialled) -> Dial:
-        """Make a connection and hand it, or the error, to `callback`."""
+        """Make a connection and hand it, or the error, to `callback`: one that nobody waits for, if it is being made."""
+        for dial in self._dials:
+            if dial.claim(callback):
+                return dial
         dial = Dial(self, callback)
         self._dials.add(dial)
         dial.start()
@@ -180,6 +183,8 @@ class Dial:
     def __init__(self, pool: Pool, callback: Dialled) -> None:
         self._pool = pool
         self._loop = pool.loop
+        # Bytes, because ssl sends text through the IDNA codec, whose import alone takes milliseconds.
+        self._host = pool.origin.host.encode("ascii")
         self._callback: Dialled | None = callback
         self._addresses: list[Address] | None = None
         self._next = 0
@@ -203,6 +208,13 @@ class Dial:
         if not self._over:
             self._arm(self._pool.limits.connect_s, self._look_up_timed_out)
             self._pool.pins.resolve(origin.host, origin.port, self._pool.scope, self._resolved)
+
+    def claim(self, callback: Dialled) -> bool:
+        """Take over a connection that nobody waits for (made to warm up, or for a client that left)."""
+        if self._callback is not None or self._over:
+            return False
+        self._callback = callback
+        return True
 
     def cancel(self) -> None:
         """The exchange is gone. The connection, once made, goes to the pool: the next one will want it."""
@@ -285,7 +297,7 @@ class Dial:
         try:
             self._sock = self._context.wrap_socket(
                 sock,
-                server_hostname=self._pool.origin.host,
+                server_hostname=self._host,
                 do_handshake_on_connect=False,
                 suppress_ragged_eofs=False,  # a connection cut without close_notify must not look like an end
                 session=self._pool.session,

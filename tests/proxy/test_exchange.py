@@ -423,3 +423,16 @@ def test_limits_have_the_defaults_of_the_contract() -> None:
     assert (limits.connect_s, limits.tls_s, limits.client_head_s, limits.client_idle_s) == (10, 10, 30, 75)
     assert (limits.upstream_head_s, limits.stalled_write_s) == (0, 60)
     assert (limits.max_head_bytes, limits.max_target_bytes) == (65536, 16384)
+
+
+def test_a_request_takes_over_the_connection_being_warmed(upstream: Upstream, authority: Authority) -> None:
+    """One handshake, not two, for a request that comes while its upstream is being connected to."""
+    with RunningProxy([route("api", upstream.url, authority.ca)]) as proxy, Client(proxy) as client:
+
+        def warm_and_answer() -> None:
+            proxy.proxy.warm()
+            client.request("GET", "/api/echo", bearer())  # before the loop turns, so before the dial ends
+
+        proxy.call(warm_and_answer)
+        assert client.answer().status == 200
+    assert upstream.connections == 1

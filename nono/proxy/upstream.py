@@ -117,7 +117,7 @@ class Pool:
         return None
 
     def dial(self, callback: Dialled) -> Dial:
-        """Make a connection and hand it, or the error, to `callback`: one that nobody waits for, if it is being made."""
+        """Make a connection and hand it, or the error, to `callback`; take one that nobody waits for, if there is."""
         for dial in self._dials:
             if dial.claim(callback):
                 return dial

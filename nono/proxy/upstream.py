@@ -46,7 +46,7 @@ class Upstream(Stream):
         self.origin = origin
         self.pool = pool
         self.owner: Owner | None = None
-        self.fresh = True  # carried no exchange yet
+        self.fresh = True  # nothing was read yet
         self.reusable = True  # false once an answer says, or shows, that another must not follow
         self.idle_since = loop.now
         self.tls = origin.tls
@@ -71,6 +71,8 @@ class Upstream(Stream):
         try:
             self.recv(RECORD_BYTES)
         except WOULD_BLOCK:
+            if self.fresh:
+                self.pool.ticketed(self)
             return True
         except OSError:
             return False
@@ -128,12 +130,13 @@ class Pool:
 
     def release(self, upstream: Upstream) -> None:
         """Take back a connection whose exchange was completed on both sides."""
-        if upstream.fresh:
-            upstream.fresh = False
-            if upstream.tls:
-                # Not before: TLS 1.3 sends its tickets after the handshake, with the first answer.
-                self.session = upstream.sock.session  # type: ignore[attr-defined]
         self.keep(upstream)
+
+    def ticketed(self, upstream: Upstream) -> None:
+        """Keep the session: something was read on a fresh connection, and TLS 1.3 sends its tickets first."""
+        upstream.fresh = False
+        if upstream.tls:
+            self.session = upstream.sock.session  # type: ignore[attr-defined]
 
     def keep(self, upstream: Upstream) -> None:
         """Put a connection among the idle ones, also one that carried no exchange yet."""

@@ -18,7 +18,7 @@ from nono.proxy.framing import (
     drop_framing,
 )
 from nono.proxy.head import ResponseHead
-from nono.proxy.services import BUFFER_BYTES, RECV_BYTES
+from nono.proxy.services import BUFFER_BYTES
 from nono.proxy.state import (
     ANSWER,
     ANSWER_WHOLE,
@@ -54,7 +54,7 @@ class UpstreamHalf(Ends):
             self._relay_answer(upstream)
             return
         try:
-            data = upstream.recv(RECV_BYTES)
+            data = upstream.recv(RECORD_BYTES)
         except WOULD_BLOCK:
             return
         except OSError:
@@ -106,6 +106,8 @@ class UpstreamHalf(Ends):
         self._close_after = self._close_after or close
         if head.close:
             upstream.reusable = False
+        if upstream.fresh:
+            upstream.pool.ticketed(upstream)
         self._status = head.status
         lines = head.lines
         lines.append(b"Connection: close\r\n\r\n" if close else b"\r\n")  # ends the head

@@ -12,7 +12,7 @@ from nono.proxy.limits import Limits
 from nono.proxy.route import Origin
 from nono.proxy.upstream import Pool
 
-RECV_BYTES = 65536
+RECV_BYTES = 16384  # a head and the beginning of a body; what follows is read in larger pieces
 BUFFER_BYTES = 262144  # fills of 128-256 KiB: larger ones gain nothing
 HOLD_BYTES = 65536  # of pipelined requests, or of a body whose upstream is still being dialled
 REPLAY_BYTES = 65536

@@ -135,7 +135,8 @@ class Pool:
     def ticketed(self, upstream: Upstream) -> None:
         """Keep the session: something was read on a fresh connection, and TLS 1.3 sends its tickets first."""
         upstream.fresh = False
-        if upstream.tls:
+        # Not one that was resumed: the session it came from still serves, and Python's getter parses certificates anew.
+        if upstream.tls and not upstream.sock.session_reused:  # type: ignore[attr-defined]
             self.session = upstream.sock.session  # type: ignore[attr-defined]
 
     def keep(self, upstream: Upstream) -> None:

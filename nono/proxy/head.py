@@ -283,9 +283,9 @@ class HeadReader:
         lines = head[:-4].split(b"\r\n")
         start = lines.pop(0)
         status, is_1_0 = self._statuses.get(start) or self._read_status(start)
+        key = (start, len(lines))  # as it came: an answer of HTTP/1.0 is no model for one of 1.1
         if is_1_0:
             start = b"HTTP/1.1" + start[8:]
-        key = (start, len(lines))
         pattern = self._answers.get(key)
         if pattern is not None:
             same = pattern.read(lines)

@@ -82,5 +82,6 @@ UPSTREAM: Final[dict[str, dict[str, str]]] = {
 # What a pair of states means for the client half: the event that follows at once.
 COUPLED: Final[dict[tuple[str, str], str]] = {
     (BODY, DONE): DEAF,  # answered before the body ended: the rest is of no use to anyone
+    (DRAIN, DONE): DEAF,
     (DONE, DONE): NEXT,
 }

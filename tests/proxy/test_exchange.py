@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import ssl
+import threading
 
 import pytest
 
 from nono.proxy.server import Limits
-from tests.fakes import Authority, Connection, Upstream, pattern
+from tests.fakes import Authority, Connection, Upstream, http_app, pattern
 from tests.proxy.harness import KEY, TOKEN, Client, RunningProxy, bearer, route
 
 
@@ -436,3 +438,66 @@ def test_a_request_takes_over_the_connection_being_warmed(upstream: Upstream, au
         proxy.call(warm_and_answer)
         assert client.answer().status == 200
     assert upstream.connections == 1
+
+
+def test_client_that_never_ends_its_body_after_the_answer_is_dropped(
+    server_context: ssl.SSLContext, authority: Authority
+) -> None:
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.answer(413, b"too much")
+        connection.finish()
+
+    limits = Limits(linger_s=0.1)
+    with Upstream(script, server_context) as upstream:
+        with RunningProxy([route("api", upstream.url, authority.ca)], limits=limits) as proxy, Client(proxy) as client:
+            client.request("POST", "/api/x", bearer(), "Content-Length: 20000000")
+            client.send(bytes(1_000_000))
+            assert client.answer().status == 413
+            assert client.at_end()
+
+
+def test_head_waits_for_a_free_slot_of_locked_memory(upstream: Upstream, authority: Authority) -> None:
+    limits = Limits(scratch_slots=1)
+    with RunningProxy([route("api", upstream.url, authority.ca)], limits=limits) as proxy:
+        with Client(proxy) as first, Client(proxy) as second, Client(proxy) as leaves:
+            assert first.get("/api/echo").status == 200
+            slot = proxy.call(proxy.proxy._scratch.take)
+            for client in (first, second, leaves):
+                client.request("GET", "/api/echo", bearer())
+            proxy.settle(lambda: len(proxy.proxy._scratch._waiting) == 3)
+            leaves.sock.close()
+            proxy.settle(lambda: proxy.proxy.connections == 2)
+            proxy.call(slot.release)
+            assert first.answer().status == second.answer().status == 200
+        proxy.settle(lambda: proxy.proxy.connections == 0)
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_stalled_head_stays_in_locked_memory_and_is_wiped(authority: Authority, over_tls: bool) -> None:
+    """An upstream whose buffers are full: the head waits in its slot, is sent when there is room, and wiped."""
+    go_on = threading.Event()
+
+    def script(connection: Connection) -> None:
+        go_on.wait(20)
+        http_app(connection)
+
+    context = authority.server_context() if over_tls else None
+    with (
+        Upstream(script, context, rcvbuf=4096) as upstream,
+        RunningProxy([route("local", upstream.url, authority.ca if over_tls else "")]) as proxy,
+    ):
+
+        def small_buffers() -> None:
+            pool = next(iter(proxy.proxy._pools.values()))
+            pool._idle[0].sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+        proxy.call(proxy.proxy.warm)
+        proxy.settle(lambda: all(pool.idle == 1 for pool in proxy.proxy._pools.values()))
+        proxy.call(small_buffers)
+        with Client(proxy) as client:
+            client.request("POST", "/local/echo", bearer(), "X-Long: " + "a" * 14000, body=bytes(100_000))
+            proxy.settle(lambda: any(KEY in bytes(buffer.memory) for buffer in proxy.buffers))
+            go_on.set()
+            assert client.answer().json()["length"] == 100_000
+        assert upstream.requests[0].all("authorization") == [f"Bearer {KEY.decode()}"]

@@ -96,4 +96,6 @@ def test_answers_that_fit() -> None:
     for bad in (b"Server: n\nEvil: 1", b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Server: \0"):
         with pytest.raises(UpstreamError):
             reader.response(ANSWER.replace(b"Server: n", bad))
+    assert not reader.response(ANSWER).close
+    assert reader.response(ANSWER.replace(b"HTTP/1.1", b"HTTP/1.0")).close
     assert b"a=1" not in repr([[p._lines, p._pattern._lines] for p in reader._answers.values()]).encode()

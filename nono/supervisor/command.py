@@ -3,7 +3,10 @@
 Looks at the disk, changes nothing. A command that was found is granted its own file and, where it stands in a `bin`
 directory, the installation around that (`PREFIX` of `PREFIX/bin/x`): a virtual environment or a Node version is of no
 use without its libraries. The same holds for each symbolic link on the way and for the interpreter of a `#!` line.
-The root, the home directory and what lies above it are never taken for an installation.
+An installation has a directory of libraries beside its `bin`; the home directory, what lies above it and ~/.local are
+never taken for one.
+
+Paths are followed as the kernel does: `..` behind a symbolic link is above the link's target (path_resolution(7)).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from nono.record import Record
 
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _MAX_LINKS = 40  # as the kernel: path_resolution(7)
+_MARKS_OF_AN_INSTALLATION = ("lib", "lib64", "libexec", "pyvenv.cfg")
 ORIGIN = "the command"
 
 
@@ -45,13 +49,15 @@ def find(name: str, environment: Mapping[str, str], home: str) -> Command:
 def _look_up(name: str, environment: Mapping[str, str]) -> str:
     if not name:
         raise CommandNotFound("the command is empty")
+    if "\0" in name:
+        raise CommandNotFound(f"command not found: {name!r}")
     if "/" in name:
-        path = os.path.abspath(name)
+        path = _absolute(name)
         _check(path, name)
         return path
     refused: CommandNotExecutable | None = None
     for directory in environment.get("PATH", _DEFAULT_PATH).split(":"):
-        path = os.path.abspath(os.path.join(directory or ".", name))
+        path = _absolute(os.path.join(directory, name))
         try:
             _check(path, name)
         except CommandNotFound:
@@ -61,6 +67,14 @@ def _look_up(name: str, environment: Mapping[str, str]) -> str:
             continue
         return path
     raise refused or CommandNotFound(f"command not found: {name}")
+
+
+def _absolute(path: str) -> str:
+    """Return `path` from the root and without `..`; symbolic links are followed only where that needs it."""
+    if ".." in path.split("/"):
+        directory, name = os.path.split(path)
+        path = os.path.join(os.path.realpath(directory), name)
+    return "/" + os.path.abspath(path).lstrip("/")  # POSIX lets a path keep two slashes in front
 
 
 def _check(path: str, name: str) -> None:
@@ -77,7 +91,7 @@ def _check(path: str, name: str) -> None:
 
 
 def _interpreters(path: str, environment: Mapping[str, str]) -> list[str]:
-    """Return the programs that the `#!` line of `path` names: the interpreter and what env(1) will look up."""
+    """Return the programs that the `#!` line of `path` names, as far as they exist: the interpreter, and env(1)'s."""
     try:
         with open(path, "rb") as file:
             line = file.readline(4096)
@@ -85,17 +99,37 @@ def _interpreters(path: str, environment: Mapping[str, str]) -> list[str]:
         return []  # executable but not readable: it has no script to interpret
     if not line.startswith(b"#!"):
         return []
-    words = os.fsdecode(line[2:]).split()
+    words = os.fsdecode(line[2:].partition(b"\0")[0]).split()  # the kernel, too, ends the line at a NUL
     if not words or not words[0].startswith("/"):
         return []
-    programs = [words[0]]
-    if os.path.basename(words[0]) == "env":
-        names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
-        try:
-            programs += [_look_up(name, environment) for name in names[:1]]
-        except (CommandNotFound, CommandNotExecutable):
-            pass  # env(1) will say so itself, as it does without nono
+    programs = []
+    try:
+        programs.append(_look_up(words[0], environment))
+        if os.path.basename(words[0]) == "env" and (name := _named_to_env(words[1:])):
+            programs.append(_look_up(name, environment))
+    except (CommandNotFound, CommandNotExecutable):
+        pass  # the kernel or env(1) will say so, as it does without nono
     return programs
+
+
+def _named_to_env(words: list[str]) -> str:
+    """Return the program that env(1) starts when it gets these words; "" for none. Source: env(1) of GNU coreutils."""
+    while words:
+        word, *words = words
+        if word.startswith("--"):
+            option, _, value = word.partition("=")
+        elif word.startswith("-"):
+            letter = next((letter for letter in word[1:] if letter in "uCaS"), "")  # ends a row like -iS
+            option, value = f"-{letter}", word.partition(letter)[2] if letter else ""
+        elif "=" in word:
+            continue
+        else:
+            return word
+        if option in ("-S", "--split-string"):  # its argument is more words
+            words = [value, *words] if value else words
+        elif option in ("-u", "-C", "-a", "--unset", "--chdir", "--argv0") and not value:
+            words = words[1:]
+    return ""
 
 
 def _links(path: str) -> list[str]:
@@ -106,16 +140,23 @@ def _links(path: str) -> list[str]:
             target = os.readlink(hops[-1])
         except OSError:
             break
-        hops.append(os.path.normpath(os.path.join(os.path.dirname(hops[-1]), target)))
+        directory, name = os.path.split(target)
+        directory = os.path.realpath(os.path.join(os.path.dirname(hops[-1]), directory))
+        hops.append(os.path.join(directory, name))
     real = os.path.realpath(path)
     return hops if real == hops[-1] else [*hops, real]
 
 
 def _installation(path: str, home: str) -> list[PathGrant]:
     grants = [PathGrant(path, READ, True, ORIGIN, optional=True)]
-    directory = os.path.dirname(path)
-    if os.path.basename(directory) == "bin":
-        prefix = os.path.dirname(directory)
-        if os.path.commonpath([prefix, home]) != prefix:
-            grants.append(PathGrant(prefix, READ, False, ORIGIN, optional=True))
+    prefix, directory = os.path.split(os.path.dirname(path))
+    if directory == "bin" and _is_installation(prefix, home):
+        grants.append(PathGrant(prefix, READ, False, ORIGIN, optional=True))
     return grants
+
+
+def _is_installation(prefix: str, home: str) -> bool:
+    real, home = os.path.realpath(prefix), os.path.realpath(home)
+    if os.path.commonpath([real, home]) == real or real == os.path.realpath(os.path.join(home, ".local")):
+        return False
+    return any(os.path.exists(os.path.join(prefix, mark)) for mark in _MARKS_OF_AN_INSTALLATION)

@@ -1,20 +1,29 @@
 """The run's own temporary directory: TMPDIR of the child, made before it starts and removed after it ended.
 
 The shared /tmp is not granted: other programs keep sockets and half-written secrets there. Removal happens after
-every process of the run is dead, walks by file descriptor and never follows a symbolic link (shutil.rmtree), so that
-nothing planted inside leads out.
+every process of the run is dead. The agent may have left anything in there, and may even have been granted the
+directory around it, so:
+
+- only the directory that was made is emptied, known by its device and inode. If something else has its name now, the
+  agent moved it to where it may write anyway, and both are left alone;
+- each step names an entry of an open directory and never follows a symbolic link, so nothing planted leads out;
+- no path gets long and nothing recurses: a directory inside a directory is first moved up to the top, so any depth is
+  removed in steps of the same size;
+- what cannot be removed is left, without a word: the run is over and its result stands.
 """
 
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
 from nono.errors import StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
+
+_PATH_ONLY: int = getattr(os, "O_PATH", os.O_RDONLY)  # TMPDIR need not be readable
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class ScratchDirectory:
@@ -28,6 +37,7 @@ class ScratchDirectory:
         if self._create:
             try:
                 os.mkdir(self.path, 0o700)
+                self._made = os.lstat(self.path)
             except OSError as error:
                 parent = os.path.dirname(self.path)
                 raise StoreError(
@@ -39,17 +49,78 @@ class ScratchDirectory:
     def __exit__(self, *exc: object) -> None:
         if not self._create:
             return
-        rmtree = import_module("shutil").rmtree  # 11 ms that nobody waits for now
-        rmtree(self.path, ignore_errors=True)
-        if os.path.lexists(self.path):
-            _open_up(self.path)
-            rmtree(self.path, ignore_errors=True)
+        parent, name = os.path.split(self.path)
+        try:
+            parent_fd = os.open(parent, _PATH_ONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            _remove(name, parent_fd, self._made)
+        except OSError:
+            pass
+        finally:
+            os.close(parent_fd)
 
 
-def _open_up(path: str) -> None:
-    """Give the owner access again to directories that the agent had closed even to itself."""
-    os.chmod(path, 0o700)
-    with os.scandir(path) as entries:
-        for entry in entries:
+def _remove(name: str, parent_fd: int, made: os.stat_result) -> None:
+    """Remove the directory `name` with all that is in it, if it is the one that was made."""
+    if not os.path.samestat(os.stat(name, dir_fd=parent_fd, follow_symlinks=False), made):
+        return
+    root = _open_directory(name, parent_fd)
+    try:
+        if not os.path.samestat(os.fstat(root), made):
+            return
+        _empty(root)
+        os.rmdir(name, dir_fd=parent_fd)
+    finally:
+        os.close(root)
+
+
+def _empty(root: int) -> None:
+    """Remove all that is in the open directory `root`."""
+    fresh = os.urandom(8).hex()  # the agent cannot have used these names
+    count = 0
+    directories = _unlink_files(root)
+    while directories:
+        name = directories.pop()
+        try:
+            directory = _open_directory(name, root)
+        except OSError:
+            continue
+        try:
+            for inner in _unlink_files(directory):
+                count += 1
+                moved = f"{fresh}-{count}"
+                os.chmod(inner, 0o700, dir_fd=directory)  # moving a directory writes to it: its `..` changes
+                os.rename(inner, moved, src_dir_fd=directory, dst_dir_fd=root)
+                directories.append(moved)
+            os.rmdir(name, dir_fd=root)
+        except OSError:
+            pass
+        finally:
+            os.close(directory)
+
+
+def _open_directory(name: str, parent_fd: int) -> int:
+    """Open a directory that is none but this user's, and that the agent may have closed even to itself."""
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=parent_fd)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=parent_fd)
+        return os.open(name, _DIRECTORY, dir_fd=parent_fd)
+
+
+def _unlink_files(directory: int) -> list[str]:
+    """Remove all but the directories from the open directory; return the names of those."""
+    os.fchmod(directory, 0o700)
+    names = []
+    with os.scandir(directory) as entries:
+        for entry in list(entries):
             if entry.is_dir(follow_symlinks=False):
-                _open_up(entry.path)
+                names.append(entry.name)
+            else:
+                try:
+                    os.unlink(entry.name, dir_fd=directory)
+                except OSError:
+                    pass
+    return names

@@ -3,12 +3,55 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from nono.errors import StoreError
 from nono.supervisor.scratch import ScratchDirectory
+
+ORDINARY_USER = 12345
+
+
+@pytest.fixture
+def parent() -> Iterator[Path]:
+    """A directory that an ordinary user can reach and write."""
+    directory = Path(tempfile.mkdtemp(prefix="scratch-")).resolve()
+    directory.chmod(0o777)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def as_ordinary_user(act: Callable[[], None]) -> None:
+    """Run `act` in a forked process, not as root, for whom no directory is closed."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setresuid(ORDINARY_USER, ORDINARY_USER, ORDINARY_USER)
+            act()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001  (the process ends here)
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def nest(directory: str, names: list[str], mode: int = 0o700) -> None:
+    """Make directories inside each other, deeper than a path can name, with a file in each; the cwd is changed."""
+    os.chdir(directory)
+    for name in names:
+        os.close(os.open("file", os.O_CREAT))
+        os.mkdir(name, 0o700)
+        above = os.open(".", os.O_RDONLY)
+        os.chdir(name)
+        os.chmod(name, mode, dir_fd=above)
+        os.close(above)
 
 
 def test_is_private_and_gone_afterwards(tmp_path: Path) -> None:
@@ -18,26 +61,105 @@ def test_is_private_and_gone_afterwards(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_removes_directories_that_were_closed_to_their_owner(tmp_path: Path) -> None:
-    with ScratchDirectory(str(tmp_path), create=True) as scratch:
-        inner = Path(scratch.path, "a", "b")
-        inner.mkdir(parents=True)
-        inner.joinpath("file").write_text("x")
-        inner.chmod(0)
-        inner.parent.chmod(0)
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("closed", [0, 0o100, 0o300, 0o500])
+def test_removes_directories_that_were_closed_to_their_owner(parent: Path, closed: int) -> None:
+    def run() -> None:
+        with ScratchDirectory(str(parent), create=True) as scratch:
+            inner = Path(scratch.path, "a", "b", "c", "d")
+            inner.mkdir(parents=True)
+            for directory in (inner, *list(inner.parents)[:4]):
+                directory.joinpath("file").write_text("x")
+                directory.joinpath("empty").mkdir(mode=closed)
+                directory.chmod(closed)
+        assert list(parent.iterdir()) == []
+
+    as_ordinary_user(run)
 
 
-def test_does_not_follow_a_planted_link(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir(mode=0o500)
-    with ScratchDirectory(str(tmp_path), create=True) as scratch:
-        os.symlink(outside, os.path.join(scratch.path, "link"))
-        closed = Path(scratch.path, "closed")
-        closed.mkdir()
-        closed.chmod(0)
-    assert [path.name for path in tmp_path.iterdir()] == ["outside"]
-    assert outside.stat().st_mode & 0o777 == 0o500
+@pytest.mark.parametrize(
+    "names", [["d"] * 2000, [f"{number:0>250}" for number in range(30)]], ids=["2000 levels", "long names"]
+)
+def test_removes_what_no_path_can_name(parent: Path, names: list[str]) -> None:
+    def run() -> None:
+        with ScratchDirectory(str(parent), create=True) as scratch:
+            nest(scratch.path, names)
+            os.chdir("/")
+        assert list(parent.iterdir()) == []
+
+    as_ordinary_user(run)
+
+
+def test_removes_a_wide_and_deep_tree(parent: Path) -> None:
+    def run() -> None:
+        with ScratchDirectory(str(parent), create=True) as scratch:
+            for number in range(100):
+                Path(scratch.path, *str(number * 37), "x").mkdir(parents=True, exist_ok=True)
+                Path(scratch.path, *str(number * 37), "y").touch()
+            os.mkfifo(f"{scratch.path}/fifo")
+        assert list(parent.iterdir()) == []
+
+    as_ordinary_user(run)
+
+
+def test_does_not_follow_a_planted_link(parent: Path) -> None:
+    def run() -> None:
+        outside = parent / "outside"
+        outside.mkdir(mode=0o500)
+        closed_outside = parent / "closed"
+        closed_outside.mkdir(mode=0)
+        with ScratchDirectory(str(parent), create=True) as scratch:
+            inner = Path(scratch.path, "a", "b")
+            inner.mkdir(parents=True)
+            for directory in (Path(scratch.path), *inner.parents[:1], inner):
+                directory.joinpath("link").symlink_to(outside)
+                directory.joinpath("other").symlink_to(closed_outside)
+            inner.chmod(0)
+        assert sorted(path.name for path in parent.iterdir()) == ["closed", "outside"]
+        assert outside.stat().st_mode & 0o777 == 0o500
+        assert closed_outside.stat().st_mode & 0o777 == 0
+
+    as_ordinary_user(run)
+
+
+@pytest.mark.parametrize("put", ["a link", "a directory", "a closed directory", "nothing", "a file"])
+def test_leaves_alone_what_is_not_the_directory_it_made(parent: Path, put: str) -> None:
+    """The agent can write the directory around it, and put something of the user's in its place."""
+
+    def run() -> None:
+        precious = parent / "precious"
+        precious.mkdir()
+        (precious / "file").touch()
+        with ScratchDirectory(str(parent), create=True) as scratch:
+            os.rename(scratch.path, parent / "moved")
+            if put == "a link":
+                os.symlink(precious, scratch.path)
+            elif put == "a file":
+                os.rename(precious / "file", scratch.path)
+            elif put != "nothing":
+                os.rename(precious, scratch.path)
+                precious = Path(scratch.path)
+            if put == "a closed directory":
+                precious.chmod(0)
+        if put == "a closed directory":
+            assert precious.stat().st_mode & 0o777 == 0
+            precious.chmod(0o700)
+        assert (Path(scratch.path) if put == "a file" else precious / "file").exists()
+        assert (parent / "moved").is_dir()
+
+    as_ordinary_user(run)
+
+
+def test_leaves_a_directory_that_it_may_not_remove(parent: Path) -> None:
+    def run() -> None:
+        around = parent / "around"
+        around.mkdir()
+        with ScratchDirectory(str(around), create=True) as scratch:
+            Path(scratch.path, "file").touch()
+            around.chmod(0o500)
+        assert [path.name for path in Path(scratch.path).iterdir()] == []
+        around.chmod(0o700)
+
+    as_ordinary_user(run)
 
 
 def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:

@@ -76,6 +76,13 @@ class Loop:
         else:
             self._parked[fd] = self._selector.unregister(fd).data
 
+    def rebind(self, fd: int, callback: Callable[[int], None]) -> None:
+        """Give a registered descriptor another callback; its events stay. Costs no system call."""
+        if fd in self._parked:
+            self._parked[fd] = callback
+        else:
+            self._selector.modify(fd, self._selector.get_key(fd).events, callback)
+
     def unregister(self, fd: int) -> None:
         """Forget a registered descriptor; to be called before it is closed."""
         if self._parked.pop(fd, None) is None:

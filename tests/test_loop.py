@@ -53,6 +53,23 @@ def test_descriptor_without_events_keeps_its_callback(loop: Loop) -> None:
     b.close()
 
 
+def test_rebinding_keeps_the_events(loop: Loop) -> None:
+    a, b = socket.socketpair()
+    seen: list[str] = []
+    loop.register(a.fileno(), READ, lambda events: seen.append("old"))
+    loop.rebind(a.fileno(), lambda events: (seen.append("new"), loop.stop())[1])
+    b.send(b"x")
+    loop.run()
+    loop.modify(a.fileno(), 0)
+    loop.rebind(a.fileno(), lambda events: (seen.append("newer"), loop.stop())[1])
+    loop.modify(a.fileno(), READ)
+    loop.run()
+    assert seen == ["new", "newer"]
+    loop.unregister(a.fileno())
+    a.close()
+    b.close()
+
+
 def test_timers_fire_in_order_and_cancelled_ones_do_not(loop: Loop) -> None:
     fired: list[str] = []
     loop.call_later(0.02, lambda: (fired.append("late"), loop.stop())[1])

@@ -155,8 +155,7 @@ class Stream:
 
     def rebind(self, callback: Callable[[int], None]) -> None:
         """Let another callback have this stream's events."""
-        self.loop.unregister(self.fd)
-        self.loop.register(self.fd, self._events, callback)
+        self.loop.rebind(self.fd, callback)
 
     def shutdown_write(self) -> None:
         """Say that no more will be written (FIN)."""

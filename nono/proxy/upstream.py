@@ -210,8 +210,9 @@ class Dial:
         if origin.tls:
             self._pool.contexts.get(origin, self._context_made)
         if not self._over:
-            self._arm(self._pool.limits.connect_s, self._look_up_timed_out)
             self._pool.pins.resolve(origin.host, origin.port, self._pool.scope, self._resolved)
+            if self._addresses is None and not self._over:
+                self._arm(self._pool.limits.connect_s, self._look_up_timed_out)
 
     def claim(self, callback: Dialled) -> bool:
         """Take over a connection that nobody waits for (made to warm up, or for a client that left)."""
@@ -270,8 +271,13 @@ class Dial:
             except OSError as error:
                 result = error.errno or EINPROGRESS
             if result in (0, EINPROGRESS):
-                self._watch(WRITE, self._connected)
-                self._arm(self._pool.limits.connect_s, self._connect_timed_out)
+                poll = select.poll()
+                poll.register(sock, select.POLLOUT)
+                if poll.poll(0):  # on loopback it is there already
+                    self._connected(WRITE)
+                else:
+                    self._watch(WRITE, self._connected)
+                    self._arm(self._pool.limits.connect_s, self._connect_timed_out)
                 return
             self._last_error = os.strerror(result)
             self._close_socket()

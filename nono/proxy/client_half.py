@@ -123,7 +123,9 @@ class ClientHalf(UpstreamHalf):
         if isinstance(judged, ConnectTarget):
             self._target = judged
             pool = services.pool(Origin(False, judged.host, judged.port), True)
-            self._dial = pool.dial(self._connected)
+            dial = pool.dial(self._connected)
+            if not dial.over:
+                self._dial = dial
             return
         self._outgoing = judged
         if self._pool is None or self._pool.origin is not judged.origin or judged.secret is None:

@@ -89,9 +89,7 @@ class Proxy:
         """Connect to each route's upstream in the background, while the child starts."""
         for destination in self._destinations:
             if destination.bound.credential is not None:
-                pool = self._pool(destination.origin, False)
-                if pool.unused:
-                    pool.dial(_ignore).cancel()
+                self._pool(destination.origin, False).warm()
 
     def drain(self, timeout_s: float, done: Callable[[], None]) -> None:
         """Accept no more, let exchanges end for at most `timeout_s`, then close everything and call `done` once."""
@@ -165,7 +163,3 @@ class Proxy:
                 del self._pools[key]
         # With nothing to watch the process sleeps; the next connection starts the timer again.
         self._timer = self._loop.call_later(self._check_s, self._check) if self._conversations or idle else None
-
-
-def _ignore(made: object) -> None:
-    """Warming up: whoever needs the connection will see why it cannot be had."""

@@ -128,6 +128,13 @@ class Pool:
         dial.start()
         return dial
 
+    def warm(self) -> None:
+        """Make a connection for whoever comes first, unless there is one."""
+        if not self._idle and not self._dials:
+            dial = Dial(self, None)
+            self._dials.add(dial)
+            dial.start()
+
     def release(self, upstream: Upstream) -> None:
         """Take back a connection whose exchange was completed on both sides."""
         self.keep(upstream)
@@ -184,12 +191,13 @@ class Pool:
 class Dial:
     """One connection being made. Its callback is called once, unless `cancel` comes before."""
 
-    def __init__(self, pool: Pool, callback: Dialled) -> None:
+    def __init__(self, pool: Pool, callback: Dialled | None) -> None:
+        """callback: None for a connection that nobody waits for yet."""
         self._pool = pool
         self._loop = pool.loop
         # Bytes, because ssl sends text through the IDNA codec, whose import alone takes milliseconds.
         self._host = pool.origin.host.encode("ascii")
-        self._callback: Dialled | None = callback
+        self._callback = callback
         self._addresses: list[Address] | None = None
         self._next = 0
         self._context: ssl.SSLContext | None = None

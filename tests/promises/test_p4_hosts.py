@@ -58,7 +58,7 @@ def watched(site: Site, requests: list[str], **upstreams: str) -> tuple[list[dic
         "CONNECT [::ffff:169.254.169.254]:80",
         "GET http://metadata.google.internal/computeMetadata/v1/",
         "GET http://169.254.169.254/latest/meta-data/",
-        "GET http://127.0.0.1:22/",
+        "GET http://127.0.0.2:22/",
     ],
 )
 def test_a_host_without_a_route_is_refused_and_never_looked_up(site: Site, request_line: str) -> None:

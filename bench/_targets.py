@@ -7,7 +7,7 @@ not be exceeded. "Added" is what is left when the same without a proxy is taken 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from bench._peers import NGINX, NONE, NONO, RUST
@@ -90,11 +90,14 @@ def ratio(samples: Samples, metric: Metric, peer: str) -> float | None:
     return statistics.median(ratios) if ratios else None
 
 
-def verdicts(samples: Samples) -> list[Verdict]:
-    """Judge every target of a metric that was measured at all."""
+def verdicts(samples: Samples, peers: Collection[str]) -> list[Verdict]:
+    """Judge every target of a metric that was measured at all, against those of `peers` that were asked for."""
+    if NONO not in peers:
+        return []
     return [
         Verdict(metric, peer, target, ratio(samples, metric, peer))
         for metric in METRICS
         if metric.name in samples
         for peer, target in metric.targets.items()
+        if peer in peers
     ]

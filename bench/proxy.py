@@ -116,10 +116,11 @@ def main() -> None:
         except Missing as missing:
             sys.exit(str(missing))
         chosen = [trial for trial in trials(stage, size) if not arguments.only or trial.name in arguments.only]
-        samples, versions = measure(stage, chosen, 1 if arguments.smoke else arguments.rounds, arguments.peer or PEERS)
+        peers = arguments.peer or PEERS
+        samples, versions = measure(stage, chosen, 1 if arguments.smoke else arguments.rounds, peers)
     about = _about(versions, busy, arguments)
-    text = table(samples)
-    judged = _targets.verdicts(samples)
+    judged = _targets.verdicts(samples, peers)
+    text = table(samples, judged)
     print(f"{_said(about)}\n\n{text}")
     if not (arguments.smoke or arguments.only or arguments.peer):
         _write(about, samples, text)
@@ -169,14 +170,14 @@ def _is_here(name: str, stage: Stage, versions: dict[str, str]) -> bool:
     return True
 
 
-def table(samples: _targets.Samples) -> str:
+def table(samples: _targets.Samples, verdicts: Sequence[_targets.Verdict]) -> str:
     """Return the figures as a Markdown table."""
     names = [name for name in PEERS if any(name in taken for taken in samples.values())]
     rows = [
         f"| | {' | '.join(names)} | nono : Rust | nono : nginx |",
         "|---|" + "---:|" * (len(names) + 2),
     ]
-    judged = {(verdict.metric.label, verdict.peer): verdict for verdict in _targets.verdicts(samples)}
+    judged = {(verdict.metric.label, verdict.peer): verdict for verdict in verdicts}
     for metric in _targets.METRICS:
         if metric.name not in samples:
             continue

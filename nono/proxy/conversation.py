@@ -149,7 +149,10 @@ class Ends:
 
     def _failed_inside(self) -> None:
         """A bug of ours: this conversation ends, the others go on. The audit says so; no detail is shown to anyone."""
-        self._report("internal_error", "an error inside nono; please report it")
+        try:
+            self._report("internal_error", "an error inside nono; please report it")
+        except Exception:  # noqa: BLE001 - the audit itself may be what failed
+            pass
         self.close()
 
     def _guarded(self, step: Callable[[], None]) -> None:

@@ -101,6 +101,8 @@ class Conversation(ClientHalf):
                     self._fail(UpstreamError(504, "head_timeout", message))
         except ClientGone:
             self._client_left()
+        except Exception:  # noqa: BLE001 - a bug must end one conversation, not all
+            self._failed_inside()
 
     def _client_writable(self) -> None:
         client = self._client

@@ -242,6 +242,13 @@ class Slot:
 
         Returns the bytes written and how many of them are body. The head must fit (Outgoing.fits).
         """
+        try:
+            return self._assemble(outgoing, body)
+        except BaseException:
+            self.release()
+            raise
+
+    def _assemble(self, outgoing: Outgoing, body: bytes) -> tuple[int, int]:
         view, before, after, secret = self.view, outgoing.before, outgoing.after, outgoing.secret
         assert secret is not None
         start = len(before)

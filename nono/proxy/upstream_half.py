@@ -108,7 +108,6 @@ class UpstreamHalf(Ends):
             upstream.reusable = False
         if upstream.fresh:
             upstream.pool.ticketed(upstream)
-        self._status = head.status
         lines = head.lines
         lines.append(b"Connection: close\r\n\r\n" if close else b"\r\n")  # ends the head
         size = len(data)
@@ -139,6 +138,7 @@ class UpstreamHalf(Ends):
         self._bytes_down = size
         self.upstream_state = UPSTREAM[self.upstream_state][ANSWER_WHOLE if whole else ANSWER]
         self._replay = None
+        self._status = head.status
         self._to_client(b"\r\n".join(lines) + data)
         if whole:
             self._answered()
@@ -313,6 +313,9 @@ class UpstreamHalf(Ends):
 
     def _fail(self, error: NonoError) -> None:
         """The upstream cannot be had, or failed before its answer: say so, and go on if the request is over."""
+        if self.upstream_state == BODY:
+            self._answer_broke()  # part of an answer was forwarded: another one must not follow in it
+            return
         outgoing = self._outgoing
         if outgoing is None or not isinstance(error, UpstreamError):
             self._refuse(error)
@@ -343,7 +346,12 @@ class UpstreamHalf(Ends):
         if not self._client.queued:
             self._client.resume()
             if self._inbox:
-                self._next_pipelined()
+                # Not now: where connecting fails at once, a pipeline would be answered by recursion.
+                self._services.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._client.fd >= 0 and self.client_state == IDLE and self._inbox and not self._client.queued:
+            self._guarded(self._next_pipelined)
 
     # What the client half does, for this one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import ssl
 import threading
 
@@ -503,3 +504,50 @@ def test_stalled_head_stays_in_locked_memory_and_is_wiped(authority: Authority, 
             assert client.answer().json()["length"] == 100_000
             proxy.settle(lambda: not any(KEY in bytes(buffer.memory) for buffer in proxy.buffers))
         assert upstream.requests[0].all("authorization") == [f"Bearer {KEY.decode()}"]
+
+
+def test_pipeline_to_an_upstream_that_is_not_there(authority: Authority) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    bound = route("local", f"http://127.0.0.1:{port}")
+    with RunningProxy([bound]) as proxy, Client(proxy) as client:
+        client.send(f"GET /local/x HTTP/1.1\r\nHost: a\r\n{bearer()}\r\n\r\n".encode() * 400)
+        for _ in range(400):
+            assert client.answer().status == 502
+
+
+def test_stalled_request_does_not_put_an_error_into_its_early_answer(authority: Authority) -> None:
+    """The answer streams while the request's body is stuck: it breaks off, and no second answer follows in it."""
+    release = threading.Event()
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegin")
+        release.wait(20)
+
+    limits = Limits(stalled_write_s=0.2)
+    with Upstream(script, rcvbuf=4096) as upstream:
+        with RunningProxy([route("local", upstream.url)], limits=limits) as proxy, Client(proxy) as client:
+            client.request("POST", "/local/x", bearer(), "Content-Length: 50000000")
+            client.read_until(b"begin")
+            client.sock.setblocking(False)
+            try:
+                while True:
+                    client.sock.send(bytes(65536))
+            except BlockingIOError:
+                client.sock.settimeout(20)
+            assert client.at_end()
+            release.set()
+
+
+def test_audit_that_fails_ends_one_conversation(upstream: Upstream, authority: Authority) -> None:
+    with RunningProxy([route("api", upstream.url, authority.ca)]) as proxy:
+        record = proxy._record
+        proxy.proxy._services = proxy.proxy._services._replace(report=lambda exchange: 1 / 0)
+        with Client(proxy) as client:
+            client.request("GET", "/api/echo", bearer())
+            client.answer()
+            assert client.at_end()
+        proxy.proxy._services = proxy.proxy._services._replace(report=record)
+        with Client(proxy) as client:
+            assert client.get("/api/echo").status == 200

@@ -90,6 +90,8 @@ class UpstreamHalf(Ends):
             drop_framing(head)
             self.upstream_state = UPSTREAM[self.upstream_state][INTERIM]
             self._to_client(b"\r\n".join(head.lines) + b"\r\n\r\n")
+            if self._client.queued:
+                upstream.pause()
             if not data:
                 return
         self._answer_begins(upstream, head, data)

@@ -10,6 +10,7 @@ TLS cannot be closed in one direction only: when the plain side ends, what is un
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from nono.loop import READ, WRITE
 from nono.proxy.stream import WOULD_BLOCK, Stream
 
 PIPE_BYTES = 1 << 20
+CAN_SPLICE = hasattr(os, "splice")  # Linux; elsewhere bytes are copied
 
 
 class _Direction:
@@ -105,8 +107,8 @@ class Tunnel:
         self._done: Callable[[int, int], None] | None = done
         plain = not isinstance(client.sock, ssl.SSLSocket) and not isinstance(upstream.sock, ssl.SSLSocket)
         self._is_plain = plain
-        self._up = _Direction(client, upstream, plain)
-        self._down = _Direction(upstream, client, plain)
+        self._up = _Direction(client, upstream, plain and CAN_SPLICE)
+        self._down = _Direction(upstream, client, plain and CAN_SPLICE)
 
     def begin(self, early: bytes) -> None:
         """Start moving. early: what the client sent before the tunnel stood."""

@@ -83,7 +83,12 @@ def test_bytes_sent_before_the_tunnel_stands_are_forwarded(open_proxy: RunningPr
         assert client._take_bytes(5) == b"early"
 
 
-def test_a_half_closed_tunnel_still_carries_the_other_half(open_proxy: RunningProxy) -> None:
+@pytest.mark.parametrize("spliced", [True, False])
+def test_a_half_closed_tunnel_still_carries_the_other_half(
+    open_proxy: RunningProxy, spliced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nono.proxy.tunnel.CAN_SPLICE", spliced)
+
     def script(connection: Connection) -> None:
         while connection.read():
             pass
@@ -97,7 +102,12 @@ def test_a_half_closed_tunnel_still_carries_the_other_half(open_proxy: RunningPr
         assert client.at_end()
 
 
-def test_large_tunnels_move_under_back_pressure(open_proxy: RunningProxy) -> None:
+@pytest.mark.parametrize("spliced", [True, False])
+def test_large_tunnels_move_under_back_pressure(
+    open_proxy: RunningProxy, spliced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nono.proxy.tunnel.CAN_SPLICE", spliced)
+
     def script(connection: Connection) -> None:
         for piece in pattern(30_000_000):
             connection.send(piece)

@@ -35,7 +35,7 @@ from nono.sandbox import filesystem
 from nono.sandbox.plan import Plan, make_plan
 from nono.supervisor import command as commands
 from nono.supervisor import guard
-from nono.supervisor.job import Job, Signals, Terminal, kill_descendants
+from nono.supervisor.job import Job, Signals, Terminal, children, kill_descendants
 from nono.supervisor.scratch import ScratchDirectory
 
 TYPE_CHECKING = False
@@ -132,14 +132,14 @@ def run(
                 return 0
             run = _Run(capabilities, credentials, token, port)
             argv = [os.fsencode(argument) for argument in order.argv]
-            with AuditLog(place.state, notice) as audit, Signals() as signals:
-                terminal = Terminal()
+            with AuditLog(place.state, notice) as audit, Signals() as signals, Terminal() as terminal:
+                strangers = children()  # of whoever became nono by exec
                 process.set_child_subreaper()
                 child = _start(command.path, argv, variables.variables, place.workdir, plan, port, terminal)
                 try:
                     return _supervise(run, child, terminal, signals, audit)
                 finally:
-                    kill_descendants()
+                    kill_descendants(strangers)
                     guard.close_store(place.state)
 
 

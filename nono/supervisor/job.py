@@ -3,15 +3,18 @@
 The supervisor is to the child what an interactive shell is to a job (glibc manual, "Implementing a Job Control Shell"):
 
 - The child leads its own process group, and holds the terminal while it runs, so that a key like ^C reaches it from
-  the kernel. Only where the terminal's foreground group is shared with others (`nono run … | less`: standard input is
-  the terminal, output is not) the child stays in our group, because taking the terminal would stop them.
-- INT, QUIT, TERM, HUP, USR1, USR2, WINCH and TSTP sent to us are sent on to the child's group.
-- When the child stops, we take the terminal back and stop too, so that the user's shell sees it; when we are
-  continued, we give the terminal back and continue the child.
+  the kernel. Only where the terminal may be in use by others too (`nono run … | less`, `echo x | nono run …`) the child
+  stays in our group, because taking the terminal would stop them; a key then reaches it as it reaches them.
+- INT, QUIT, TERM, HUP, USR1, USR2, WINCH and TSTP sent to us are sent on to the child's group, and to the child itself
+  where it has left that. TERM and HUP are followed by CONT, because a stopped process takes no other signal. A second
+  TERM is KILL. INT never is: agents give ^C twice a meaning of their own.
+- When the child stops, we take the terminal back and stop our group too, so that the user's shell sees it; when we are
+  continued, we give the terminal back and continue the child. Where no shell watches (a terminal window that runs
+  nono itself) the kernel does not let us stop, and the child is continued at once.
 - We are the subreaper of all that the child starts: when it is gone, whatever it left is killed, because it was
-  granted to this run.
+  granted to this run, and the terminal is ours again if a group that is gone had it.
 
-Signals arrive through signal.set_wakeup_fd(2 ends of a pipe); the handlers themselves do nothing. `watch()` starts
+Signals arrive through signal.set_wakeup_fd(2 ends of a pipe); the handlers themselves do nothing. `Signals` is entered
 before the spawn, so that no signal falls between.
 """
 
@@ -20,6 +23,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from importlib import import_module
+from time import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +42,9 @@ _FORWARDED = (
     signal.SIGTSTP,
 )
 _FROM_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGTSTP)
+_NEEDS_THE_TERMINAL = (signal.SIGTTIN, signal.SIGTTOU)
+_SECOND_TERM_S = 0.5  # timeout(1) sends each signal twice at once, to us and to our group: that is one
+_KILLED_S = 2.0  # how long a killed process may take to die; one that waits for a dead file server takes for ever
 
 
 def _wake(number: int, frame: object) -> None:
@@ -72,33 +81,50 @@ class Signals:
 
 
 class Terminal:
-    """The controlling terminal, when standard input is it.
+    """The controlling terminal, if there is one; a context manager.
 
-    fd: the terminal, ours to hand over; -1 where there is none or it is shared. shared: whether the child stays in
-    our process group. handed_fd: what to hand to the child's group at its start; -1 for nothing.
+    shared: whether the child stays in our process group. handed_fd: the terminal, for the child's group at its start;
+    -1 for nothing. interactive: whether a shell may be watching us for stops.
     """
 
     def __init__(self) -> None:
-        in_foreground = _foreground_group(0) == os.getpgrp()
-        whole = os.isatty(0) and os.isatty(1) and os.isatty(2)
-        self.shared = in_foreground and not whole
-        self.fd = 0 if whole else -1
-        self.handed_fd = self.fd if in_foreground else -1
+        try:
+            self._fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+        on_input, on_output, on_errors = map(os.isatty, (0, 1, 2))
+        # With standard error alone we were started by another program, which sends its signals to us.
+        self.interactive = self._fd >= 0 and (on_input or on_output)
+        self._was_in_front = self.in_front
+        whole = on_input and on_output and on_errors
+        self.shared = self.in_front and self.interactive and not whole
+        self.handed_fd = self._fd if self.in_front and whole else -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Take the terminal back from a group that is gone; the run's processes have ended."""
+        if self._was_in_front and not _exists(_foreground_group(self._fd)):
+            _set_foreground(self._fd, os.getpgrp())
+        if self._fd >= 0:
+            os.close(self._fd)
 
     @property
-    def interactive(self) -> bool:
-        """Whether a shell may be watching us for stops."""
-        return self.shared or self.fd >= 0
+    def in_front(self) -> bool:
+        """Whether this process's group is the foreground group."""
+        return _foreground_group(self._fd) == os.getpgrp()
 
     def give_to(self, group: int) -> None:
-        """Make `group` the foreground group, if this process's own one is it now."""
-        if self.fd >= 0 and _foreground_group(self.fd) == os.getpgrp():
-            _set_foreground(self.fd, group)
+        """Make `group` the foreground group, if this process's own one is it now and the child uses the terminal."""
+        if self.interactive and self.in_front:
+            self._was_in_front = True
+            _set_foreground(self._fd, group)
 
     def take_from(self, group: int) -> None:
         """Make this process's group the foreground group again, if `group` is it now."""
-        if self.fd >= 0 and _foreground_group(self.fd) == group:
-            _set_foreground(self.fd, os.getpgrp())
+        if _foreground_group(self._fd) == group:
+            _set_foreground(self._fd, os.getpgrp())
 
 
 def _foreground_group(fd: int) -> int:
@@ -115,6 +141,16 @@ def _set_foreground(fd: int, group: int) -> None:
         pass  # the terminal went away, or the group did: both end by themselves
 
 
+def _exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 class Job:
     """One child. Feed it the signals that came (`handle`); `on_exit` is called once with the exit status."""
 
@@ -123,6 +159,7 @@ class Job:
         self._terminal = terminal
         self._on_exit = on_exit
         self._exited = False
+        self._first_term: float | None = None
 
     def handle(self, numbers: bytes) -> None:
         """Act on each signal number."""
@@ -131,24 +168,34 @@ class Job:
                 self._reap()
             elif number == signal.SIGCONT:
                 self._continue()
+            elif number == signal.SIGTERM and self._is_second_term():
+                self.send(signal.SIGKILL)
             elif not (self._terminal.shared and number in _FROM_THE_TERMINAL):
                 self.send(number)
+                if number in (signal.SIGTERM, signal.SIGHUP):
+                    self.send(signal.SIGCONT)
 
     def send(self, number: int) -> None:
-        """Send a signal to the child's process group (to the child alone, where it shares ours)."""
+        """Send a signal to the child's process group, and to the child itself where it is not in that one."""
         if self._exited:
             return
         try:
-            if self._terminal.shared:
+            if os.getpgid(self.pid) != self.pid:
                 os.kill(self.pid, number)
-            else:
+            if not self._terminal.shared:
                 os.killpg(self.pid, number)
         except ProcessLookupError:
             pass
 
+    def _is_second_term(self) -> bool:
+        now = monotonic()
+        if self._first_term is None:
+            self._first_term = now
+        return now - self._first_term >= _SECOND_TERM_S
+
     def _continue(self) -> None:
         if not self._exited:
-            self._terminal.give_to(self.pid)
+            self._terminal.give_to(os.getpgid(self.pid))
             self.send(signal.SIGCONT)
 
     def _reap(self) -> None:
@@ -162,17 +209,27 @@ class Job:
             if pid != self.pid:
                 continue  # an orphan of the child's, which became ours
             if os.WIFSTOPPED(status):
-                self._stop()
+                self._stop(os.WSTOPSIG(status))
             else:
                 self._exited = True
                 self._terminal.take_from(self.pid)
                 self._on_exit(exit_status(status))
 
-    def _stop(self) -> None:
-        self._terminal.take_from(self.pid)
+    def _stop(self, number: int) -> None:
+        """The child was stopped by the signal `number`."""
+        if number in _NEEDS_THE_TERMINAL and self._terminal.in_front:
+            self._terminal.interactive = True  # it opened the terminal by itself, as to ask for a password
+            self._continue()
+            return
+        self._terminal.take_from(os.getpgid(self.pid))
         if self._terminal.interactive:
-            os.kill(os.getpid(), signal.SIGSTOP)
-            # Continued: SIGCONT is now on the pipe, and `_continue` does the rest.
+            # As the terminal does it: a shell that runs us in a script has to see the script stop. The kernel ignores
+            # it in an orphaned process group, where nobody could continue us (setpgid(2)).
+            handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            os.killpg(0, signal.SIGTSTP)
+            signal.signal(signal.SIGTSTP, handler)
+            if self._terminal.in_front:
+                self._continue()
 
 
 def exit_status(status: int) -> int:
@@ -181,24 +238,13 @@ def exit_status(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def kill_descendants() -> None:
-    """End all that is left of this process's children and theirs, and reap them. The subreaper's last duty."""
-    while True:
-        children = _children()
-        for pid in children:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        try:
-            os.waitpid(-1, 0 if children else os.WNOHANG)
-        except ChildProcessError:
-            return
-
-
-def _children() -> list[int]:
+def children() -> set[int]:
     """Return the ids of this process's children, adopted ones included. Source: proc(5), /proc/PID/stat field 4."""
-    me, found = str(os.getpid()), []
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return set()  # mostly so, and cheaper to learn than from hundreds of files
+    me, found = str(os.getpid()).encode(), set()
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -206,6 +252,33 @@ def _children() -> list[int]:
                     fields = file.read().rpartition(b")")[2].split()
             except OSError:
                 continue  # gone meanwhile
-            if fields[1].decode() == me:
-                found.append(int(name))
+            if fields[1] == me:
+                found.add(int(name))
     return found
+
+
+def kill_descendants(spared: AbstractSet[int]) -> None:
+    """End all that is left of this process's children and theirs, and reap them. The subreaper's last duty.
+
+    spared: children that are none of the run's: who exec'd nono had them before. One that cannot be killed is left.
+    """
+    while found := children() - spared:
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+        deadline = monotonic() + _KILLED_S
+        spared = spared | {pid for pid in found if not _reap_killed(pid, deadline)}
+
+
+def _reap_killed(pid: int, deadline: float) -> bool:
+    """Wait for the end of the child `pid`, until `deadline`; return whether it came."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        end = import_module("select").poll()  # 0.3 ms that nobody waits for now
+        end.register(pidfd)
+        end.poll(max(0.0, deadline - monotonic()) * 1000)
+    finally:
+        os.close(pidfd)
+    return os.waitpid(pid, os.WNOHANG)[0] == pid

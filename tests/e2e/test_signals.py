@@ -6,35 +6,48 @@ import fcntl
 import os
 import pty
 import select
+import shlex
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
-from tests.runs import TIMEOUT_S, Site
+from tests.runs import TIMEOUT_S, Site, require_command
 
 FLAGS = ["--allow-cwd", "--block-net", "--silent"]
 EXIT = 7  # the agent's status after USR1
 
 
 class TerminalSession:
-    """`nono run` as the only job of a terminal; `expect` reads what appears there."""
+    """A terminal and the one command that was started in it; `expect` reads what appears there."""
 
-    def __init__(self, site: Site, command: list[str]) -> None:
-        argv = [sys.executable, "-m", "nono", "run", *FLAGS, "--", *command]
+    def __init__(self, site: Site, argv: list[str]) -> None:
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
             try:
                 os.chdir(site.work)
-                os.execve(argv[0], argv, site.environment)
+                os.execve(argv[0], argv, {**site.environment, "PS1": "$ ", "HISTFILE": ""})
             finally:
                 os._exit(99)
         self._seen = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        os.close(self.terminal)
 
     def expect(self, text: bytes) -> bytes:
         """Return all that appeared up to the end of `text`; fail when it does not come."""
@@ -53,30 +66,37 @@ class TerminalSession:
     def type(self, keys: bytes) -> None:
         os.write(self.terminal, keys)
 
-    def wait(self, flags: int = 0) -> int:
-        """Wait for nono itself to end (or, with WUNTRACED, to stop); return its wait status."""
+    def run(self, command: str) -> None:
+        """Type a command line to a shell, once it waits for one."""
+        self.expect(b"$ ")
+        self.type(f"{command}\n".encode())
+        self.expect(b"\n")  # the echo
+
+    def wait(self) -> int:
+        """Wait for the command to end; return its exit status."""
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
-            pid, status = os.waitpid(self.pid, flags | os.WNOHANG)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
-                return status
+                return os.waitstatus_to_exitcode(status)
             select.select([self.terminal], [], [], 0.02)
         pytest.fail("nono did not end")
 
-    def close(self) -> None:
-        try:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-        os.close(self.terminal)
+
+def nono(*command: str, flags: Iterable[str] = FLAGS) -> list[str]:
+    return [sys.executable, "-m", "nono", "run", *flags, "--", *command]
+
+
+def shell(site: Site) -> TerminalSession:
+    """An interactive shell, which does job control."""
+    return TerminalSession(site, [require_command("bash"), "--norc", "--noediting", "-i"])
 
 
 @pytest.fixture
 def session(site: Site) -> Iterator[TerminalSession]:
-    made = TerminalSession(site, site.agent("signals"))
-    yield made
-    made.close()
+    """`nono run` as all there is in a terminal's window: no shell watches it."""
+    with TerminalSession(site, nono(*site.agent("signals"))) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -88,7 +108,7 @@ def test_a_key_reaches_the_child_once(session: TerminalSession, key: bytes, name
     session.expect(name)
     os.kill(session.pid, signal.SIGUSR1)
     assert session.expect(b"SIGUSR1").count(name) == 0
-    assert os.waitstatus_to_exitcode(session.wait()) == EXIT
+    assert session.wait() == EXIT
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGWINCH"])
@@ -97,7 +117,7 @@ def test_a_signal_to_nono_reaches_the_child(session: TerminalSession, name: str)
     os.kill(session.pid, getattr(signal, name))
     session.expect(name.encode())
     os.kill(session.pid, signal.SIGUSR1)
-    assert os.waitstatus_to_exitcode(session.wait()) == EXIT
+    assert session.wait() == EXIT
 
 
 def test_a_new_window_size_reaches_the_child(session: TerminalSession) -> None:
@@ -106,17 +126,90 @@ def test_a_new_window_size_reaches_the_child(session: TerminalSession) -> None:
     session.expect(b"SIGWINCH")
 
 
-def test_control_z_stops_both_and_continues_both(session: TerminalSession) -> None:
-    child = int(session.expect(b"\n").split()[1])
+def test_control_z_does_not_stop_what_nobody_could_continue(session: TerminalSession) -> None:
+    session.expect(b"ready")
     session.type(b"\x1a")
-    assert os.WIFSTOPPED(session.wait(os.WUNTRACED))
-    assert state(child) == "T"
-    os.kill(session.pid, signal.SIGCONT)
     session.expect(b"SIGCONT")
     session.type(b"\x03")  # the child has the terminal again
     session.expect(b"SIGINT")
     os.kill(session.pid, signal.SIGUSR1)
-    assert os.waitstatus_to_exitcode(session.wait()) == EXIT
+    assert session.wait() == EXIT
+
+
+def test_an_agent_that_stops_itself_goes_on_where_nobody_could_continue_it(site: Site) -> None:
+    with TerminalSession(site, nono("/bin/sh", "-c", "kill -STOP $$; exit 7")) as session:
+        assert session.wait() == EXIT
+
+
+@pytest.mark.parametrize("script", ["{}", "sh -c {}"], ids=["a job", "a script"])
+def test_control_z_stops_for_the_shell_and_fg_continues(site: Site, script: str) -> None:
+    command = shlex.join(nono(*site.agent("signals")))
+    with shell(site) as session:
+        session.run(script.format(command if script == "{}" else shlex.quote(f"{command}; exit $?")))
+        child = int(session.expect(b"\n").split()[-1])
+        session.type(b"\x1a")
+        session.run("echo stopped-$?")
+        session.expect(b"stopped-148")
+        assert state(child) == "T"
+        session.run("fg")
+        session.expect(b"SIGCONT")
+        session.type(b"\x03")
+        session.expect(b"SIGINT")
+        os.kill(child, signal.SIGUSR1)
+        session.run("echo status-$?")
+        session.expect(b"status-7")
+
+
+def test_an_agent_that_stops_itself_stops_for_the_shell(site: Site) -> None:
+    with shell(site) as session:
+        session.run(shlex.join(nono("/bin/sh", "-c", "kill -STOP $$; exit 7")))
+        session.run("echo stopped-$?")
+        session.expect(b"stopped-148")
+        session.run("fg; echo status-$?")
+        session.expect(b"status-7")
+
+
+@pytest.mark.parametrize("pipeline", ["echo x | {}", "{} | cat", "echo x | {} 2>&1 | cat", "{}", "{} </dev/null"])
+def test_the_agent_can_ask_on_the_terminal(site: Site, pipeline: str) -> None:
+    """As git does for a password, whatever its standard streams are."""
+    agent = nono("/bin/sh", "-c", 'echo question >/dev/tty; read a </dev/tty; echo "answer-$a-" >/dev/tty; exit 7')
+    with shell(site) as session:
+        session.run(pipeline.format(shlex.join(agent)))
+        session.expect(b"question")
+        session.type(b"yes\n")
+        session.expect(b"answer-yes-")
+        session.run("echo here-$((1 + 1))")
+        session.expect(b"here-2")
+
+
+def test_control_c_ends_a_pipeline_whose_agent_asks(site: Site) -> None:
+    with shell(site) as session:
+        session.run("echo x | " + shlex.join(nono("/bin/sh", "-c", "echo question; read a </dev/tty")))
+        session.expect(b"question")
+        session.type(b"\x03")
+        session.run("echo status-$?")
+        session.expect(b"status-130")
+
+
+def test_the_terminal_is_not_left_to_a_group_that_is_gone(site: Site) -> None:
+    """A program of the agent's took the terminal for a group of its own, and was killed with the rest."""
+    code = """if True:
+        import os, signal
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        ready, done = os.pipe()
+        if os.fork() == 0:
+            os.setpgid(0, 0)
+            os.tcsetpgrp(0, os.getpgrp())
+            os.write(done, b"x")
+            signal.pause()
+        os.read(ready, 1)
+    """
+    command = shlex.join(nono(sys.executable, "-I", "-c", code))
+    with TerminalSession(site, ["/bin/sh", "-c", f"{command}; echo back; read x; echo got-$x; exit 7"]) as session:
+        session.expect(b"back")
+        session.type(b"hello\n")
+        session.expect(b"got-hello")
+        assert session.wait() == EXIT
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -141,7 +234,65 @@ def test_a_signal_reaches_the_whole_group(site: Site, name: str) -> None:
         process.send_signal(getattr(signal, name))
         assert process.stdout.readline() == name.encode() + b"\n"
         process.send_signal(signal.SIGUSR1)
-        assert process.stdout.read() == b"SIGUSR1\nshell yes\n"
+        assert process.stdout.read().replace(b"SIGCONT\n", b"") == b"SIGUSR1\nshell yes\n"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_stopped_agent_is_ended(site: Site, name: str) -> None:
+    with site.start(FLAGS, ["/bin/sh", "-c", "echo $$; kill -STOP $$"]) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        wait_for(lambda: state(child) == "T")
+        process.send_signal(getattr(signal, name))
+        assert process.wait(TIMEOUT_S) == 128 + getattr(signal, name)
+
+
+def test_an_agent_that_left_its_group_is_ended(site: Site) -> None:
+    code = """if True:
+        import os, signal
+        left = os.fork()
+        if left == 0:
+            signal.pause()
+        os.setpgid(left, left)
+        os.setpgid(0, left)
+        print("ready", flush=True)
+        signal.pause()
+    """
+    with site.start(FLAGS, [sys.executable, "-I", "-c", code]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.terminate()
+        assert process.wait(TIMEOUT_S) == 128 + signal.SIGTERM
+
+
+def test_an_agent_that_takes_no_term_is_ended_by_another(site: Site) -> None:
+    with site.start(FLAGS, ["/bin/sh", "-c", "trap '' TERM HUP INT; echo ready; while :; do read x; done"]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+
+        def ends() -> bool:
+            process.terminate()
+            return process.poll() is not None
+
+        wait_for(ends)
+        assert process.returncode == 128 + signal.SIGKILL
+
+
+def test_children_that_were_there_before_are_not_the_runs(site: Site) -> None:
+    script = 'sleep 600 </dev/null >/dev/null 2>&1 & echo $!; exec "$@"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", *nono("/bin/true")],
+        cwd=site.work,
+        env=site.environment,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    before = int(done.stdout)
+    try:
+        assert state(before) == "S"
+    finally:
+        os.kill(before, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +317,14 @@ def test_nothing_that_the_child_started_is_left_running(site: Site) -> None:
     for pid in done.stdout.split():
         assert not Path(f"/proc/{pid}").exists()
     assert list(site.tmp.iterdir()) == []
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    """Ask again and again, for what sends no event."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def state(pid: int) -> str:

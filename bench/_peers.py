@@ -53,13 +53,14 @@ ANSWER = json.dumps(
 
 
 class Stage(NamedTuple):
-    """What every peer needs to know: a directory of its own, the certificates, and the upstreams' ports."""
+    """What every peer needs to know: a directory of its own, the certificates, the upstreams' ports, and its cores."""
 
     directory: Path
     made: certificates.Certificates
     completions_port: int
     events_port: int
     events_pid: int
+    cores: frozenset[int]
 
     def port_of(self, service: str) -> int:
         """Return the upstream's port."""
@@ -90,8 +91,11 @@ class Missing(Exception):
 
 
 @contextmanager
-def stage(directory: Path, big_files: Sequence[int]) -> Iterator[Stage]:
-    """Start both upstreams. big_files: sizes of the files to be offered for download, as /files/SIZE."""
+def stage(directory: Path, big_files: Sequence[int], cores: frozenset[int]) -> Iterator[Stage]:
+    """Start both upstreams, on this process's own cores. cores: of the proxies.
+
+    big_files: sizes of the files to be offered for download, as /files/SIZE.
+    """
     _require_nginx()
     (directory / "files").mkdir()
     for size in big_files:
@@ -109,7 +113,7 @@ def stage(directory: Path, big_files: Sequence[int]) -> Iterator[Stage]:
     ):
         _wait_for_port(completions_port, nginx)
         _wait_for_port(events_port, events)
-        yield Stage(directory, made, completions_port, events_port, events.pid)
+        yield Stage(directory, made, completions_port, events_port, events.pid, cores)
 
 
 @contextmanager
@@ -136,7 +140,7 @@ def _nginx(stage: Stage) -> Iterator[Peer]:
     )  # fmt: skip
     shown = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=True).stderr
     began = time.perf_counter()
-    with _running(["nginx", "-p", str(stage.directory), "-c", configuration], stage.directory) as process:
+    with _running(["nginx", "-p", str(stage.directory), "-c", configuration], stage.directory, stage.cores) as process:
         _wait_for_port(port, process)
         while len(list(_tree(process.pid))) < 2:  # listens before it has a worker
             time.sleep(0.0005)
@@ -161,7 +165,7 @@ def _rust(stage: Stage) -> Iterator[Peer]:
     ]
     program = [python, "-I", str(PEERS / "rust.py"), json.dumps(routes), str(MAX_CONNECTIONS)]
     began = time.perf_counter()
-    with _running(program, stage.directory) as process:
+    with _running(program, stage.directory, stage.cores) as process:
         said = _first_line(process)
         yield _proxy(RUST, said["port"], said["token"], process, began, f"nono-py {said['version']}")
 
@@ -180,7 +184,7 @@ def _mitmproxy(stage: Stage) -> Iterator[Peer]:
     version = re.search(r"Mitmproxy: (\S+)", shown)
     environment = {**os.environ, "BENCH_SECRET": SECRET, "BENCH_TOKEN": TOKEN}
     began = time.perf_counter()
-    with _running(command, stage.directory, environment) as process:
+    with _running(command, stage.directory, stage.cores, environment) as process:
         _wait_for_port(port, process)
         yield _proxy(MITMPROXY, port, TOKEN, process, began, version[1] if version else "")
 
@@ -208,7 +212,7 @@ def _nono(stage: Stage) -> Iterator[Peer]:
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "LANG": "C.UTF-8"}
     program = [str(Path(sys.executable).with_name("nono")), "proxy", "--profile", str(profile), "--json"]
     began = time.perf_counter()
-    with _running(program, stage.directory, environment) as process:
+    with _running(program, stage.directory, stage.cores, environment) as process:
         said = _first_line(process)
         yield _proxy(NONO, said["port"], said["env"]["NONO_PROXY_TOKEN"], process, began, "")
 
@@ -237,7 +241,10 @@ def _tree(pid: int) -> Iterator[int]:
 
 @contextmanager
 def _running(
-    command: list[str], directory: Path, environment: dict[str, str] | None = None
+    command: list[str],
+    directory: Path,
+    cores: frozenset[int] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a program until the block ends. Its standard input is a pipe, its standard error this program's."""
     process = subprocess.Popen(
@@ -245,6 +252,8 @@ def _running(
     )
     with process:
         try:
+            if cores:
+                os.sched_setaffinity(process.pid, cores)
             yield process
         finally:
             process.terminate()

@@ -2,8 +2,10 @@
 
 No proxy, nginx, the Rust proxy from PyPI, mitmproxy (requests per second only) and ours stand side by side, before the
 same upstreams, and are measured in turn, round by round, so that whatever else the machine does falls on all of them.
-Everything shares two cores, whatever the machine has. Some measurements need a process without a past (its first
-request, its memory); for those every peer is started anew in each of their rounds.
+Everything shares two cores, whatever the machine has: client, load and upstreams have one, a proxy may use both. (Left
+to itself the scheduler puts client and proxy now on one core and now on two, which alone doubles a latency.) Some
+measurements need a process without a past (its first request, its memory); for those every peer is started anew in
+each of their rounds.
 
 What is measured, and what is demanded: bench/_targets.py. How: bench/_load.py. Against whom: bench/_peers.py. Linux.
 """
@@ -35,6 +37,7 @@ RESULTS = Path(__file__).with_name("proxy.json")
 PLOT = Path(__file__).with_name("proxy.svg")
 PEERS = (NONE, NGINX, RUST, MITMPROXY, NONO)
 CORES = 2
+BUSY_CORES = 0.2  # of others, above which a run is worth little
 
 
 class Size(NamedTuple):
@@ -106,13 +109,16 @@ def main() -> None:
     if not shutil.which("wrk"):
         sys.exit("wrk is not installed. On Debian: apt-get install wrk")
     _load.allow_many_files()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    cores = sorted(os.sched_getaffinity(0))[:CORES]
+    os.sched_setaffinity(0, cores[-1:])
     size = SMOKE if arguments.smoke else Size()
     with ExitStack() as undo:
         directory = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="nono-bench-")))
         busy = _busy_cores()
+        if busy > BUSY_CORES:
+            print(f"other programs keep {busy:.1f} cores busy: this run's figures mean little", file=sys.stderr)
         try:
-            stage = undo.enter_context(_peers.stage(directory, [size.download, size.long]))
+            stage = undo.enter_context(_peers.stage(directory, [size.download, size.long], frozenset(cores)))
         except Missing as missing:
             sys.exit(str(missing))
         chosen = [trial for trial in trials(stage, size) if not arguments.only or trial.name in arguments.only]

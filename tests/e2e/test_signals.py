@@ -13,7 +13,8 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -83,8 +84,18 @@ class TerminalSession:
         pytest.fail("nono did not end")
 
 
-def nono(*command: str, flags: Iterable[str] = FLAGS) -> list[str]:
-    return [sys.executable, "-m", "nono", "run", *flags, "--", *command]
+def nono(*command: str) -> list[str]:
+    return [sys.executable, "-m", "nono", "run", *FLAGS, "--", *command]
+
+
+@contextmanager
+def start(site: Site, command: list[str], *flags: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start nono with pipes; a test that fails leaves nothing running."""
+    with site.start([*FLAGS, *flags], command) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def shell(site: Site) -> TerminalSession:
@@ -214,7 +225,7 @@ def test_the_terminal_is_not_left_to_a_group_that_is_gone(site: Site) -> None:
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_reaches_the_child_without_a_terminal(site: Site, name: str) -> None:
-    with site.start(FLAGS, site.agent("signals")) as process:
+    with start(site, site.agent("signals")) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"ready")
         process.send_signal(getattr(signal, name))
@@ -228,7 +239,7 @@ def test_a_signal_reaches_the_whole_group(site: Site, name: str) -> None:
     """Not only the child itself: a shell that handles the signal, and the program that it runs."""
     python = ["--read", sys.prefix, "--read", sys.base_prefix]
     script = 'trap "caught=yes" TERM HUP; trap : USR1; "$@"; echo "shell $caught"'
-    with site.start([*FLAGS, *python], ["/bin/sh", "-c", script, "sh", *site.agent("signals")]) as process:
+    with start(site, ["/bin/sh", "-c", script, "sh", *site.agent("signals")], *python) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"ready")
         process.send_signal(getattr(signal, name))
@@ -239,7 +250,7 @@ def test_a_signal_reaches_the_whole_group(site: Site, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_stopped_agent_is_ended(site: Site, name: str) -> None:
-    with site.start(FLAGS, ["/bin/sh", "-c", "echo $$; kill -STOP $$"]) as process:
+    with start(site, ["/bin/sh", "-c", "echo $$; kill -STOP $$"]) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         wait_for(lambda: state(child) == "T")
@@ -258,7 +269,7 @@ def test_an_agent_that_left_its_group_is_ended(site: Site) -> None:
         print("ready", flush=True)
         signal.pause()
     """
-    with site.start(FLAGS, [sys.executable, "-I", "-c", code]) as process:
+    with start(site, [sys.executable, "-I", "-c", code]) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.terminate()
@@ -266,7 +277,7 @@ def test_an_agent_that_left_its_group_is_ended(site: Site) -> None:
 
 
 def test_an_agent_that_takes_no_term_is_ended_by_another(site: Site) -> None:
-    with site.start(FLAGS, ["/bin/sh", "-c", "trap '' TERM HUP INT; echo ready; while :; do read x; done"]) as process:
+    with start(site, ["/bin/sh", "-c", "trap '' TERM HUP INT; echo ready; while :; do read x; done"]) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
 

@@ -221,7 +221,7 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
     from nono.proxy.server import BoundRoute, Exchange, Limits, Proxy
 
     def record(exchange: Exchange) -> None:
-        if audit.append(exchange._asdict()):
+        if audit.append(Exchange._fields, exchange):
             loop.call_soon(audit.flush)
 
     process.raise_open_files_limit()
@@ -281,12 +281,10 @@ def serve(
         proxy = _make_proxy(loop, listener.detach(), run, audit)
 
         def signalled(_: int) -> None:
-            numbers = signals.take()
-            if signal.SIGTSTP in numbers:
-                os.kill(os.getpid(), signal.SIGSTOP)
-            if {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} & set(numbers):
+            if {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} & set(signals.take()):
                 proxy.drain(_DRAIN_S, loop.stop)
 
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)  # there is no child to stop first
         loop.register(signals.fd, READABLE, signalled)
         variables = child_environment(
             {}, network=NETWORK_PROXY, routes=capabilities.routes, proxy_port=port, token=token.decode()

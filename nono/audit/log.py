@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 
 from nono.errors import StoreError
 
@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+_MAX_QUOTED = 1024  # strings remembered in their encoded form
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -36,6 +37,9 @@ class AuditLog:
         self._notice = notice
         self._fault = ""
         self._pending: list[str] = []
+        self._fields: Sequence[str] = ()
+        self._template = ""
+        self._quoted: dict[object, str] = {}
         try:
             for path in (state_directory, directory):  # makedirs gives its mode to the last one only
                 os.makedirs(path, mode=0o700, exist_ok=True)
@@ -44,9 +48,26 @@ class AuditLog:
         except OSError as error:
             raise StoreError(f"cannot open the audit log {self.path}: {error.strerror}") from None
 
-    def append(self, entry: Mapping[str, object]) -> bool:
-        """Take one entry; return whether it is the first since the last flush (so that the caller plans one)."""
-        self._pending.append(_encode(entry))
+    def append(self, fields: Sequence[str], values: Iterable[object]) -> bool:
+        """Take one entry, its values in the order of `fields`; return whether it is the first since the last flush.
+
+        The strings of entries are few and come again, so each is encoded once.
+        """
+        if fields is not self._fields:
+            self._fields, self._template = fields, "{" + ",".join(f"{_encode(name)}:%s" for name in fields) + "}"
+        quoted = self._quoted
+        if len(quoted) > _MAX_QUOTED:
+            quoted.clear()
+        texts = []
+        for value in values:
+            if value.__class__ is str:
+                text = quoted.get(value)
+                if text is None:
+                    text = quoted[value] = _encode(value)
+                texts.append(text)
+            else:
+                texts.append(_encode(value) if value is None else repr(value))
+        self._pending.append(self._template % tuple(texts))
         return len(self._pending) == 1
 
     def flush(self) -> None:

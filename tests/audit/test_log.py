@@ -13,17 +13,27 @@ from nono.errors import StoreError
 
 
 def test_writes_a_json_line_for_each_entry(tmp_path: Path) -> None:
-    with AuditLog(str(tmp_path), print) as log:
-        assert log.append({"route": "openai", "status": 200}) is True
-        assert log.append({"path": 'a"\n\u2028é'}) is False
-        log.flush()
-        assert log.append({"n": 3}) is True
-    lines = Path(log.path).read_bytes().splitlines()
-    assert [json.loads(line) for line in lines] == [
-        {"route": "openai", "status": 200},
-        {"path": 'a"\n\u2028é'},
-        {"n": 3},
+    fields = ("route", "status", "time")
+    entries = [
+        ("openai", 200, 1.5),
+        ('a"%s\n\u2028é\x1b', 0, 1e-7),
+        ("openai", -1, 1795292689.0929368),
+        (None, 2**63, 0.0),
     ]
+    with AuditLog(str(tmp_path), print) as log:
+        assert [log.append(fields, entry) for entry in entries] == [True, False, False, False]
+        log.flush()
+        assert log.append(("other",), ["x"]) is True
+    lines = [json.loads(line) for line in Path(log.path).read_bytes().splitlines()]
+    assert lines == [*(dict(zip(fields, entry, strict=True)) for entry in entries), {"other": "x"}]
+
+
+def test_remembers_a_bounded_number_of_strings(tmp_path: Path) -> None:
+    with AuditLog(str(tmp_path), print) as log:
+        for number in range(3000):
+            log.append(("path",), [f"/{number}"])
+        assert len(log._quoted) <= 1100
+    assert len(Path(log.path).read_bytes().splitlines()) == 3000
 
 
 def test_file_and_directory_are_private(tmp_path: Path) -> None:
@@ -44,7 +54,7 @@ def test_a_full_disk_is_said_at_the_end_and_raises_nothing(tmp_path: Path) -> No
     with AuditLog(str(tmp_path), said.append) as log:
         os.dup2(full := os.open("/dev/full", os.O_WRONLY), log._fd)
         os.close(full)
-        log.append({"a": 1})
+        log.append(("a",), [1])
         log.flush()
         assert not said
     assert said == [f"the audit log {log.path} is not whole: No space left on device"]

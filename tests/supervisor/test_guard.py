@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nono.errors import PolicyError
+from nono.errors import PolicyError, UsageError
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN
 from nono.policy.network import select_routes
 from nono.supervisor import guard
@@ -32,7 +32,7 @@ def is_refused(sock: socket.socket, network: str) -> bool:
     os.dup2(sock.fileno(), 0)
     try:
         guard.check_standard_streams(network)
-    except guard.UsageError:
+    except UsageError:
         return True
     return False
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 # in nobody's way.
 _PROXY_PORTS = range(61000, 65536)
 _DRAIN_S = 5.0  # how long `nono proxy` lets exchanges end after it was told to stop
+_WARM_S = 0.25  # for which `nono proxy` waits, at most, for its first connections
 
 
 class Order(Record):
@@ -209,6 +210,7 @@ def _supervise(run: _Run, child: Child, terminal: Terminal, signals: Signals, au
             return statuses[0]
         import_module(library)
     proxy = _make_proxy(loop, child.listener_fd, run, audit)
+    proxy.warm()
     try:
         loop.run()
     finally:
@@ -217,7 +219,7 @@ def _supervise(run: _Run, child: Child, terminal: Terminal, signals: Signals, au
 
 
 def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Proxy:
-    """Return the proxy of this run, serving `listener_fd` (its own from now on) and warming its connections."""
+    """Return the proxy of this run, serving `listener_fd` (its own from now on)."""
     from nono.proxy.server import BoundRoute, Exchange, Limits, Proxy
 
     def record(exchange: Exchange) -> None:
@@ -228,9 +230,7 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
     bound = [BoundRoute(route, run.credentials[route.name]) for route in run.capabilities.routes]
     hosts = run.capabilities
     allowlist = Allowlist(hosts.allowed_hosts, hosts.denied_hosts) if hosts.allowed_hosts else None
-    proxy = Proxy(loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), record)
-    proxy.warm()
-    return proxy
+    return Proxy(loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), record)
 
 
 def serve(
@@ -289,7 +289,17 @@ def serve(
         variables = child_environment(
             {}, network=NETWORK_PROXY, routes=capabilities.routes, proxy_port=port, token=token.decode()
         )
-        ready(port, variables.variables)
+        # It serves already. But whoever reads this line sends at once, and should find warm connections.
+        said = False
+
+        def say() -> None:
+            nonlocal said
+            if not said:
+                said = True
+                ready(port, variables.variables)
+
+        proxy.warm(say)
+        loop.call_later(_WARM_S, say)
         try:
             loop.run()
         finally:

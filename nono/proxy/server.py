@@ -85,11 +85,24 @@ class Proxy:
         """Client connections, also idle ones."""
         return len(self._conversations)
 
-    def warm(self) -> None:
-        """Connect to each route's upstream in the background, while the child starts."""
-        for destination in self._destinations:
-            if destination.bound.credential is not None:
-                self._pool(destination.origin, False).warm()
+    def warm(self, done: Callable[[], None] | None = None) -> None:
+        """Connect to each route's upstream in the background, while the child starts.
+
+        done: called once, in the loop, when each has been connected to, or cannot be.
+        """
+        origins = {d.origin for d in self._destinations if d.bound.credential is not None}
+        left = len(origins)
+
+        def ended() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0 and done is not None:
+                done()
+
+        for origin in origins:
+            self._pool(origin, False).warm(ended)
+        if not origins and done is not None:
+            self._loop.call_soon(done)
 
     def drain(self, timeout_s: float, done: Callable[[], None]) -> None:
         """Accept no more, let exchanges end for at most `timeout_s`, then close everything and call `done` once."""

@@ -128,10 +128,12 @@ class Pool:
         dial.start()
         return dial
 
-    def warm(self) -> None:
-        """Make a connection for whoever comes first, unless there is one."""
-        if not self._idle and not self._dials:
-            dial = Dial(self, None)
+    def warm(self, done: Callable[[], None]) -> None:
+        """Make a connection for whoever comes first, unless there is one; call `done` soon after, made or not."""
+        if self._idle or self._dials:
+            self.loop.call_soon(done)
+        else:
+            dial = Dial(self, None, done)
             self._dials.add(dial)
             dial.start()
 
@@ -143,8 +145,14 @@ class Pool:
         """Keep the session: something was read on a fresh connection, and TLS 1.3 sends its tickets first."""
         upstream.fresh = False
         # Not one that was resumed: the session it came from still serves, and Python's getter parses certificates anew.
-        if upstream.tls and not upstream.sock.session_reused:  # type: ignore[attr-defined]
-            self.session = upstream.sock.session  # type: ignore[attr-defined]
+        if upstream.tls:
+            if not upstream.sock.session_reused:  # type: ignore[attr-defined]
+                self.session = upstream.sock.session  # type: ignore[attr-defined]
+            # After tickets OpenSSL keeps a write buffer of 16 KiB until the next write: writing nothing frees it.
+            try:
+                upstream.send(b"")
+            except OSError:
+                pass  # would block, or lost: the next read says so
 
     def keep(self, upstream: Upstream) -> None:
         """Put a connection among the idle ones, also one that carried no exchange yet."""
@@ -191,13 +199,14 @@ class Pool:
 class Dial:
     """One connection being made. Its callback is called once, unless `cancel` comes before."""
 
-    def __init__(self, pool: Pool, callback: Dialled | None) -> None:
-        """callback: None for a connection that nobody waits for yet."""
+    def __init__(self, pool: Pool, callback: Dialled | None, ended: Callable[[], None] | None = None) -> None:
+        """callback: None for a connection that nobody waits for yet. ended: called soon after it was made or failed."""
         self._pool = pool
         self._loop = pool.loop
         # Bytes, because ssl sends text through the IDNA codec, whose import alone takes milliseconds.
         self._host = pool.origin.host.encode("ascii")
         self._callback = callback
+        self._ended = ended
         self._addresses: list[Address] | None = None
         self._next = 0
         self._context: ssl.SSLContext | None = None
@@ -375,6 +384,9 @@ class Dial:
         self._pool.dialled(self)
         if self._timer is not None:
             self._timer.cancel()
+        if self._ended is not None:
+            self._loop.call_soon(self._ended)
+            self._ended = None
 
     def _look_up_timed_out(self) -> None:
         message = f"The name {self._pool.origin.host} was not resolved in {self._pool.limits.connect_s:g} s."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ import pytest
 from nono.loop import READ, WRITE, Loop
 
 
-@pytest.fixture
-def loop() -> Iterator[Loop]:
+@pytest.fixture(params=["epoll", "selectors"])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    if request.param == "selectors":
+        monkeypatch.delattr(select, "epoll", raising=False)
     made = Loop()
     yield made
     made.close()

@@ -19,7 +19,9 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from errno import EBADF
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nono.loop import READ, WRITE, Loop
 
@@ -31,6 +33,10 @@ RECORD_BYTES = 16384
 # "Nothing now": not errors. A TLS read may want to write (key update) and the reverse; the next call does it.
 WOULD_BLOCK = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, InterruptedError)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def _is_closed(_: object) -> NoReturn:
+    raise OSError(EBADF, "closed")
 
 
 class Stream:
@@ -54,9 +60,11 @@ class Stream:
         self.loop = loop
         self.sock = sock
         self.fd = sock.fileno()
-        self.recv = sock.recv
-        self.recv_into = sock.recv_into
-        self.send = sock.send
+        # Of the TLS object itself where it can be had: SSLSocket's methods put two frames of Python around each.
+        tls: Any = getattr(sock, "_sslobj", None)
+        self.recv: Callable[[int], bytes] = sock.recv if tls is None else tls.read
+        self.recv_into: Callable[[memoryview], int] = sock.recv_into if tls is None else partial(tls.read, 0)
+        self.send: Callable[[bytes | memoryview], int] = sock.send if tls is None else tls.write
         self._queue: deque[tuple[memoryview, Slot | None]] | None = None
         self.queued = 0  # bytes; whoever feeds this stream stops while there are any
         self.stalled_since = 0.0
@@ -172,6 +180,7 @@ class Stream:
             self.forget_queue()
         self.loop.unregister(self.fd)
         self.fd = -1
+        self.recv = self.recv_into = self.send = _is_closed  # the TLS object would go on with the descriptor's number
         self.sock.close()
 
     def reset(self) -> None:

@@ -356,6 +356,17 @@ def test_warm_connection_serves_the_first_request(upstream: Upstream, authority:
     assert upstream.connections == 1
 
 
+@pytest.mark.parametrize("reachable", [True, False])
+def test_warming_says_when_it_has_ended(upstream: Upstream, authority: Authority, reachable: bool) -> None:
+    url = upstream.url if reachable else "https://localhost:1"
+    ended: list[int] = []
+    with RunningProxy([route("api", url, authority.ca), route("same", url, authority.ca)]) as proxy:
+        proxy.call(lambda: proxy.proxy.warm(lambda: ended.append(sum(p.idle for p in proxy.proxy._pools.values()))))
+        proxy.settle(lambda: ended == [int(reachable)])
+        proxy.call(lambda: proxy.proxy.warm(lambda: ended.append(-1)))
+        proxy.settle(lambda: ended[1:] == [-1])
+
+
 def test_plain_http_upstream_on_loopback() -> None:
     with Upstream() as upstream, RunningProxy([route("local", upstream.url)]) as proxy, Client(proxy) as client:
         assert client.get("/local/echo").status == 200

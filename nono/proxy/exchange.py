@@ -26,6 +26,7 @@ from nono.proxy.conversation import ClientGone
 from nono.proxy.services import HOLD_BYTES
 from nono.proxy.state import (
     AWAITING,
+    BODY,
     CLOSING,
     DONE,
     DRAIN,
@@ -64,6 +65,9 @@ class Conversation(ClientHalf):
         if upstream is None or upstream.fd < 0:
             return
         try:
+            if events == READ and self.upstream_state == BODY:  # the event of a stream: no frame more than needed
+                self._relay_answer(upstream)
+                return
             if events & WRITE:
                 self._upstream_writable(upstream)
             if events & READ and self._upstream is upstream and upstream.fd >= 0:

@@ -26,6 +26,10 @@ MAX_TRAILER_BYTES = 65536
 # At most 16 digits: a size beyond 2**64 is an attack on somebody's integer.
 _REQUEST_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})(?:;[^\r\n\x00]*)?\r\n").fullmatch
 _RESPONSE_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n\x00]*)?\r\n").fullmatch
+# What these expressions said of short lines before: a stream's chunks are of few sizes.
+_REQUEST_SIZES: dict[bytes, int] = {}
+_RESPONSE_SIZES: dict[bytes, int] = {}
+_MEMO_SIZES = 1024
 # RFC 9110 section 6.5.1: fields that must not come as trailers, plus where credentials stand.
 _NOT_IN_TRAILERS = frozenset(
     (
@@ -60,11 +64,11 @@ _TE = b"transfer-encoding:"
 class ChunkScanner:
     """Finds the end of a chunked body; sees every byte once and keeps at most one line of it."""
 
-    __slots__ = ("_forbidden", "_in_trailers", "_left", "_line", "_size", "_trailers")
+    __slots__ = ("_forbidden", "_in_trailers", "_left", "_line", "_size", "_sizes", "_trailers")
 
     def __init__(self, strict: bool, forbidden: bytes = b"") -> None:
         """strict: for requests. forbidden: bytes that no trailer may hold (the phantom token)."""
-        self._size = _REQUEST_SIZE if strict else _RESPONSE_SIZE
+        self._size, self._sizes = (_REQUEST_SIZE, _REQUEST_SIZES) if strict else (_RESPONSE_SIZE, _RESPONSE_SIZES)
         self._forbidden = forbidden
         self._left = 0  # bytes until the next line: chunk data and its CRLF
         self._line = b""  # the beginning of a line that is not complete
@@ -74,9 +78,17 @@ class ChunkScanner:
     def feed(self, buffer: bytes | bytearray, start: int, end: int) -> int:
         """Scan buffer[start:end]. Return the index behind the body's last byte, or -1. Raises FramingError."""
         at = start
-        size, left = self._size, self._left
+        size, sizes, left = self._size, self._sizes, self._left
         while True:
-            if left:
+            if 2 <= left <= end - at:  # a chunk's end is here, as of nearly every event of a stream
+                at += left
+                left = 0
+                if buffer[at - 2] != 13 or buffer[at - 1] != 10:
+                    raise FramingError("chunk data is not followed by CRLF")
+                if at == end:
+                    self._left = 0
+                    return -1
+            elif left:
                 if left > 2:
                     step = min(left - 2, end - at)
                     at += step
@@ -107,10 +119,18 @@ class ChunkScanner:
                 if len(self._trailers) > MAX_TRAILER_BYTES:
                     raise FramingError("the trailers are too long")
                 continue
-            match = size(line)
-            if match is None or len(line) > MAX_CHUNK_LINE_BYTES:
-                raise FramingError("a malformed chunk header")
-            left = int(match[1], 16)
+            known = sizes.get(line)
+            if known is not None:
+                left = known
+            else:
+                match = size(line)
+                if match is None or len(line) > MAX_CHUNK_LINE_BYTES:
+                    raise FramingError("a malformed chunk header")
+                left = int(match[1], 16)
+                if len(line) <= 8:
+                    if len(sizes) >= _MEMO_SIZES:
+                        sizes.clear()
+                    sizes[line] = left
             if left:
                 left += 2
             else:

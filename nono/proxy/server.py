@@ -7,7 +7,7 @@ else. It never prints and never raises into the loop: what happened to each requ
 
 from __future__ import annotations
 
-import socket
+import _socket
 from collections.abc import Callable, Sequence
 
 from nono.kernel.secretmem import SecretBuffer
@@ -157,7 +157,7 @@ class Proxy:
     def _has_room(self) -> bool:
         return len(self._conversations) < self._limits.max_connections
 
-    def _accepted(self, sock: socket.socket) -> None:
+    def _accepted(self, sock: _socket.socket) -> None:
         conversation = Conversation(self._services, sock)
         self._conversations.add(conversation)
         if self._timer is None:

@@ -14,6 +14,7 @@ Reads must offer at least a TLS record (16 KiB), so that OpenSSL never keeps dec
 
 from __future__ import annotations
 
+import _socket
 import socket
 import ssl
 import struct
@@ -56,7 +57,7 @@ class Stream:
         "stalled_since",
     )
 
-    def __init__(self, loop: Loop, sock: socket.socket, callback: Callable[[int], None]) -> None:
+    def __init__(self, loop: Loop, sock: _socket.socket, callback: Callable[[int], None]) -> None:
         self.loop = loop
         self.sock = sock
         self.fd = sock.fileno()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nono.errors import NonoError, UpstreamError
 from nono.proxy.answer import answer
-from nono.proxy.conversation import Ends
+from nono.proxy.conversation import ClientGone, Ends
 from nono.proxy.framing import (
     CHUNKED,
     UNTIL_CLOSE,
@@ -149,11 +149,11 @@ class UpstreamHalf(Ends):
 
     def _relay_answer(self, upstream: Upstream) -> None:
         """Forward what arrived of the answer's body: as soon as it is here, but many full TLS records at once."""
-        services = self._services
+        services, client = self._services, self._client
         view = services.view
         left = self._answer_left
         size = 0
-        ended = lost = False
+        ended = lost = whole = False
         try:
             size = upstream.recv_into(view)
             if not size:
@@ -172,39 +172,37 @@ class UpstreamHalf(Ends):
         except OSError:
             ended = lost = True
         if size:
+            if left >= 0:
+                if size >= left:
+                    if size > left:
+                        upstream.reusable = False
+                        size = left
+                    whole = True
+                self._answer_left = left - size
+            elif left == CHUNKED:
+                assert self._answer_scanner is not None
+                try:
+                    end = self._answer_scanner.feed(services.buffer, 0, size)
+                except FramingError:
+                    self._answer_broke()
+                    return
+                if end >= 0:
+                    if end < size:
+                        upstream.reusable = False
+                        size = end
+                    whole = True
+            self._bytes_down += size
             try:
-                self._forward_answer(upstream, size)
-            except FramingError:
-                self._answer_broke()
-                return
+                client.write(view[:size])
+            except OSError:
+                raise ClientGone from None
+            if whole:
+                self.upstream_state = UPSTREAM[self.upstream_state][END]
+                self._answered()
+            elif client.queued:
+                upstream.pause()
         if ended and self._upstream is upstream and self.upstream_state == BODY:
             self._upstream_lost(clean=not lost)
-
-    def _forward_answer(self, upstream: Upstream, size: int) -> None:
-        services, left = self._services, self._answer_left
-        whole = False
-        if left >= 0:
-            if size >= left:
-                if size > left:
-                    upstream.reusable = False
-                    size = left
-                whole = True
-            self._answer_left = left - size
-        elif left == CHUNKED:
-            assert self._answer_scanner is not None
-            end = self._answer_scanner.feed(services.buffer, 0, size)
-            if end >= 0:
-                if end < size:
-                    upstream.reusable = False
-                    size = end
-                whole = True
-        self._bytes_down += size
-        self._to_client(services.view[:size])
-        if whole:
-            self.upstream_state = UPSTREAM[self.upstream_state][END]
-            self._answered()
-        elif self._client.queued:
-            upstream.pause()
 
     def _answered(self) -> None:
         """The answer's last byte was forwarded, or the request's last byte was read: what do both halves mean?"""

@@ -112,6 +112,7 @@ class ClientHalf(UpstreamHalf):
     def _begin(self, head: bytes) -> None:
         services = self._services
         self._started = self._since = services.loop.now
+        self._under_way = True
         self._was_used = True
         self._head = head
         try:

@@ -23,7 +23,6 @@ from nono.proxy.state import (
     BODY,
     CLIENT,
     CLOSING,
-    HEAD,
     IDLE,
     REFUSED,
 )
@@ -64,6 +63,7 @@ class Ends:
         "_status",
         "_target",
         "_tunnel",
+        "_under_way",
         "_upstream",
         "_was_used",
         "client_state",
@@ -100,19 +100,21 @@ class Ends:
         self._bytes_up = self._bytes_down = 0
         self._status = 0
         self._started = 0.0
+        self._under_way = False  # from the request's head until it was reported: each is, exactly once
 
-    def close(self) -> None:
-        """Close at once whatever is open."""
-        if self._tunnel is not None:
-            self._tunnel.close()
+    def close(self, reason: str = "the run ended") -> None:
+        """Close at once whatever is open, and report the exchange or tunnel that is cut off by it."""
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            tunnel.close()  # it reports, with the bytes it has moved
+        self._report("cut_off", reason)
         self._let_upstream_go()
         if self._client.fd >= 0:
             self._client.close()
             self._services.closed(self)
 
     def _client_left(self, reason: str = "the client left") -> None:
-        if self.client_state not in (IDLE, HEAD, CLOSING):
-            self._report("client_left", reason)
+        self._report("client_left", reason)
         self.close()
 
     def _refuse(self, error: NonoError) -> None:
@@ -120,8 +122,9 @@ class Ends:
         assert isinstance(error, (Refusal, UpstreamError))
         self._let_upstream_go()
         head_only = self._head.startswith(b"HEAD ")
-        if not self._started:
+        if not self._started:  # its head never was complete
             self._started = self._since
+            self._under_way = True
         if self._status == 0:
             self._status = error.status
             text = answer(error.status, error.code, str(error), close=True, head_only=head_only)
@@ -149,6 +152,7 @@ class Ends:
 
     def _failed_inside(self) -> None:
         """A bug of ours: this conversation ends, the others go on. The audit says so; no detail is shown to anyone."""
+        self._under_way = True  # also where this exchange was reported already, or none has begun
         try:
             self._report("internal_error", "an error inside nono; please report it")
         except Exception:  # noqa: BLE001 - the audit itself may be what failed
@@ -180,6 +184,9 @@ class Ends:
             upstream.pool.discard(upstream)
 
     def _report(self, code: str, reason: str = "") -> None:
+        if not self._under_way:
+            return
+        self._under_way = False
         outgoing, target = self._outgoing, self._target
         now = self._services.loop.now
         if outgoing is not None:

@@ -213,8 +213,8 @@ class UpstreamHalf(Ends):
             # Answered before the body ended: neither this connection nor the rest of the body is of use.
             self._let_upstream_go()
             self._since = self._services.loop.now
+            self._report("")
             if self._close_after:
-                self._report("")
                 self._hang_up()
             else:
                 self.client_state = CLIENT[self.client_state][DEAF]
@@ -268,10 +268,12 @@ class UpstreamHalf(Ends):
         tunnel.begin(early)
 
     def _tunnel_over(self, bytes_up: int, bytes_down: int) -> None:
+        is_cut_off = self._tunnel is None  # by `close`
         self._tunnel = None
         self._bytes_up += bytes_up
         self._bytes_down += bytes_down
-        self._report("")
+        if not is_cut_off:
+            self._report("")
         self._services.closed(self)
 
     def _upstream_lost(self, clean: bool) -> None:

@@ -55,11 +55,13 @@ class Stage:
         self.answer: list[bytes] = []
         self.end = "keep"
         self.early = False
+        self.heads = 0
         self.upstream = Upstream(self.script, context)  # type: ignore[arg-type]
         self.proxy = RunningProxy([route("api", self.upstream.url, authority.ca)])
 
     def script(self, connection: Connection) -> None:
         while (head := connection.read_head()) is not None:
+            self.heads += 1
             if not self.early:
                 connection.note(head, connection.read_body(head[2]))
             for piece in self.answer:
@@ -99,7 +101,7 @@ def test_every_byte_arrives_however_it_is_split(
     interims = b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n" * interim
     answer = interims + f"HTTP/1.1 200 OK\r\n{answer_header}\r\n".encode() + answer_body
     stage.answer, stage.end, stage.early = list(split(answer, answer_cuts)), "keep", early
-    seen = len(stage.upstream.requests)
+    seen, told = len(stage.upstream.requests), len(stage.proxy.exchanges)
     with Client(stage.proxy) as client:
         head = f"POST /api/x HTTP/1.1\r\nHost: a\r\n{bearer()}\r\n{header}\r\n".encode()
         sender = threading.Thread(target=lambda: [client.send(p) for p in split(head + body, request_cuts) if p])
@@ -116,6 +118,7 @@ def test_every_byte_arrives_however_it_is_split(
     if not early:
         assert stage.upstream.requests[seen].body == body
     stage.proxy.settle(lambda: stage.proxy.proxy.connections == 0)
+    assert [(e.status, e.code) for e in stage.proxy.exchanges[told:]] == [(200, ""), (200, "")]
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -132,7 +135,7 @@ def test_answer_cut_off_anywhere_never_looks_complete(
 ) -> None:
     header, body = framed(answer_framing, answer_body)
     whole = f"HTTP/1.1 200 OK\r\n{header}\r\n".encode() + (body or answer_body)
-    part = whole[: cut_at % len(whole)]
+    part, told = whole[: cut_at % len(whole)], len(stage.proxy.exchanges)
     stage.answer, stage.end, stage.early = list(split(part, cuts)), end, False
     with Client(stage.proxy) as client:
         client.request("POST", "/api/x", bearer(), body=request_body)
@@ -147,6 +150,7 @@ def test_answer_cut_off_anywhere_never_looks_complete(
         elif got is not None:
             assert got.status == 502
     stage.proxy.settle(lambda: stage.proxy.proxy.connections == 0)
+    assert len(stage.proxy.exchanges) == told + 1
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -158,6 +162,7 @@ def test_answer_cut_off_anywhere_never_looks_complete(
 def test_client_may_end_anywhere(stage: Stage, data: bytes, cut_at: int, how: str) -> None:
     stage.answer, stage.end, stage.early = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"], "keep", False
     request = f"POST /api/x HTTP/1.1\r\nHost: a\r\n{bearer()}\r\nContent-Length: 20\r\n\r\n".encode() + bytes(20) + data
+    heads, told = stage.heads, len(stage.proxy.exchanges)
     with Client(stage.proxy) as client:
         client.send(request[:cut_at])
         if how == "reset":
@@ -170,6 +175,8 @@ def test_client_may_end_anywhere(stage: Stage, data: bytes, cut_at: int, how: st
             except ConnectionResetError:
                 pass
     stage.proxy.settle(lambda: stage.proxy.proxy.connections == 0)
+    posts = [e for e in stage.proxy.exchanges[told:] if (e.method, e.path) == ("POST", "/x")]
+    assert stage.heads - heads <= len(posts) <= 1
     with Client(stage.proxy) as client:
         assert client.get("/api/x").body == b"ok"
 

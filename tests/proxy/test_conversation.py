@@ -1,0 +1,119 @@
+"""Each exchange is told to the audit exactly once, however it ends; and each ends."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from nono.policy.allowlist import Allowlist
+from nono.proxy.pins import Pins
+from nono.proxy.server import Limits
+from tests.fakes import Connection, Upstream
+from tests.proxy.harness import TOKEN, Client, RunningProxy, route
+
+BEARER = f"Authorization: Bearer {TOKEN.decode()}"
+
+
+def head(*headers: str, method: str = "POST", target: str = "/api/x") -> bytes:
+    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: a", BEARER, *headers, "", ""]).encode()
+
+
+def silent(connection: Connection) -> None:
+    """Take a head, say nothing."""
+    asked = connection.read_head()
+    if asked is not None:
+        connection.note(asked)
+        connection.wait_closed()
+
+
+def told(proxy: RunningProxy) -> list[tuple[str, int, str]]:
+    return [(e.method, e.status, e.code) for e in proxy.exchanges]
+
+
+# -- the run ends
+
+
+@pytest.mark.parametrize("body", ["whole", "part"])
+def test_an_exchange_under_way_when_the_run_ends_is_reported_once(body: str) -> None:
+    with Upstream(silent) as upstream:
+        proxy = RunningProxy([route("api", upstream.url)])
+        with Client(proxy) as client:
+            client.send(head("Content-Length: 2") + (b"hi" if body == "whole" else b"h"))
+            upstream.wait(lambda: len(upstream.requests) == 1)
+            proxy.close()
+            proxy.proxy.close()
+    assert told(proxy) == [("POST", 0, "cut_off")]
+    assert proxy.exchanges[0].reason == "the run ended"
+    assert proxy.exchanges[0].path == "/x"
+
+
+def test_a_stream_under_way_when_the_drain_ends_is_reported_once() -> None:
+    drained = threading.Event()
+    with Upstream() as plain, RunningProxy([route("api", plain.url)]) as proxy, Client(proxy) as client:
+        client.send(head(method="GET", target="/api/gated/2"))
+        plain.gate.release()
+        client.read_until(b'{"n": 0}')
+        proxy.call(lambda: proxy.proxy.drain(0.01, drained.set))
+        assert drained.wait(20)
+        plain.gate.release()
+    assert told(proxy) == [("GET", 200, "cut_off")]
+
+
+def test_a_tunnel_that_stands_when_the_run_ends_is_reported_once_with_its_bytes() -> None:
+    def echo(connection: Connection) -> None:
+        while data := connection.sock.recv(100):
+            connection.send(data)
+
+    with Upstream(echo) as upstream:
+        here = f"127.0.0.1:{upstream.port}"
+        proxy = RunningProxy([], Allowlist([here]), pins=lambda loop: Pins(loop, check=lambda *_: True))
+        with Client(proxy) as client:
+            client.send(f"CONNECT {here} HTTP/1.1\r\nHost: {here}\r\nProxy-{BEARER}\r\n\r\n".encode())
+            client.read_until(b"\r\n\r\n")
+            client.send(b"hello")
+            client.read_until(b"hello")
+            proxy.close()
+    assert [(e.method, e.code, e.bytes_up, e.bytes_down) for e in proxy.exchanges] == [("CONNECT", "cut_off", 5, 5)]
+
+
+def test_idle_and_answered_connections_are_not_reported_again_when_the_run_ends() -> None:
+    with Upstream() as upstream, RunningProxy([route("api", upstream.url)]) as proxy:
+        with Client(proxy) as client, Client(proxy) as partial, Client(proxy) as refused:
+            assert client.get("/api/x").status == 200
+            partial.send(b"GET /api/")
+            refused.send(b"nonsense\r\n\r\n")
+            assert refused.answer().status == 400
+            proxy.call(proxy.proxy.close)
+    assert [(e.status, e.code) for e in proxy.exchanges] == [(200, ""), (400, "bad_request")]
+
+
+# -- an answer before the request's end
+
+
+def test_an_early_answer_is_reported_once_though_the_body_never_comes() -> None:
+    def early(connection: Connection) -> None:
+        asked = connection.read_head()
+        assert asked is not None
+        connection.answer(200, b"no need")
+        connection.wait_closed()
+
+    with Upstream(early) as upstream, RunningProxy([route("api", upstream.url)], limits=Limits(linger_s=0.05)) as proxy:
+        with Client(proxy) as client:
+            client.send(head("Content-Length: 50"))
+            assert client.answer().status == 200
+            while client.read():  # until the proxy has waited long enough for the body
+                pass
+        proxy.settle(lambda: proxy.proxy.connections == 0)
+    assert told(proxy) == [("POST", 200, "")]
+
+
+def test_a_client_that_resets_while_it_is_refused_is_reported_once() -> None:
+    with Upstream(silent) as upstream, RunningProxy([route("api", upstream.url)]) as proxy:
+        for _ in range(20):
+            with Client(proxy) as client:
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                client.send(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
+        proxy.settle(lambda: proxy.proxy.connections == 0)
+    assert len(proxy.exchanges) <= 20

@@ -295,6 +295,7 @@ class ClientHalf(UpstreamHalf):
         if upstream is None or upstream.fd < 0:
             return
         upstream.reusable = False
+        self._deaf = True
         upstream.forget_queue()
         self._upstream_readable(upstream)  # an answer, or the loss that leads to the retry
         if self._upstream is upstream:

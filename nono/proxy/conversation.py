@@ -46,6 +46,7 @@ class Ends:
         "_bytes_up",
         "_client",
         "_close_after",
+        "_deaf",
         "_dial",
         "_head",
         "_inbox",
@@ -93,7 +94,7 @@ class Ends:
         self._left = 0
         self._request_scanner: ChunkScanner | None = None
         self._replay: bytes | None = None
-        self._reused = self._retried = self._close_after = False
+        self._reused = self._retried = self._close_after = self._deaf = False
         self._answer_inbox = b""
         self._answer_left = 0
         self._answer_scanner: ChunkScanner | None = None

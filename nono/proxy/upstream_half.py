@@ -280,6 +280,9 @@ class UpstreamHalf(Ends):
         """The upstream's connection ended. clean: in the way that ends a close-delimited answer."""
         state = self.upstream_state
         if state == BODY:
+            upstream = self._upstream
+            if self._deaf and upstream is not None and not upstream.tls:
+                clean = False  # a write was told of the reset, so the read that follows sees an end like any other
             if clean and self._answer_left == UNTIL_CLOSE:
                 self.upstream_state = UPSTREAM[state][END]
                 self._answered()
@@ -293,6 +296,7 @@ class UpstreamHalf(Ends):
                 self._refuse_lost()
                 return
             self._retried = True
+            self._deaf = False
             if self.client_state == BODY:
                 self._client.pause()
             self._find_fresh()

@@ -117,3 +117,36 @@ def test_a_client_that_resets_while_it_is_refused_is_reported_once() -> None:
                 client.send(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
         proxy.settle(lambda: proxy.proxy.connections == 0)
     assert len(proxy.exchanges) <= 20
+
+
+# -- the upstream breaks off
+
+
+def test_an_answer_cut_by_a_reset_that_a_write_was_told_of_does_not_look_complete() -> None:
+    begun, gone = threading.Event(), threading.Event()
+
+    def cut(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(b"HTTP/1.1 200 OK\r\n\r\nfirst part")
+        assert begun.wait(20)
+        connection.sock.recv(1)
+        connection.reset()
+        gone.set()
+
+    with Upstream(cut) as upstream, RunningProxy([route("api", upstream.url)]) as proxy, Client(proxy) as client:
+        client.send(head("Content-Length: 40"))
+        client.read_until(b"first part")
+
+        def write_before_reading() -> None:
+            conversation = next(iter(proxy.proxy._conversations))
+            client.send(b"x" * 10)
+            conversation._client_readable()
+            begun.set()
+            assert gone.wait(20)
+            client.send(b"x" * 10)  # in one turn of the loop: the write is told of the reset, the read sees an end
+            conversation._client_readable()
+
+        proxy.call(write_before_reading)
+        with pytest.raises(ConnectionResetError):
+            client.read()
+    assert told(proxy) == [("POST", 200, "upstream_broke")]

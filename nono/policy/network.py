@@ -105,6 +105,10 @@ def _presentation(fields: Mapping[str, Any], fail: Any) -> Presentation:
         raise fail("path_pattern", "must hold {} once, e.g. '/bot{}/', with inject_mode url_path")
     if replacement and replacement.count("{}") != 1:
         raise fail("path_replacement", "must hold {} once")
+    if mode == "url_path":
+        for field, text in (("path_pattern", pattern), ("path_replacement", replacement or pattern)):
+            if not text.startswith("/") or text.partition("{}")[2][:1] not in ("", "/"):
+                raise fail(field, "must begin with '/' and have '/' or nothing behind {}, e.g. '/bot{}/'")
     query = fields.get("query_param_name") or ""
     if mode == "query_param" and not _TOKEN.issuperset(query or " "):
         raise fail("query_param_name", "must name the parameter with inject_mode query_param")

@@ -11,6 +11,9 @@ whatever it holds: the usual headers, the route's own, and Proxy-Authorization. 
 holds the token, or where it is the route's own (or `key` beside x-goog-api-key, which Google reads as the same thing);
 another service's `key=` is no credential and stays.
 
+A token in the path is cut out of it, or replaced where the route injects there. Either makes another path, so it is
+judged again; endpoint rules see the path that will be forwarded.
+
 Comparisons are `hmac.compare_digest` on bytes: their time says nothing about the token.
 """
 
@@ -23,7 +26,7 @@ from typing import NamedTuple
 from nono.errors import Refusal
 from nono.policy.routes import Presentation, Route
 from nono.proxy.head import RequestHead
-from nono.proxy.route import RouteMatch
+from nono.proxy.route import RouteMatch, check_endpoint, check_path
 
 STANDARD_HEADERS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"))
 
@@ -32,7 +35,8 @@ class Grant(NamedTuple):
     """A request for a route whose token was accepted.
 
     dropped: indices into head.lines of every credential place.
-    path, query: without the token; with inject mode url_path, `path` holds what stood around the token as a pair.
+    path, query: without the token. path_after_token: with inject mode url_path, what stood behind the token's segment
+    (empty, or beginning with /), and `path` is what stood before it; else None.
     """
 
     head: RequestHead
@@ -51,6 +55,7 @@ class Places(NamedTuple):
     queries: frozenset[bytes]
     dropped_queries: frozenset[bytes]
     paths: tuple[tuple[bytes, bytes], ...]  # what stands before and after the token in the path
+    path_around: tuple[bytes, bytes] | None  # the same for the credential, where the route injects it in the path
 
 
 def places(route: Route) -> Places:
@@ -75,7 +80,12 @@ def places(route: Route) -> Places:
             dropped_queries.add(presentation.query_param_name.encode())
         elif presentation.inject_mode == "url_path":
             paths.append(split_format(presentation.path_pattern))
-    return Places(frozenset(headers), tuple(formats), frozenset(queries), frozenset(dropped_queries), tuple(paths))
+    around = None
+    if route.inject.inject_mode == "url_path":
+        around = split_format(route.inject.path_replacement or route.inject.path_pattern)
+    return Places(
+        frozenset(headers), tuple(formats), frozenset(queries), frozenset(dropped_queries), tuple(paths), around
+    )
 
 
 def split_format(text: str) -> tuple[bytes, bytes]:
@@ -85,7 +95,7 @@ def split_format(text: str) -> tuple[bytes, bytes]:
 
 
 def authenticate(head: RequestHead, match: RouteMatch, where: Places, token: bytes) -> Grant:
-    """Return the Grant for a route's request. Raises Refusal 401."""
+    """Return the Grant for a route's request. Raises Refusal 401, or 400 and 403 for what is left of its path."""
     found = present = False
     dropped: list[int] = []
     for index, name, value in head.fields:
@@ -107,12 +117,13 @@ def authenticate(head: RequestHead, match: RouteMatch, where: Places, token: byt
     for before_token, after_token in where.paths:
         start = path.find(before_token)
         end = start + len(before_token) + len(token)
-        if start >= 0 and path[end : end + len(after_token)] == after_token:
-            start += len(before_token)
+        # Whole segments only: the token's segment ends where the pattern does, or before a slash that stays.
+        rest_at = end + len(after_token.rstrip(b"/"))
+        if start >= 0 and path[end : end + len(after_token)] == after_token and path[rest_at : rest_at + 1] in _ENDS:
             present = True
-            if compare_digest(path[start:end], token):
+            if compare_digest(path[start + len(before_token) : end], token):
                 found = True
-                path, after = path[: start - len(before_token)], path[end + len(after_token) :]
+                path, after = path[:start], path[rest_at:]
                 break
     if not found:
         name_text = match.destination.bound.route.name
@@ -121,7 +132,25 @@ def authenticate(head: RequestHead, match: RouteMatch, where: Places, token: byt
         else:
             message = f"No token was sent to '{name_text}'; send $NONO_PROXY_TOKEN where the API key belongs."
         raise Refusal(401, "token_wrong" if present else "token_missing", message)
+    judged = path
+    if after is not None:
+        if where.path_around is None:
+            path, after = path.rstrip(b"/") + b"/" + after.lstrip(b"/"), None
+            judged = path
+        else:  # the token stands in for the credential
+            left, right = where.path_around
+            judged = path + left + token + join_path(right, after)
+        check_path(judged)
+    check_endpoint(match.destination, head, judged)
     return Grant(head, match, dropped, path, after, query)
+
+
+_ENDS = (b"", b"/")
+
+
+def join_path(left: bytes, right: bytes) -> bytes:
+    """`left`, and what follows it (empty, or beginning with /), with one slash between them."""
+    return left.rstrip(b"/") + right if right else left
 
 
 def authenticate_proxy(head: RequestHead, token: bytes) -> None:

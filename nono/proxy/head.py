@@ -59,10 +59,12 @@ _CREDENTIALS = frozenset(
         b"x-api-key",
         b"x-goog-api-key",
         b"api-key",
-        # not credentials, but endpoint rules look at them
+        # not credentials, but endpoint rules look at them, also where they are written with `_`
         b"x-http-method-override",
         b"x-http-method",
         b"x-method-override",
+        b"x-original-url",
+        b"x-rewrite-url",
     )
 )
 # What `Connection` must not list: these are end-to-end and something depends on each of them.
@@ -367,7 +369,7 @@ class HeadReader:
     def _learn(self, memo: _Lines, lines: list[bytes], unseen: list[Field]) -> None:
         never = self._never
         for index, name, value in unseen:
-            if name not in never and name[:6] != b"proxy-":
+            if name.replace(b"_", b"-") not in never and name[:6] != b"proxy-":
                 memo.add(lines[index], name, value)
 
     def _connection(self, value: bytes) -> tuple[bool, bool, frozenset[bytes]]:

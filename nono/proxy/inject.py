@@ -25,9 +25,9 @@ from typing import NamedTuple, Protocol
 
 from nono.errors import PolicyError, Refusal
 from nono.policy.routes import Presentation
-from nono.proxy.authenticate import Grant, split_format
+from nono.proxy.authenticate import Grant, join_path, split_format
 from nono.proxy.head import HOP_BY_HOP, MESSAGE_HEADERS, RequestHead
-from nono.proxy.route import Destination, HostTarget, Origin
+from nono.proxy.route import Destination, HostTarget, Origin, is_ambiguous
 
 RAW = 0
 PERCENT = 1
@@ -117,25 +117,25 @@ def plan(grant: Grant, how: Injection, token: bytes) -> Outgoing:
     after_token = grant.path_after_token
     lines = forwarded_lines(head, dropped, how.authority)
     if how.encoding != PERCENT:  # in a header line
-        start = b"%b %b HTTP/1.1" % (head.method, _target(destination.base + path + (after_token or b""), grant.query))
+        start = b"%b %b HTTP/1.1" % (head.method, _target(destination.base + path, grant.query))
         before, after = around(start, lines, dropped[0] if dropped else len(lines), how)
     else:
         after = b"\r\n".join([b" HTTP/1.1", *filter(None, lines), b"\r\n"])
         if how.mode == "query_param":
-            target = _target(destination.base + path + (after_token or b""), grant.query)
+            target = _target(destination.base + path, grant.query)
             before = b"%b %b%b%b" % (head.method, target, b"&" if grant.query else b"?", how.left)
         elif after_token is None:
             raise Refusal(401, "token_missing", "This route takes its token in the path, where the API key belongs.")
         else:
             before = b"%b %b%b" % (head.method, destination.base + path, how.left)
-            rest = after_token if grant.query is None else b"%b?%b" % (after_token, grant.query)
-            after = how.right + rest + after
+            rest = join_path(how.right, after_token)
+            path = b"%b%b***%b" % (path, how.left, rest)  # as the audit shows it
+            after = (rest if grant.query is None else b"%b?%b" % (rest, grant.query)) + after
     if token in before or token in after:
         raise Refusal(400, "token_misplaced", "The session token stands in the request outside a credential's place.")
     secret = how.secret
     fits = secret is not None and len(before) + 3 * len(secret) + 4 + len(after) <= SLOT_BYTES
-    shown_path = path if after_token is None else path + b"***" + after_token
-    shown = Shown(bound.route.name, how.shown_host, head.method.decode(), shown_path.decode() or "/")
+    shown = Shown(bound.route.name, how.shown_host, head.method.decode(), path.decode() or "/")
     return Outgoing(
         before, after, how.encoding, fits, secret, destination.origin, head.method, head.length, head.close,
         head.expects_continue, head.upgrade, shown,
@@ -212,6 +212,10 @@ def _check_one(name: str, how: Presentation) -> None:
         for pattern in (how.path_pattern, how.path_replacement or how.path_pattern):
             if pattern.count("{}") != 1 or not pattern.isascii() or any(c in " ?#\r\n" for c in pattern):
                 raise PolicyError(f"route '{name}': inject_mode url_path needs path_pattern with {{}} once")
+            if pattern[0] != "/" or pattern.partition("{}")[2][:1] not in ("", "/"):
+                raise PolicyError(f"route '{name}': path_pattern must begin with / and have / or nothing behind {{}}")
+            if is_ambiguous(pattern.encode()):
+                raise PolicyError(f"route '{name}': path_pattern must not have dot segments")
 
 
 class LockedBuffer(Protocol):

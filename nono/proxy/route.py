@@ -10,7 +10,9 @@ Three forms of target (RFC 9112 section 3.2):
     HOST:PORT              authority-form, with CONNECT only: a host for the allowlist
 
 Paths are never normalised: what has two readings (dot segments in any encoding, `\\`, NUL) is refused. Endpoint rules
-are matched against `rest` without the query, byte for byte, so `*` matches one segment with any escapes in it.
+are matched against the path as it is forwarded, without the query, byte for byte; `*` matches one segment, or part of
+one, with any escapes in it but a slash's. They are judged once the token was accepted (`authenticate`), which may cut
+the token out of the path.
 """
 
 from __future__ import annotations
@@ -58,13 +60,20 @@ class Origin(NamedTuple):
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
+class Glob(NamedTuple):
+    """The path of an endpoint rule. `**` is None; any other segment is what stands around each `*` of it."""
+
+    segments: tuple[tuple[bytes, ...] | None, ...]
+    may_end_with_slash: bool
+
+
 class Destination(NamedTuple):
     """A bound route, with what is computed once: its origin, base path and compiled endpoint rules."""
 
     bound: BoundRoute
     origin: Origin
     base: bytes
-    rules: tuple[tuple[bytes, re.Pattern[bytes]], ...]
+    rules: tuple[tuple[bytes, Glob], ...]
 
 
 class RouteMatch(NamedTuple):
@@ -96,7 +105,12 @@ _ABSOLUTE = re.compile(rb"http://(\[[0-9A-Fa-f:.]+\]|[^/\[\]:@?#\\]+)(?::([0-9]{
 _KEPT_TARGETS = 512
 _KEPT_TARGET_BYTES = 512
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
-_METHOD_OVERRIDES = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
+# Would let the upstream see another method or path than the one judged here.
+_OVERRIDES = frozenset(
+    (b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url")
+)
+_ECHOING = frozenset((b"TRACE", b"TRACK"))  # some servers answer them in any case of letters
+_MAX_PEELS = 4
 
 
 class Router:
@@ -114,17 +128,16 @@ class Router:
         return list(self._by_name.values())
 
     def route(self, head: RequestHead) -> RouteMatch | ConnectTarget | HostTarget:
-        """Raises Refusal: 400, 403 (endpoint), 404, 405, 414."""
+        """Raises Refusal: 400, 404, 405, 414."""
         method, target = head.method, head.target
         match = self._matches.get(target)
-        if match is not None and method != b"TRACE" and method != b"CONNECT":
-            self._check_endpoint(match, head)
+        if match is not None and method != b"CONNECT" and method.upper() not in _ECHOING:
             return match
         if len(target) > self._max_target_bytes:
             raise Refusal(414, "uri_too_long", f"The request target is longer than {self._max_target_bytes} bytes.")
         if method == b"CONNECT":
             return _connect_target(head)
-        if method == b"TRACE":
+        if method.upper() in _ECHOING:
             raise Refusal(405, "method_not_allowed", "TRACE would echo the credential and is not allowed.")
         if target[:1] != b"/":
             whole = _ABSOLUTE(target)
@@ -152,22 +165,27 @@ class Router:
             known = ", ".join("/" + name.decode() for name in self._by_name) or "none"
             raise Refusal(404, "unknown_route", f"No route of that name. Routes of this proxy: {known}.")
         path = slash + rest
-        if is_ambiguous(path):
-            raise Refusal(400, "ambiguous_path", "The path has dot segments, a backslash or NUL; send it resolved.")
+        check_path(path)
         match = RouteMatch(found, path, query if mark else None)
-        self._check_endpoint(match, head)
         if target is head.target and len(target) <= _KEPT_TARGET_BYTES:
             if len(self._matches) >= _KEPT_TARGETS:
                 self._matches.clear()
             self._matches[target] = match
         return match
 
-    def _check_endpoint(self, match: RouteMatch, head: RequestHead) -> None:
-        found = match.destination
-        if found.rules and not _endpoint_allowed(found.rules, head, match.path):
-            allowed = ", ".join(f"{rule.method} {rule.path}" for rule in found.bound.route.endpoint_rules)
-            message = f"This endpoint of '{found.bound.route.name}' is not granted. Granted: {allowed}."
-            raise Refusal(403, "endpoint_denied", message)
+
+def check_path(path: bytes) -> None:
+    """Raise Refusal 400 for a path that has two readings."""
+    if is_ambiguous(path):
+        raise Refusal(400, "ambiguous_path", "The path has dot segments, a backslash or NUL; send it resolved.")
+
+
+def check_endpoint(found: Destination, head: RequestHead, path: bytes) -> None:
+    """Raise Refusal 403 unless an endpoint rule grants `path`, as it will be forwarded; no rules grant everything."""
+    if found.rules and not _endpoint_allowed(found.rules, head, path):
+        allowed = ", ".join(f"{rule.method} {rule.path}" for rule in found.bound.route.endpoint_rules)
+        message = f"This endpoint of '{found.bound.route.name}' is not granted. Granted: {allowed}."
+        raise Refusal(403, "endpoint_denied", message)
 
 
 def destination(bound: BoundRoute) -> Destination:
@@ -198,14 +216,15 @@ def destination(bound: BoundRoute) -> Destination:
 def is_ambiguous(path: bytes) -> bool:
     """Whether upstreams may read this path in two ways. `path` is without the query.
 
-    Every layer of percent-encoding is peeled, because some servers decode twice; so is a path parameter (`..;x`),
-    which Java servers drop, and the overlong UTF-8 forms of `.`, `/` and `\\`.
+    Layers of percent-encoding are peeled, because some servers decode twice; so is a path parameter (`..;x`),
+    which Java servers drop, and the overlong UTF-8 forms of `.`, `/` and `\\`. A path with more layers than
+    _MAX_PEELS is ambiguous whatever is under them: peeling all that an agent sends would hold up other requests.
     """
     if b"\\" in path or b"\0" in path:
         return True
     if b"." not in path and b"%" not in path:
         return False
-    while True:
+    for _ in range(1 + _MAX_PEELS):
         if b"\\" in path or b"\0" in path:
             return True
         for segment in path.split(b"/"):
@@ -215,6 +234,7 @@ def is_ambiguous(path: bytes) -> bool:
         if peeled == path:
             return False
         path = peeled
+    return True
 
 
 # Only the octets that matter are peeled; the others cannot make a dot segment.
@@ -227,21 +247,70 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return bytes((int(digits, 16),)) if digits else _OVERLONG[match[0].lower()]
 
 
-def _glob(rule: EndpointRule) -> re.Pattern[bytes]:
+def _glob(rule: EndpointRule) -> Glob:
     """`*` is one segment or part of one, `**` any number of segments, also none."""
-    parts: list[str] = []
-    for segment in rule.path.strip("/").split("/"):
-        if segment == "**":
-            parts.append("(?:/[^/]*)*")
+    texts = rule.path.strip("/").split("/")
+    segments = tuple(None if text == "**" else tuple(text.encode().split(b"*")) for text in texts)
+    return Glob(segments, rule.path.endswith("/"))
+
+
+def _endpoint_allowed(rules: tuple[tuple[bytes, Glob], ...], head: RequestHead, path: bytes) -> bool:
+    if any(name.replace(b"_", b"-") in _OVERRIDES for _, name, _ in head.fields):
+        return False  # many servers read `_` in a header's name as `-`
+    segments = (path or b"/")[1:].split(b"/")
+    return any(method in (b"*", head.method) and _glob_fits(glob, segments) for method, glob in rules)
+
+
+def _glob_fits(glob: Glob, segments: list[bytes]) -> bool:
+    if _segments_fit(glob.segments, segments):
+        return True
+    ends_with_slash = len(segments) > 1 and not segments[-1]
+    return glob.may_end_with_slash and ends_with_slash and _segments_fit(glob.segments, segments[:-1])
+
+
+def _segments_fit(pattern: tuple[tuple[bytes, ...] | None, ...], segments: list[bytes]) -> bool:
+    """Match with two indices. Only the last `**` is ever taken back: what an earlier one could give, it can take."""
+    at = place = 0
+    last, resume = -1, 0  # the last `**`, and the segment to go on with when it takes one more
+    while at < len(segments):
+        part = pattern[place] if place < len(pattern) else ()
+        if part is None:
+            last, resume = place, at
+            place += 1
+        elif part and _segment_fits(part, segments[at]):
+            at += 1
+            place += 1
+        elif last >= 0:
+            resume += 1
+            at, place = resume, last + 1
         else:
-            parts.append("/" + "[^/]*".join(re.escape(literal) for literal in segment.split("*")))
-    return re.compile("".join(parts).encode() + (b"/?" if rule.path.endswith("/") else b""), re.S)
+            return False
+    return all(part is None for part in pattern[place:])
 
 
-def _endpoint_allowed(rules: tuple[tuple[bytes, re.Pattern[bytes]], ...], head: RequestHead, path: bytes) -> bool:
-    if any(name in _METHOD_OVERRIDES for _, name, _ in head.fields):
-        return False  # would let the upstream see another method than the one judged here
-    return any(method in (b"*", head.method) and pattern.fullmatch(path or b"/") for method, pattern in rules)
+def _segment_fits(literals: tuple[bytes, ...], segment: bytes) -> bool:
+    """Whether the literals stand in the segment in this order, from its beginning to its end."""
+    first, last = literals[0], literals[-1]
+    if len(literals) == 1:
+        return segment == first
+    if not (segment.startswith(first) and segment.endswith(last) and len(first) + len(last) <= len(segment)):
+        return False
+    at, end = len(first), len(segment) - len(last)
+    for literal in literals[1:-1]:
+        at = segment.find(literal, at, end)
+        if at < 0:
+            return False
+        at += len(literal)
+    # An escaped slash makes two segments for some servers: `*` takes it only where the rule speaks of it.
+    return b"%" not in segment or not _hides_slash(segment) or any(b"%2f" in part.lower() for part in literals)
+
+
+def _hides_slash(segment: bytes) -> bool:
+    for _ in range(_MAX_PEELS):
+        segment = _ESCAPE.sub(_unescape, segment)
+        if b"/" in segment:
+            return True
+    return False
 
 
 def _connect_target(head: RequestHead) -> ConnectTarget:

@@ -9,7 +9,9 @@ import threading
 
 import pytest
 
+from nono.errors import Refusal
 from nono.policy.routes import EndpointRule
+from nono.proxy.judge import Judge
 from nono.proxy.server import Limits
 from tests.fakes import Authority, Upstream
 from tests.proxy.harness import TOKEN, Client, RunningProxy, bearer, route
@@ -317,7 +319,10 @@ def test_too_many_connections_is_503_and_the_others_are_served(upstream: Upstrea
         ("POST", "/chat/completions", 200),
         ("GET", "/chat/completions", 403),
         ("GET", "/repos/a/issues", 200),
-        ("GET", "/repos/a%2Fb/issues", 200),
+        ("GET", "/repos/a%2Fb/issues", 403),
+        ("GET", "/repos/a%252fb/issues", 403),
+        ("GET", "/projects/a%2Fb/issues", 200),
+        ("GET", "/files/a%2Fb", 200),
         ("GET", "/repos/a/b/issues", 403),
         ("GET", "/files/a/b/c", 200),
         ("GET", "/files", 200),
@@ -330,6 +335,7 @@ def test_endpoint_rules(upstream: Upstream, authority: Authority, method: str, p
     rules = (
         EndpointRule("POST", "/chat/completions"),
         EndpointRule("GET", "/repos/*/issues"),
+        EndpointRule("GET", "/projects/*%2F*/issues"),
         EndpointRule("GET", "/files/**"),
         EndpointRule("*", "/any"),
     )
@@ -343,7 +349,37 @@ def test_method_override_does_not_pass_endpoint_rules(upstream: Upstream, author
     with RunningProxy([route("api", upstream.url, authority.ca, endpoint_rules=rules)]) as proxy:
         with Client(proxy) as client:
             assert client.get("/api/x", method="POST").status == 200
-            assert client.get("/api/x", "X-HTTP-Method-Override: DELETE", method="POST").status == 403
+        for name in ("X-HTTP-Method-Override", "X_HTTP_Method-Override", "X-Original-URL", "x_rewrite_url"):
+            with Client(proxy) as client:
+                assert client.get("/api/x", name + ": /x", method="POST").status == 403
+
+
+def test_override_learned_on_a_free_route_does_not_pass_endpoint_rules() -> None:
+    rules = (EndpointRule("POST", "/x"),)
+    routes = [route("free", "https://a.example"), route("api", "https://b.example", endpoint_rules=rules)]
+    judge = Judge(TOKEN, routes, 1, None, 16384)
+    head = f"POST /%s/x HTTP/1.1\r\nHost: a\r\n{bearer()}\r\nX_Original_URL: /y\r\n\r\n"
+    for _ in range(4):
+        judge((head % "free").encode())
+    with pytest.raises(Refusal) as refused:
+        judge((head % "api").encode())
+    assert refused.value.status == 403
+
+
+@pytest.mark.parametrize("method", ["TRACE", "TRACK", "trace", "Track"])
+def test_methods_that_echo_are_405(proxy: RunningProxy, upstream: Upstream, method: str) -> None:
+    with Client(proxy) as client:
+        assert client.get("/api/echo").status == 200
+        assert client.get("/api/echo", method=method).status == 405
+    assert len(upstream.requests) == 1
+
+
+def test_token_is_judged_before_endpoint_rules(upstream: Upstream, authority: Authority) -> None:
+    rules = (EndpointRule("POST", "/x"),)
+    with RunningProxy([route("api", upstream.url, authority.ca, endpoint_rules=rules)]) as proxy:
+        with Client(proxy) as client:
+            client.request("GET", "/api/y")
+            assert client.answer().status == 401
 
 
 def basic(user: bytes, password: bytes) -> str:

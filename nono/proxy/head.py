@@ -26,6 +26,7 @@ Source: RFC 9112; RFC 9110 section 7.6.1.
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from typing import NamedTuple
 
 import h11
@@ -155,16 +156,19 @@ class _Lines:
 
 
 class _AnswerPattern:
-    """An answer's head that was accepted, and how it was forwarded (`lines` has blanks for what was dropped)."""
+    """An answer's head that was accepted, and how it was forwarded."""
 
-    __slots__ = ("_close", "_length", "_lines", "_pattern", "_start", "_status")
+    __slots__ = ("_close", "_length", "_lines", "_pattern", "_positions", "_status")
 
     def __init__(
         self, pattern: Pattern, start: bytes, lines: list[bytes], status: int, length: int, close: bool
     ) -> None:
+        """lines: as they were forwarded, blank where one was dropped; those are fixed in the pattern."""
         self._pattern = pattern
-        self._start = start
-        self._lines = lines
+        kept = pattern.kept(lines)
+        self._lines = [start, *(new for new, line in zip(kept, lines, strict=True) if line)]
+        left = accumulate(map(bool, lines))  # where each raw line stands in `_lines`; nowhere if it was dropped
+        self._positions = [at if line else len(lines) + 1 for at, line in zip(left, lines, strict=True)]
         self._status = status
         self._length = length
         self._close = close
@@ -173,15 +177,15 @@ class _AnswerPattern:
         places = self._pattern.differences(raw_lines)
         if places is None:
             return None
-        lines, length = self._lines.copy(), self._length
+        lines, positions, length = self._lines.copy(), self._positions, self._length
         for place in places:
-            lines[place] = raw_lines[place]
+            lines[positions[place]] = raw_lines[place]
             if place == self._pattern.length_index:
                 read = read_length(raw_lines[place])
                 if read is None:
                     return None
                 length = read
-        return ResponseHead(self._status, [self._start, *filter(None, lines)], length, self._close, b"")
+        return ResponseHead(self._status, lines, length, self._close, b"")
 
 
 class HeadReader:
@@ -364,7 +368,7 @@ class HeadReader:
             elif name in self._never:
                 unkept.add(index)
         pattern = Pattern(raw_lines, fixed, unkept, length_index=length_index)
-        self._answers[key] = _AnswerPattern(pattern, start, pattern.kept(lines), status, length, close)
+        self._answers[key] = _AnswerPattern(pattern, start, lines, status, length, close)
 
     def _learn(self, memo: _Lines, lines: list[bytes], unseen: list[Field]) -> None:
         never = self._never

@@ -75,8 +75,9 @@ class Pattern:
             if not compare_digest(lines[place], expected):
                 return None
             places.remove(place)
+        judged_as = self._judged_as
         for place in places:
-            name, line = self._judged_as[place], lines[place]
+            name, line = judged_as[place], lines[place]
             if name is None or not line.startswith(name):
                 return None
             value = line[len(name) :].strip(b" \t")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,10 +12,8 @@ import pytest
 from nono.loop import READ, WRITE, Loop
 
 
-@pytest.fixture(params=["epoll", "selectors"])
-def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
-    if request.param == "selectors":
-        monkeypatch.delattr(select, "epoll", raising=False)
+@pytest.fixture
+def loop() -> Iterator[Loop]:
     made = Loop()
     yield made
     made.close()

@@ -216,7 +216,9 @@ class ClientHalf(UpstreamHalf):
             body = b""
             left = 0
         elif length == CHUNKED:
-            scanner = self._request_scanner = ChunkScanner(True, self._services.token)
+            scanner = self._request_scanner = ChunkScanner(
+                True, self._services.token, self._services.judge.reader.is_special
+            )
             body = bytes(inbox)
             end = scanner.feed(body, 0, len(body))
             if end >= 0:
@@ -224,6 +226,8 @@ class ClientHalf(UpstreamHalf):
                 body = body[:end]
                 left = 0
             else:
+                _, held = scanner.held_back()
+                body = body[: len(body) - held]
                 self._inbox = b""
                 left = CHUNKED
         else:
@@ -249,6 +253,7 @@ class ClientHalf(UpstreamHalf):
         if not size:
             self._client_left()
             return
+        released, held = b"", 0
         if self._left >= 0:
             taken = min(size, self._left)
             self._left -= taken
@@ -263,6 +268,7 @@ class ClientHalf(UpstreamHalf):
                 self._left = 0
             else:
                 taken = size
+            released, held = self._request_scanner.held_back()
         if taken < size:
             self._inbox = bytes(view[taken:size])
         was_forwarding = self.client_state == BODY
@@ -270,7 +276,11 @@ class ClientHalf(UpstreamHalf):
             self.client_state = CLIENT[self.client_state][END]
             self._since = services.loop.now
         if was_forwarding:
-            self._forward_body(view[:taken])
+            data = view[: taken - held]
+            if released:
+                data = memoryview(released + bytes(data))
+            if data:
+                self._forward_body(data)
         elif not self._left:
             self._answered()
 

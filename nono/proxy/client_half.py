@@ -159,6 +159,7 @@ class ClientHalf(UpstreamHalf):
             slot = services.scratch.take()
             if slot is None:
                 self._upstream = upstream  # bound, so that it is closed with us; not yet in use
+                self._slot_at = self._slot_at or services.loop.now
                 services.scratch.wait(lambda: self._slot_free(upstream))
                 return
         self._upstream = upstream
@@ -193,7 +194,10 @@ class ClientHalf(UpstreamHalf):
         except OSError:
             self._upstream_deaf()
             return
+        if self._left:
+            self._since = services.loop.now
         if upstream.queued:
+            self._slot_at = services.loop.now
             self._client.pause()
         elif self._client.paused and not self._client.queued:
             self._client.resume()
@@ -272,6 +276,8 @@ class ClientHalf(UpstreamHalf):
         if taken < size:
             self._inbox = bytes(view[taken:size])
         was_forwarding = self.client_state == BODY
+        if was_forwarding:
+            self._since = services.loop.now  # not while dropping: a drip must not keep the connection
         if not self._left:
             self.client_state = CLIENT[self.client_state][END]
             self._since = services.loop.now

@@ -60,6 +60,7 @@ class Ends:
         "_scanned",
         "_services",
         "_since",
+        "_slot_at",
         "_started",
         "_status",
         "_target",
@@ -101,6 +102,7 @@ class Ends:
         self._bytes_up = self._bytes_down = 0
         self._status = 0
         self._started = 0.0
+        self._slot_at = 0.0  # since when a slot is waited for, or held by a head that the kernel did not take whole
         self._under_way = False  # from the request's head until it was reported: each is, exactly once
 
     def close(self, reason: str = "the run ended") -> None:

@@ -19,6 +19,8 @@ Nothing is waited for here and there are no timers: the listener calls `check` o
 
 from __future__ import annotations
 
+import select
+
 from nono.errors import Refusal, UpstreamError
 from nono.loop import READ, WRITE
 from nono.proxy.client_half import ClientHalf
@@ -87,6 +89,8 @@ class Conversation(ClientHalf):
         try:
             if client.queued and limits.stalled_write_s and now - client.stalled_since > limits.stalled_write_s:
                 self._client_left("the client stopped reading")
+            elif self._under_way and client.paused and _has_hung_up(client.fd):
+                self._client_left()
             elif state == IDLE:
                 limit = limits.client_idle_s if self._was_used else limits.client_head_s
                 if limit and waited > limit and not client.queued:
@@ -98,15 +102,32 @@ class Conversation(ClientHalf):
                 if waited > limits.linger_s and not client.queued:
                     self.close()
             elif upstream is not None:
-                if upstream.queued and limits.stalled_write_s and now - upstream.stalled_since > limits.stalled_write_s:
-                    self._fail(UpstreamError(504, "upstream_stalled", "The upstream stopped reading the request."))
-                elif 0 < limits.upstream_head_s < waited and state == DONE and self.upstream_state in (AWAITING, HEAD):
-                    message = f"The upstream did not answer in {limits.upstream_head_s:g} s."
-                    self._fail(UpstreamError(504, "head_timeout", message))
+                self._check_exchange(upstream, now)
         except ClientGone:
             self._client_left()
         except Exception:  # noqa: BLE001 - a bug must end one conversation, not all
             self._failed_inside()
+
+    def _check_exchange(self, upstream: Upstream, now: float) -> None:
+        limits, waited, state = self._services.limits, now - self._since, self.client_state
+        if upstream.queued and limits.stalled_write_s and now - upstream.stalled_since > limits.stalled_write_s:
+            self._fail(UpstreamError(504, "upstream_stalled", "The upstream stopped reading the request."))
+        elif upstream.queued and 0 < limits.slot_s < now - self._slot_at and upstream.holds_slot:
+            message = f"The upstream did not take the request's head in {limits.slot_s:g} s."
+            self._fail(UpstreamError(504, "upstream_stalled", message))
+        elif self.upstream_state == IDLE:  # also before a retry
+            if 0 < limits.slot_wait_s < now - self._slot_at:
+                message = "Too many requests wait for upstreams that do not take them; try again."
+                self._fail(UpstreamError(503, "no_slot", message))
+        elif self.upstream_state not in (AWAITING, HEAD):
+            pass  # the answer has begun: it may take its time, and so may the request beside it
+        elif state == DONE:
+            if 0 < limits.upstream_head_s < waited:
+                message = f"The upstream did not answer in {limits.upstream_head_s:g} s."
+                self._fail(UpstreamError(504, "head_timeout", message))
+        elif 0 < limits.client_body_s < waited and not upstream.queued and not self._client.paused:
+            message = f"No byte of the request's body arrived in {limits.client_body_s:g} s."
+            self._refuse(Refusal(408, "slow_body", message))
 
     def _client_writable(self) -> None:
         client = self._client
@@ -132,4 +153,13 @@ class Conversation(ClientHalf):
             self._upstream_deaf()
             return
         if len(self._inbox) < HOLD_BYTES:
+            if self.client_state == BODY:
+                self._since = self._services.loop.now  # its silence was ours
             self._client.resume()
+
+
+def _has_hung_up(fd: int) -> bool:
+    """Whether a client that is not being read has left. Not seen: an end behind more than the kernel's buffer holds."""
+    poll = select.poll()
+    poll.register(fd, getattr(select, "POLLRDHUP", 0))  # Linux; errors and full hang-ups are told everywhere
+    return bool(poll.poll(0))

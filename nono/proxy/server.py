@@ -67,7 +67,8 @@ class Proxy:
             buffer, memoryview(buffer),
         )  # fmt: skip
         seconds = (
-            limits.client_head_s, limits.client_idle_s, limits.upstream_head_s, limits.stalled_write_s, limits.linger_s
+            limits.client_head_s, limits.client_body_s, limits.client_idle_s, limits.upstream_head_s,
+            limits.stalled_write_s, limits.linger_s, limits.slot_s, limits.slot_wait_s,
         )  # fmt: skip
         self._check_s = min([_MAX_CHECK_S, *(s / 4 for s in seconds if s)])
         self._timer: Timer | None = None

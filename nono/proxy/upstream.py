@@ -14,10 +14,12 @@ TLS sessions are kept per origin and offered on the next dial: an abbreviated ha
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
 import ssl
+import termios
 from collections.abc import Callable
 from errno import EINPROGRESS
 from typing import NamedTuple, Protocol
@@ -77,6 +79,19 @@ class Upstream(Stream):
         except OSError:
             return False
         return False
+
+    @property
+    def holds_slot(self) -> bool:
+        """Whether a credential in locked scratch is still to be sent."""
+        return any(slot is not None for _, slot in self._queue or ())
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the kernel holds bytes that the peer's has not acknowledged (tcp(7), SIOCOUTQ)."""
+        try:
+            return any(fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0\0\0\0"))  # the same number as SIOCOUTQ
+        except OSError:
+            return False  # a system that cannot tell
 
 
 Dialled = Callable[[Upstream | NonoError], None]

@@ -18,7 +18,7 @@ from nono.proxy.framing import (
     drop_framing,
 )
 from nono.proxy.head import ResponseHead
-from nono.proxy.services import BUFFER_BYTES
+from nono.proxy.services import BUFFER_BYTES, RECV_BYTES
 from nono.proxy.state import (
     ANSWER,
     ANSWER_WHOLE,
@@ -225,7 +225,9 @@ class UpstreamHalf(Ends):
         upstream = self._upstream
         if upstream is not None:
             self._upstream = None
-            if upstream.reusable and not upstream.queued:
+            # An answer to a large request that was never read: the next head would be stuck behind it, in its slot.
+            is_large = self._bytes_up + len(self._head) > RECV_BYTES
+            if upstream.reusable and not upstream.queued and not (is_large and upstream.unsent):
                 upstream.resume()
                 upstream.pool.release(upstream)
             else:

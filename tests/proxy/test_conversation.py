@@ -150,3 +150,126 @@ def test_an_answer_cut_by_a_reset_that_a_write_was_told_of_does_not_look_complet
         with pytest.raises(ConnectionResetError):
             client.read()
     assert told(proxy) == [("POST", 200, "upstream_broke")]
+
+
+# -- locked scratch is every route's
+
+
+def answered_unread(connection: Connection) -> None:
+    """Answer each time the gate opens, and read nothing but the first head."""
+    asked = connection.read_head()
+    if asked is None:
+        return
+    connection.note(asked)
+    while connection.upstream.gate.acquire(timeout=20):
+        connection.answer(200, b"ok")
+
+
+def test_a_connection_whose_upstream_has_not_read_the_request_is_not_used_again() -> None:
+    body = b"x" * 300_000
+    with Upstream(answered_unread, rcvbuf=4096) as upstream, RunningProxy([route("api", upstream.url)]) as proxy:
+        with Client(proxy) as client:
+            client.send(head(f"Content-Length: {len(body)}") + body)
+            proxy.settle(lambda: any(c.client_state == "DONE" for c in proxy.proxy._conversations))
+            upstream.gate.release()
+            assert client.answer().status == 200
+            client.send(head(method="GET"))
+            upstream.wait(lambda: upstream.connections == 2)
+            upstream.gate.release()
+            upstream.gate.release()
+            assert client.answer().status == 200
+        upstream.gate.release(4)
+
+
+def stuck(proxy: RunningProxy, upstream: Upstream, client: Client) -> None:
+    """Leave a head in the only slot: the upstream does not read, and the kernel's buffers are small."""
+    client.send(head(method="GET", target="/evil/x"))
+    upstream.gate.release()
+    assert client.answer().status == 200
+
+    def shrink() -> None:
+        for pool in proxy.proxy._pools.values():
+            for idle in pool._idle:
+                idle.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+    proxy.call(shrink)
+    client.send(head("X-Pad: " + "p" * 15000, method="GET", target="/evil/y"))
+    proxy.settle(lambda: not proxy.proxy._scratch._free)
+
+
+def test_an_upstream_that_takes_no_head_loses_the_slot_to_the_other_routes() -> None:
+    limits = Limits(scratch_slots=1, slot_s=0.05, slot_wait_s=0)
+    with Upstream(answered_unread, rcvbuf=4096) as evil, Upstream() as good:
+        routes = [route("evil", evil.url), route("api", good.url)]
+        with RunningProxy(routes, limits=limits) as proxy, Client(proxy) as client, Client(proxy) as other:
+            stuck(proxy, evil, client)
+            assert other.get("/api/x").status == 200
+            assert client.answer().code == "upstream_stalled"
+        evil.gate.release(4)
+    assert sorted((e.route, e.code) for e in proxy.exchanges) == [
+        ("api", ""),
+        ("evil", ""),
+        ("evil", "upstream_stalled"),
+    ]
+
+
+def test_a_head_that_waits_too_long_for_a_slot_is_answered() -> None:
+    limits = Limits(scratch_slots=1, slot_s=0, slot_wait_s=0.05)
+    with Upstream(answered_unread, rcvbuf=4096) as evil, Upstream() as good:
+        routes = [route("evil", evil.url), route("api", good.url)]
+        with RunningProxy(routes, limits=limits) as proxy, Client(proxy) as other:
+            with Client(proxy) as client:
+                stuck(proxy, evil, client)
+                answer = other.get("/api/x")
+                assert (answer.status, answer.code) == (503, "no_slot")
+            proxy.settle(lambda: proxy.proxy.connections == 1)  # the one that held the slot has left
+            assert other.get("/api/x").status == 200
+        evil.gate.release(4)
+
+
+# -- clients that leave, or do not go on
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_client_that_pipelined_more_than_is_held_is_seen_to_leave(how: str) -> None:
+    with (
+        Upstream(silent) as upstream,
+        RunningProxy([route("api", upstream.url)], limits=Limits(linger_s=0.05)) as proxy,
+    ):
+        with Client(proxy) as client:
+            client.send(head(method="GET") + b"x" * 70_000)
+            upstream.wait(lambda: len(upstream.requests) == 1)
+            proxy.settle(lambda: all(c._client.paused for c in proxy.proxy._conversations))
+            if how == "reset":
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        upstream.wait(lambda: upstream.open == 0)
+    assert told(proxy) == [("GET", 0, "client_left")]
+
+
+def test_a_body_that_stops_arriving_is_408_and_the_upstream_is_let_go() -> None:
+    limits = Limits(client_body_s=0.05)
+    with Upstream(silent) as upstream, RunningProxy([route("api", upstream.url)], limits=limits) as proxy:
+        with Client(proxy) as client:
+            client.send(head("Content-Length: 50") + b"x")
+            answer = client.answer()
+            assert (answer.status, answer.code) == (408, "slow_body")
+            assert not client.read()
+            upstream.wait(lambda: upstream.open == 0)
+    assert told(proxy) == [("POST", 408, "slow_body")]
+
+
+def test_a_body_may_pause_while_its_answer_arrives() -> None:
+    def duplex(connection: Connection) -> None:
+        asked = connection.read_head()
+        assert asked is not None
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+        connection.read_body(asked[2])
+        connection.send(b"cd")
+
+    with Upstream(duplex) as upstream, RunningProxy([route("api", upstream.url)]) as proxy, Client(proxy) as client:
+        client.send(head("Content-Length: 2") + b"x")
+        client.read_until(b"ab")
+        proxy.call(lambda: [c.check(proxy.loop.now + 3600) for c in proxy.proxy._conversations])
+        client.send(b"y")
+        client.read_until(b"cd")
+    assert told(proxy) == [("POST", 200, "")]

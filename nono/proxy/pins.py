@@ -34,10 +34,26 @@ THREADS = 8
 PIN_S = 30.0
 _MAX_PINS = 1024
 
-# Not link-local, but where clouds keep their metadata: Alibaba, AWS over IPv6, Oracle.
-_METADATA = frozenset(ipaddress.ip_address(text) for text in ("100.100.100.200", "fd00:ec2::254", "192.0.0.192"))
-# IPv4 inside IPv6: mapped and compatible by ipaddress itself, NAT64 and 6to4 here.
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Not link-local, but where clouds keep their metadata: Alibaba, AWS over IPv6, Oracle, Azure, Google over IPv6.
+_METADATA = frozenset(
+    ipaddress.ip_address(text)
+    for text in ("100.100.100.200", "fd00:ec2::254", "192.0.0.192", "168.63.129.16", "fd20:ce::254")
+)
+# IPv4 inside IPv6. ipaddress knows mapped (::ffff:a.b.c.d), 6to4 and Teredo addresses; it takes what stands in the
+# other forms for a global address, or does not know the network for a special one, so they are told apart here.
+_LAST_32_BITS = tuple(
+    ipaddress.IPv6Network(text)
+    for text in (
+        "::/96",  # IPv4-compatible, RFC 4291 section 2.5.5.1
+        "::ffff:0:0:0/96",  # IPv4-translated, RFC 2765 section 2.1
+        "64:ff9b::/96",  # NAT64, RFC 6052
+    )
+)
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215: of any of the prefix lengths below
+# Not global, whatever ipaddress says: site-local (RFC 3879), SRv6 (RFC 9602), and the above.
+_NOT_PUBLIC = (
+    *(ipaddress.IPv6Network(text) for text in ("fec0::/10", "5f00::/16", "::ffff:0:0:0/96")), _LOCAL_NAT64,
+)  # fmt: skip
 
 
 class Address(NamedTuple):
@@ -65,19 +81,46 @@ def scope_of_route(host: str) -> str:
 def permitted(text: str, scope: str) -> bool:
     """Whether an address may be dialled in this scope. Pure."""
     address = ipaddress.ip_address(text.partition("%")[0])
+    if scope == LOOPBACK:
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return (mapped or address).is_loopback
+    if _is_never_dialled(address):
+        return False
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is None and address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if scope == PUBLIC and any(address in network for network in _NOT_PUBLIC):
+            return False
+        inner = _embedded(address)
         if inner is not None:
             return permitted(str(inner), scope)
-    if scope == LOOPBACK:
-        return address.is_loopback
-    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
-        return False
-    if address in _METADATA:
-        return False
+        if address in _LOCAL_NAT64 or address.teredo:
+            return not any(_is_never_dialled(reading) for reading in _readings(address)) and scope == ROUTE
     return scope == ROUTE or address.is_global
+
+
+def _is_never_dialled(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+        return True
+    return address in _METADATA
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that this one stands for, where it has one form only."""
+    inner = address.ipv4_mapped or address.sixtofour
+    if inner is None and any(address in network for network in _LAST_32_BITS):
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return inner
+
+
+def _readings(address: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that this one may stand for: Teredo's client, or NAT64 with a prefix of any length.
+
+    0.0.0.0 is left out: it is what the unused octets of another reading look like.
+    """
+    if address.teredo:
+        return [address.teredo[1]]
+    octets = address.packed  # RFC 6052 section 2.2: octet 8 is never part of the IPv4 address
+    texts = (octets[6:8] + octets[9:11], octets[7:8] + octets[9:12], octets[9:13], octets[12:16])
+    return [ipaddress.IPv4Address(text) for text in texts if any(text)]
 
 
 def system_lookup(host: str, port: int) -> list[str]:
@@ -133,14 +176,21 @@ class Pins:
         while self._jobs and self._threads < THREADS:
             key = self._jobs.popleft()
             self._threads += 1
-            threading.Thread(target=self._run, args=(key,), daemon=True, name="nono-dns").start()
+            try:
+                threading.Thread(target=self._run, args=(key,), daemon=True, name="nono-dns").start()
+            except RuntimeError:  # RLIMIT_NPROC, or no memory for a stack; the next request tries again
+                self._threads -= 1
+                message = "No thread can be started to look names up; too many processes run here."
+                for callback in self._waiting.pop(key, []):
+                    callback(UpstreamError(502, "dns", message))
 
     def _run(self, key: tuple[str, int, str]) -> None:
-        # In a thread. getaddrinfo raises UnicodeError for labels that cannot be encoded.
+        # In a thread. getaddrinfo raises UnicodeError for labels that cannot be encoded; whatever it raises, somebody
+        # waits for an answer.
         answer: list[str] | None
         try:
             answer = self._lookup(key[0], key[1])
-        except (OSError, UnicodeError):
+        except (OSError, ValueError, TypeError, RuntimeError, MemoryError):
             answer = None
         self._loop.call_from_thread(lambda: self._answered(key, answer))
 

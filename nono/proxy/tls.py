@@ -32,6 +32,8 @@ def make_context(tls_ca: str, client_cert: str, client_key: str) -> ssl.SSLConte
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # A connection cut without close_notify must not look like an end; to some Pythons (3.11.2 of Debian 12) it does.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    context.options |= ssl.OP_NO_RENEGOTIATION  # nothing here needs it, and TLS 1.3 has none
+    context.hostname_checks_common_name = False  # RFC 9525 section 2: only subjectAltName names a server
     context.set_alpn_protocols(["http/1.1"])
     _trust_the_system(context)
     if tls_ca:
@@ -85,7 +87,11 @@ class Contexts:
         waiting = self._waiting.setdefault(key, [])
         waiting.append(callback)
         if len(waiting) == 1:
-            threading.Thread(target=self._make, args=(key,), daemon=True, name="nono-tls").start()
+            try:
+                threading.Thread(target=self._make, args=(key,), daemon=True, name="nono-tls").start()
+            except RuntimeError:  # RLIMIT_NPROC, or no memory for a stack; the next request tries again
+                message = "No thread can be started to load certificates; too many processes run here."
+                self._done(key, UpstreamError(502, "tls_config", message))
 
     def _make(self, key: _Key) -> None:
         made: ssl.SSLContext | UpstreamError
@@ -95,6 +101,13 @@ class Contexts:
             files = ", ".join(name for name in key if name) or "the system's certificates"
             reason = error.strerror or type(error).__name__
             made = UpstreamError(502, "tls_config", f"Certificates cannot be loaded from {files}: {reason}.")
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+            MemoryError,
+        ) as error:  # whatever it is, somebody waits for an answer
+            made = UpstreamError(502, "tls_config", f"Certificates cannot be loaded: {type(error).__name__}.")
         self._loop.call_from_thread(lambda: self._done(key, made))
 
     def _done(self, key: _Key, made: ssl.SSLContext | UpstreamError) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import ssl
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,32 @@ def test_context_verifies_and_speaks_nothing_old() -> None:
     assert context.check_hostname
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.keylog_filename is None
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    assert not context.hostname_checks_common_name
+
+
+def test_context_that_cannot_be_made_is_an_error_and_the_next_one_is_made(
+    monkeypatch: pytest.MonkeyPatch, upstream: Upstream, authority: Authority
+) -> None:
+    start = threading.Thread.start
+
+    def no_thread(thread: threading.Thread) -> None:
+        if thread.name == "nono-tls":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with RunningProxy([route("api", upstream.url, authority.ca)]) as proxy, Client(proxy) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            assert client.get("/api/echo").status == 502
+        with monkeypatch.context() as patch:
+            patch.setattr(tls, "make_context", no_context)
+            assert client.get("/api/echo").status == 502
+        assert client.get("/api/echo").status == 200
+
+
+def no_context(*files: str) -> ssl.SSLContext:
+    raise ValueError("embedded null byte")
 
 
 def test_keys_are_not_logged(

@@ -94,6 +94,6 @@ class Pattern:
 def read_length(line: bytes) -> int | None:
     """The value of a Content-Length line that h11 accepted, where it is written as this proxy forwards it."""
     value = line[15:].strip(b" \t")
-    if not value.isdigit() or (value[0] == 48 and len(value) > 1):
-        return None
+    if not value.isdigit() or (value[0] == 48 and line[14:] != b": 0"):
+        return None  # the whole way writes a value that begins with a zero anew, and so without white space behind it
     return int(value)

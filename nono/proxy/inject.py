@@ -107,7 +107,18 @@ def injection(destination: Destination) -> Injection:
         encoding = PERCENT
     credential = destination.bound.credential
     secret = credential.view[: credential.length] if credential is not None else None
+    if secret is not None and _written_bytes(secret, encoding) > SLOT_BYTES:
+        message = f"route '{destination.bound.route.name}': its credential is longer than {SLOT_BYTES} bytes"
+        raise PolicyError(f"{message}, as {how.inject_mode} writes it; store the key itself, not a file of keys")
     return Injection(how.inject_mode, encoding, left, right, authority.encode(), authority, secret)
+
+
+def _written_bytes(secret: memoryview, encoding: int) -> int:
+    if encoding == RAW:
+        return len(secret)
+    if encoding == BASE64:
+        return (len(secret) + 2) // 3 * 4
+    return sum(1 if octet in _UNRESERVED else 3 for octet in secret)
 
 
 def plan(grant: Grant, how: Injection, token: bytes) -> Outgoing:

@@ -205,6 +205,26 @@ def test_route_that_cannot_be_carried_out_is_a_policy_error(upstream: str, injec
         Judge(TOKEN, [route("api", upstream, inject=inject)], 1, None, 16384)
 
 
+@pytest.mark.parametrize(
+    ("inject", "octet", "most"),
+    [
+        (Presentation(), b"k", 16384),
+        (Presentation("basic_auth"), b"k", 12288),
+        (Presentation("query_param", query_param_name="key"), b"k", 16384),
+        (Presentation("query_param", query_param_name="key"), b"%", 5461),
+        (Presentation("url_path", path_pattern="/bot{}/"), b"/", 5461),
+    ],
+)
+def test_credential_too_long_for_locked_memory_is_a_policy_error(inject: Presentation, octet: bytes, most: int) -> None:
+    with pytest.raises(PolicyError, match="longer than"):
+        Judge(TOKEN, [route("api", "https://example.com", inject=inject, key=octet * (most + 1))], 1, None, 16384)
+    headers = [f"Authorization: Bearer {T}"] if inject.inject_mode in ("header", "basic_auth") else []
+    target = {"query_param": f"/x?key={T}", "url_path": f"/bot{T}/x"}.get(inject.inject_mode, "/x")
+    status, request = seen_by_upstream(target, *headers, inject=inject, key=octet * most)
+    assert status == 200
+    assert request is not None
+
+
 def test_what_is_remembered_of_a_head_holds_no_credential() -> None:
     judge = Judge(TOKEN, [route("api", "https://example.com")], 1, None, 16384)
     head = f"GET /api/x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {T}\r\nX-Plain: 1\r\n\r\n".encode()

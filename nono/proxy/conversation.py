@@ -110,7 +110,10 @@ class Ends:
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is not None:
             tunnel.close()  # it reports, with the bytes it has moved
-        self._report("cut_off", reason)
+        try:
+            self._report("cut_off", reason)
+        except Exception:  # noqa: BLE001 - an audit that fails must not keep connections open
+            pass
         self._let_upstream_go()
         if self._client.fd >= 0:
             self._client.close()

@@ -16,22 +16,29 @@ from nono.proxy.answer import answer
 
 _PAUSE_S = 0.1
 
-_TOO_MANY = answer(
-    503, "too_many_connections", "Too many connections to the proxy at once; close some and try again.", close=True
-)
+_TOO_MANY_CODE = "too_many_connections"
+_TOO_MANY_REASON = "Too many connections to the proxy at once; close some and try again."
+_TOO_MANY = answer(503, _TOO_MANY_CODE, _TOO_MANY_REASON, close=True)
 
 
 class Listener:
     """Serves one listening descriptor, which it owns."""
 
     def __init__(
-        self, loop: Loop, listener_fd: int, has_room: Callable[[], bool], accepted: Callable[[_socket.socket], None]
+        self,
+        loop: Loop,
+        listener_fd: int,
+        has_room: Callable[[], bool],
+        accepted: Callable[[_socket.socket], None],
+        turned_away: Callable[[int, str, str], None],
     ) -> None:
+        """turned_away: called with the status, the code and the reason of each answer that is given here."""
         self._loop = loop
         self._sock: _socket.socket | None = _socket.socket(fileno=listener_fd)
         self._sock.setblocking(False)
         self._has_room = has_room
         self._accepted = accepted
+        self._turned_away = turned_away
         loop.register(listener_fd, READ, self._ready)
 
     def close(self) -> None:
@@ -58,6 +65,7 @@ class Listener:
         try:
             sock.setblocking(False)
             if not self._has_room():
+                self._turned_away(503, _TOO_MANY_CODE, _TOO_MANY_REASON)
                 sock.send(_TOO_MANY)
                 sock.shutdown(socket.SHUT_WR)
                 sock.recv(65536)  # what was read cannot turn the close into a reset

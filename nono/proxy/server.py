@@ -8,6 +8,7 @@ else. It never prints and never raises into the loop: what happened to each requ
 from __future__ import annotations
 
 import _socket
+import time
 from collections.abc import Callable, Sequence
 
 from nono.kernel.secretmem import SecretBuffer
@@ -74,7 +75,7 @@ class Proxy:
         self._timer: Timer | None = None
         self._closed = False
         self._drained: Callable[[], None] | None = None
-        self._listener = Listener(loop, listener_fd, self._has_room, self._accepted)
+        self._listener = Listener(loop, listener_fd, self._has_room, self._accepted, self._turned_away)
 
     @property
     def active(self) -> int:
@@ -157,6 +158,13 @@ class Proxy:
 
     def _has_room(self) -> bool:
         return len(self._conversations) < self._limits.max_connections
+
+    def _turned_away(self, status: int, code: str, reason: str) -> None:
+        # Nothing was read of the request: there is no more to tell.
+        try:
+            self._services.report(Exchange(time.time(), "", "", "", "", status, code, 0, 0, 0.0, reason))
+        except Exception:  # noqa: BLE001 - an audit that fails must not end the loop
+            pass
 
     def _accepted(self, sock: _socket.socket) -> None:
         conversation = Conversation(self._services, sock)

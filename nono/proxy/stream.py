@@ -20,7 +20,7 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
-from errno import EBADF
+from errno import EBADF, ECONNABORTED
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -122,6 +122,10 @@ class Stream:
             data, slot = queue[0]
             try:
                 sent = self.send(data)
+            except ssl.SSLWantReadError:
+                # A renegotiation (no later handshake makes a write wait for a read): refused, and waiting for a
+                # socket that is writable all the time would only burn the CPU.
+                raise ConnectionAbortedError(ECONNABORTED, "the peer wants to renegotiate") from None
             except WOULD_BLOCK:
                 return False
             self.queued -= sent

@@ -120,6 +120,7 @@ class Pool:
         self.limits = limits
         self.session: ssl.SSLSession | None = None
         self._idle: list[Upstream] = []
+        self._bound: set[Upstream] = set()  # in an exchange; a tunnel closes its own
         self._dials: set[Dial] = set()
 
     def take(self) -> Upstream | None:
@@ -129,6 +130,7 @@ class Pool:
         while idle:
             upstream = idle.pop()
             if upstream.idle_since >= oldest and upstream.still_open():
+                self._bound.add(upstream)
                 return upstream
             upstream.close()
         return None
@@ -172,6 +174,7 @@ class Pool:
     def keep(self, upstream: Upstream) -> None:
         """Put a connection among the idle ones, also one that carried no exchange yet."""
         upstream.owner = None
+        self._bound.discard(upstream)
         upstream.idle_since = self.loop.now
         if len(self._idle) >= self.limits.pool_size:
             upstream.close()
@@ -182,8 +185,17 @@ class Pool:
         """Close a connection that will not be used again."""
         if upstream in self._idle:
             self._idle.remove(upstream)
-        upstream.owner = None
+        self.let_go(upstream)
         upstream.close()
+
+    def bind(self, upstream: Upstream) -> None:
+        """Note that an exchange uses a connection: until it is given back, the pool is not done with."""
+        self._bound.add(upstream)
+
+    def let_go(self, upstream: Upstream) -> None:
+        """Forget a connection that another will close: a tunnel's."""
+        self._bound.discard(upstream)
+        upstream.owner = None
 
     def expire(self) -> None:
         """Close what was idle for too long; called now and then."""
@@ -197,15 +209,16 @@ class Pool:
 
     @property
     def unused(self) -> bool:
-        """Whether nothing is idle and nothing is being dialled."""
-        return not self._idle and not self._dials
+        """Whether nothing is idle, in an exchange, or being dialled."""
+        return not self._idle and not self._dials and not self._bound
 
     def close(self) -> None:
         for dial in list(self._dials):
             dial.abandon()
-        for upstream in self._idle:
+        for upstream in (*self._idle, *self._bound):
             upstream.close()
         self._idle.clear()
+        self._bound.clear()
 
     def dialled(self, dial: Dial) -> None:
         self._dials.discard(dial)
@@ -243,8 +256,8 @@ class Dial:
             self._pool.contexts.get(origin, self._context_made)
         if not self._over:
             self._pool.pins.resolve(origin.host, origin.port, self._pool.scope, self._resolved)
-            if self._addresses is None and not self._over:
-                self._arm(self._pool.limits.connect_s, self._look_up_timed_out)
+            if self._sock is None and not self._over:  # for the name, the certificates, or both
+                self._arm(self._pool.limits.connect_s, self._preparing_timed_out)
 
     def claim(self, callback: Dialled) -> bool:
         """Take over a connection that nobody waits for (made to warm up, or for a client that left)."""
@@ -383,6 +396,7 @@ class Dial:
         upstream = Upstream(self._loop, sock, self._pool.origin, self._pool)
         callback, self._callback = self._callback, None
         if callback is not None:
+            self._pool.bind(upstream)
             callback(upstream)
         else:
             self._pool.keep(upstream)
@@ -403,9 +417,13 @@ class Dial:
             self._loop.call_soon(self._ended)
             self._ended = None
 
-    def _look_up_timed_out(self) -> None:
-        message = f"The name {self._pool.origin.host} was not resolved in {self._pool.limits.connect_s:g} s."
-        self._fail(UpstreamError(504, "dns_timeout", message))
+    def _preparing_timed_out(self) -> None:
+        host, seconds = self._pool.origin.host, self._pool.limits.connect_s
+        if self._addresses is None:
+            self._fail(UpstreamError(504, "dns_timeout", f"The name {host} was not resolved in {seconds:g} s."))
+        else:
+            message = f"The certificates for {host} were not loaded in {seconds:g} s; check where they are stored."
+            self._fail(UpstreamError(504, "tls_config", message))
 
     def _connect_timed_out(self) -> None:
         self._timed_out = True

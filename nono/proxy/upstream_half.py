@@ -265,6 +265,7 @@ class UpstreamHalf(Ends):
         self.upstream_state = UPSTREAM[self.upstream_state][SWITCHED]
         early, self._inbox = bytes(self._inbox), b""
         self._upstream = None
+        upstream.pool.let_go(upstream)
         self._head = b""
         self._tunnel = tunnel = Tunnel(self._client, upstream, self._services.view, self._tunnel_over)
         tunnel.begin(early)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _MAX_QUOTED = 1024  # strings remembered in their encoded form
+_NUMBERS = frozenset((int, float))  # whose str() is JSON
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -56,19 +57,15 @@ class AuditLog:
         if fields is not self._fields:
             self._fields, self._template = fields, "{" + ",".join(f"{_encode(name)}:%s" for name in fields) + "}"
         quoted = self._quoted
-        if len(quoted) > _MAX_QUOTED:
-            quoted.clear()
-        texts = []
-        for value in values:
-            if value.__class__ is str:
-                text = quoted.get(value)
-                if text is None:
-                    text = quoted[value] = _encode(value)
-                texts.append(text)
-            else:
-                texts.append(_encode(value) if value is None else repr(value))
+        texts = [value if value.__class__ in _NUMBERS else quoted.get(value) or self._quote(value) for value in values]
         self._pending.append(self._template % tuple(texts))
         return len(self._pending) == 1
+
+    def _quote(self, value: object) -> str:
+        if len(self._quoted) > _MAX_QUOTED:
+            self._quoted.clear()
+        text = self._quoted[value] = _encode(value)
+        return text
 
     def flush(self) -> None:
         """Write what was taken; an error is kept for the end, never raised into an exchange."""

@@ -254,11 +254,7 @@ def serve(
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())
     process.set_dumpable(False)
-    with (
-        Loader(place.state, handed_over, notice=notice) as loader,
-        AuditLog(place.state, notice) as audit,
-        Signals() as signals,
-    ):
+    with Loader(place.state, handed_over, notice=notice) as loader, AuditLog(place.state, notice) as audit:
         loader.start(references)
         import socket
 
@@ -278,32 +274,33 @@ def serve(
         token = phantom.new_token()
         loop = Loop()
         run = _Run(capabilities, loader.collect(), token, port)
-        proxy = _make_proxy(loop, listener.detach(), run, audit)
+        with Signals() as signals:  # not before: ^C ends the wait for a keystore's dialog
+            proxy = _make_proxy(loop, listener.detach(), run, audit)
 
-        def signalled(_: int) -> None:
-            if {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} & set(signals.take()):
-                proxy.drain(_DRAIN_S, loop.stop)
+            def signalled(_: int) -> None:
+                if {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} & set(signals.take()):
+                    proxy.drain(_DRAIN_S, loop.stop)
 
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)  # there is no child to stop first
-        loop.register(signals.fd, READABLE, signalled)
-        variables = child_environment(
-            {}, network=NETWORK_PROXY, routes=capabilities.routes, proxy_port=port, token=token.decode()
-        )
-        # It serves already. But whoever reads this line sends at once, and should find warm connections.
-        said = False
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)  # there is no child to stop first
+            loop.register(signals.fd, READABLE, signalled)
+            variables = child_environment(
+                {}, network=NETWORK_PROXY, routes=capabilities.routes, proxy_port=port, token=token.decode()
+            )
+            # It serves already. But whoever reads this line sends at once, and should find warm connections.
+            said = False
 
-        def say() -> None:
-            nonlocal said
-            if not said:
-                said = True
-                ready(port, variables.variables)
+            def say() -> None:
+                nonlocal said
+                if not said:
+                    said = True
+                    ready(port, variables.variables)
 
-        proxy.warm(say)
-        loop.call_later(_WARM_S, say)
-        try:
-            loop.run()
-        finally:
-            proxy.close()
+            proxy.warm(say)
+            loop.call_later(_WARM_S, say)
+            try:
+                loop.run()
+            finally:
+                proxy.close()
     return 0
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 from nono.errors import StoreError
 
@@ -22,8 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-_MAX_QUOTED = 1024  # strings remembered in their encoded form
-_NUMBERS = frozenset((int, float))  # whose str() is JSON
+_MAX_KEPT = 1024  # strings remembered in their encoded form, and as many lines but for their numbers
+_NUMBERS = {int: "%d", float: "%.6f"}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -39,7 +40,9 @@ class AuditLog:
         self._fault = ""
         self._pending: list[str] = []
         self._fields: Sequence[str] = ()
-        self._template = ""
+        self._kinds: list[str] = []  # for each field, how its numbers are written, or nothing for a text
+        self._texts_of = self._numbers_of = _picker(())
+        self._lines: dict[Sequence[object], str] = {}  # by their texts, with places for the numbers
         self._quoted: dict[object, str] = {}
         try:
             for path in (state_directory, directory):  # makedirs gives its mode to the last one only
@@ -49,22 +52,41 @@ class AuditLog:
         except OSError as error:
             raise StoreError(f"cannot open the audit log {self.path}: {error.strerror}") from None
 
-    def append(self, fields: Sequence[str], values: Iterable[object]) -> bool:
+    def append(self, fields: Sequence[str], values: Sequence[object]) -> bool:
         """Take one entry, its values in the order of `fields`; return whether it is the first since the last flush.
 
-        The strings of entries are few and come again, so each is encoded once.
+        What is a number in the first entry with these fields is one in all of them. The texts of entries are few and
+        come again, so a line is made once for each, and the numbers are written into it (to the microsecond).
         """
         if fields is not self._fields:
-            self._fields, self._template = fields, "{" + ",".join(f"{_encode(name)}:%s" for name in fields) + "}"
-        quoted = self._quoted
-        texts = [value if value.__class__ in _NUMBERS else quoted.get(value) or self._quote(value) for value in values]
-        self._pending.append(self._template % tuple(texts))
+            self._learn(fields, values)
+        texts = self._texts_of(values)
+        line = self._lines.get(texts) or self._line(texts)
+        self._pending.append(line % self._numbers_of(values))
         return len(self._pending) == 1
 
+    def _learn(self, fields: Sequence[str], values: Sequence[object]) -> None:
+        self._fields = fields
+        self._kinds = [_NUMBERS.get(value.__class__, "") for value in values]
+        self._numbers_of = _picker([index for index, kind in enumerate(self._kinds) if kind])
+        self._texts_of = _picker([index for index, kind in enumerate(self._kinds) if not kind])
+        self._lines.clear()
+
+    def _line(self, texts: Sequence[object]) -> str:
+        left = iter(texts)
+        written = (kind or self._quote(next(left)).replace("%", "%%") for kind in self._kinds)
+        members = (f"{_encode(name)}:{text}" for name, text in zip(self._fields, written, strict=True))
+        if len(self._lines) >= _MAX_KEPT:
+            self._lines.clear()
+        line = self._lines[texts] = "{" + ",".join(members) + "}"
+        return line
+
     def _quote(self, value: object) -> str:
-        if len(self._quoted) > _MAX_QUOTED:
-            self._quoted.clear()
-        text = self._quoted[value] = _encode(value)
+        text = self._quoted.get(value)
+        if text is None:
+            if len(self._quoted) >= _MAX_KEPT:
+                self._quoted.clear()
+            text = self._quoted[value] = _encode(value)
         return text
 
     def flush(self) -> None:
@@ -87,3 +109,10 @@ class AuditLog:
         os.close(self._fd)
         if self._fault:
             self._notice(f"the audit log {self.path} is not whole: {self._fault}")
+
+
+def _picker(indices: Sequence[int]) -> Callable[[Sequence[object]], Sequence[object]]:
+    """Return what takes the values at these indices, as a tuple."""
+    if len(indices) > 1:
+        return itemgetter(*indices)
+    return lambda values: tuple(values[index] for index in indices)

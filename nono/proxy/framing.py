@@ -55,16 +55,6 @@ def answer_length(head: ResponseHead, method: bytes) -> int:
     return head.length
 
 
-def drop_framing(head: ResponseHead) -> None:
-    """Remove Content-Length and Transfer-Encoding from an answer that has no body by definition (1xx, 204)."""
-    head.lines[1:] = [
-        line for line in head.lines[1:] if line[:15].lower() != b"content-length:" and line[:18].lower() != _TE
-    ]
-
-
-_TE = b"transfer-encoding:"
-
-
 class ChunkScanner:
     """Finds the end of a chunked body; sees every byte once and keeps at most one line of it."""
 
@@ -179,4 +169,4 @@ class ChunkScanner:
             raise FramingError("a malformed trailer") from None
 
 
-__all__ = ["CHUNKED", "UNTIL_CLOSE", "ChunkScanner", "FramingError", "answer_length", "drop_framing"]
+__all__ = ["CHUNKED", "UNTIL_CLOSE", "ChunkScanner", "FramingError", "answer_length"]

@@ -26,13 +26,12 @@ Source: RFC 9112; RFC 9110 section 7.6.1.
 from __future__ import annotations
 
 import re
-from itertools import accumulate
 from typing import NamedTuple
 
 import h11
 
 from nono.errors import Refusal, UpstreamError
-from nono.proxy.pattern import Pattern, read_length
+from nono.proxy.pattern import MAX_PATTERN_BYTES, Pattern
 
 CHUNKED = -1
 UNTIL_CLOSE = -2
@@ -40,7 +39,8 @@ UNTIL_CLOSE = -2
 MEMO_LINES = 1024  # in each of two generations
 MEMO_LINE_BYTES = 512
 _MEMO_HASHES = 16384
-_ANSWER_PATTERNS = 64
+_STATUS_LINES = 64  # for which there are patterns
+_ANSWER_PATTERNS = 4  # for each of them
 
 # name in lower case, value without surrounding white space, and where the line stands in `lines`
 Field = tuple[int, bytes, bytes]
@@ -104,13 +104,14 @@ class RequestHead(NamedTuple):
 class ResponseHead(NamedTuple):
     """An answer's head, ready to forward.
 
-    lines: status line and the header lines to forward, in order, without CRLF.
+    head: status line and the header lines to forward, in order, each with its CRLF; not the blank line. Of an answer
+    that has no body by definition (1xx, 204) it does not speak of one.
     length: body bytes as the head says (HEAD and 304 have none whatever it says), CHUNKED, or UNTIL_CLOSE.
     close: the upstream's connection ends with this answer.
     """
 
     status: int
-    lines: list[bytes]
+    head: bytes
     length: int
     close: bool
     upgrade: bytes
@@ -155,37 +156,21 @@ class _Lines:
                 self._old_plain, self.plain = self.plain, set()
 
 
-class _AnswerPattern:
-    """An answer's head that was accepted, and how it was forwarded."""
+class _AnswerPattern(NamedTuple):
+    """A kind of answers' heads that were accepted, and what is known of all of them."""
 
-    __slots__ = ("_close", "_length", "_lines", "_pattern", "_positions", "_status")
+    pattern: Pattern
+    status: int
+    length: int
+    close: bool
 
-    def __init__(
-        self, pattern: Pattern, start: bytes, lines: list[bytes], status: int, length: int, close: bool
-    ) -> None:
-        """lines: as they were forwarded, blank where one was dropped; those are fixed in the pattern."""
-        self._pattern = pattern
-        kept = pattern.kept(lines)
-        self._lines = [start, *(new for new, line in zip(kept, lines, strict=True) if line)]
-        left = accumulate(map(bool, lines))  # where each raw line stands in `_lines`; nowhere if it was dropped
-        self._positions = [at if line else len(lines) + 1 for at, line in zip(left, lines, strict=True)]
-        self._status = status
-        self._length = length
-        self._close = close
-
-    def read(self, raw_lines: list[bytes]) -> ResponseHead | None:
-        places = self._pattern.differences(raw_lines)
-        if places is None:
+    def read(self, head: bytes) -> ResponseHead | None:
+        pattern, status, length, close = self
+        values = pattern.values(head)
+        if values is None:
             return None
-        lines, positions, length = self._lines.copy(), self._positions, self._length
-        for place in places:
-            lines[positions[place]] = raw_lines[place]
-            if place == self._pattern.length_index:
-                read = read_length(raw_lines[place])
-                if read is None:
-                    return None
-                length = read
-        return ResponseHead(self._status, lines, length, self._close, b"")
+        read = pattern.length(values, length)
+        return None if read is None else ResponseHead(status, pattern.forwarded(values)[0], read, close, b"")
 
 
 class HeadReader:
@@ -198,7 +183,7 @@ class HeadReader:
         self._response_lines = _Lines()
         self._starts: dict[bytes, tuple[bytes, bytes]] = {}
         self._connections: dict[bytes, tuple[bool, bool, frozenset[bytes]]] = {}
-        self._answers: dict[tuple[bytes, int], _AnswerPattern] = {}
+        self._answers: dict[bytes, list[_AnswerPattern]] = {}
         self._misfits = 0
         self._statuses: dict[bytes, tuple[int, bool]] = {}
 
@@ -286,18 +271,14 @@ class HeadReader:
         )  # fmt: skip
 
     def _response(self, head: bytes) -> ResponseHead:
-        lines = head[:-4].split(b"\r\n")
-        start = lines.pop(0)
-        status, is_1_0 = self._statuses.get(start) or self._read_status(start)
-        key = (start, len(lines))  # as it came: an answer of HTTP/1.0 is no model for one of 1.1
-        if is_1_0:
-            start = b"HTTP/1.1" + start[8:]
-        pattern = self._answers.get(key)
-        if pattern is not None:
-            same = pattern.read(lines)
+        start = head[: head.find(b"\r\n")]
+        for known in self._answers.get(start, ()):
+            same = known.read(head)
             if same is not None:
                 return same
-        raw_lines = lines.copy()
+        raw_lines = head[:-4].split(b"\r\n")
+        lines = raw_lines[1:]
+        status, is_1_0 = self._statuses.get(start) or self._read_status(start)
         memo = self._response_lines
         fields, unseen = _read_lines(lines, memo)
         if unseen:
@@ -306,6 +287,7 @@ class HeadReader:
         length = UNTIL_CLOSE
         has_length = chunked = wants_upgrade = False
         close = is_1_0
+        bodiless = status < 200 or status == 204
         upgrade = b""
         listed: frozenset[bytes] = frozenset()
         dropped: list[int] = []
@@ -317,7 +299,9 @@ class HeadReader:
             if name == b"content-length":
                 length = _content_length(value, has_length)
                 has_length = True
-                if value[0] == 48:  # leading zeros: not every upstream reads them as decimal
+                if bodiless:
+                    dropped.append(index)
+                elif value[0] == 48:  # leading zeros: not every upstream reads them as decimal
                     lines[index] = b"%b: %d" % (lines[index][:14], length)
             elif name == b"connection":
                 says_close, says_upgrade, names = self._connection(value)
@@ -329,7 +313,9 @@ class HeadReader:
                 if chunked:
                     raise _Bad("more than one Transfer-Encoding")
                 chunked = True
-                if value != b"chunked":
+                if bodiless:
+                    dropped.append(index)
+                elif value != b"chunked":
                     lines[index] = b"%b: chunked" % lines[index][:17]
             elif name in HOP_BY_HOP:
                 if name == b"upgrade":
@@ -341,34 +327,49 @@ class HeadReader:
             length = CHUNKED
         for index in dropped:
             lines[index] = b""
+        lines.insert(0, b"HTTP/1.1" + start[8:])
         if listed:
-            lines = [line for line in lines if line.partition(b":")[0].lower() not in listed]
+            lines[1:] = [line for line in lines[1:] if line.partition(b":")[0].lower() not in listed]
         else:
-            self._remember(key, start, lines, raw_lines, fields, status, length, close)
-        forwarded = [start, *filter(None, lines)]
+            self._remember(raw_lines, lines, fields, status, length, close)
+        forwarded = b"\r\n".join([*filter(None, lines), b""])
         return ResponseHead(status, forwarded, length, close, upgrade if wants_upgrade else b"")
 
     def _remember(
-        self, key: tuple[bytes, int], start: bytes, lines: list[bytes], raw_lines: list[bytes], fields: list[Field],
-        status: int, length: int, close: bool,
-    ) -> None:  # fmt: skip
-        """Make a pattern of an answer's head, now and then: upstreams that answer in many shapes do not fit any."""
-        self._misfits += 1
-        if status < 200 or (key in self._answers and self._misfits % 8):
+        self, raw_lines: list[bytes], lines: list[bytes], fields: list[Field], status: int, length: int, close: bool
+    ) -> None:
+        """Let heads that differ little from this one take a shorter way."""
+        if status < 200:
             return
-        if len(self._answers) >= _ANSWER_PATTERNS:
-            self._answers.clear()
-        length_index = None
-        fixed, unkept = set(), {index for index, line in enumerate(raw_lines) if len(line) > MEMO_LINE_BYTES}
+        patterns = self._answers.get(raw_lines[0])
+        if patterns is None:
+            if len(self._answers) >= _STATUS_LINES:
+                self._answers.clear()
+            patterns = self._answers[raw_lines[0]] = []
+        for index, known in enumerate(patterns):
+            wider = known.pattern.widened(raw_lines)
+            if wider is not None:
+                patterns[index] = known._replace(pattern=wider)
+                return
+        self._misfits += 1
+        if patterns and self._misfits % 8:
+            return  # upstreams that answer in many shapes do not fit any
+        length_place = None
+        fixed = {0}
+        varying = {place for place, line in enumerate(raw_lines) if len(line) > MEMO_LINE_BYTES}
         for index, name, _ in fields:
-            if name == b"content-length" and lines[index] == raw_lines[index]:
-                length_index = index
+            place = index + 1
+            if name == b"content-length" and lines[place] == raw_lines[place]:
+                length_place = place
             elif name in _CONTEXTUAL or name[:6] == b"proxy-":
-                fixed.add(index)
+                fixed.add(place)
             elif name in self._never:
-                unkept.add(index)
-        pattern = Pattern(raw_lines, fixed, unkept, length_index=length_index)
-        self._answers[key] = _AnswerPattern(pattern, start, lines, status, length, close)
+                varying.add(place)
+        varying -= fixed
+        pattern = Pattern(raw_lines, lines, set(range(len(lines))) - fixed, varying, length_place)
+        if pattern.size <= MAX_PATTERN_BYTES:
+            patterns[_ANSWER_PATTERNS - 1 :] = []  # the oldest goes
+            patterns.insert(0, _AnswerPattern(pattern, status, length, close))
 
     def _learn(self, memo: _Lines, lines: list[bytes], unseen: list[Field]) -> None:
         never = self._never

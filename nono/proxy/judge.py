@@ -9,12 +9,13 @@ head that was granted while a credential was missing stays refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from nono.errors import Refusal
 from nono.proxy.authenticate import Grant, Places, authenticate, authenticate_proxy, places, presentation_names
 from nono.proxy.head import MEMO_LINE_BYTES, HeadReader, RequestHead
-from nono.proxy.inject import PERCENT, SLOT_BYTES, Injection, Outgoing, around, injection, plan, plan_plain
-from nono.proxy.pattern import Pattern, read_length
+from nono.proxy.inject import PERCENT, SLOT_BYTES, Injection, Outgoing, injection, plan, plan_plain
+from nono.proxy.pattern import MAX_PATTERN_BYTES, Pattern
 from nono.proxy.route import BoundRoute, ConnectTarget, HostTarget, Router
 
 # Decides about a host that the agent names: None lets it pass, a Refusal is answered.
@@ -26,42 +27,24 @@ _MEMO_HASHES = 16384
 _PATTERNS = 256
 
 
-class _RequestPattern:
-    """A request's head that was granted, and how it was forwarded (`lines` has blanks for what was dropped)."""
+class _RequestPattern(NamedTuple):
+    """A kind of requests' heads that were granted. model: the first one, as it was forwarded."""
 
-    __slots__ = ("_cut", "_how", "_lines", "_outgoing", "_pattern", "_start", "_token", "has_cookie")
+    pattern: Pattern
+    model: Outgoing
+    has_cookie: bool
 
-    def __init__(
-        self, pattern: Pattern, lines: list[bytes], cut: int, how: Injection, outgoing: Outgoing, token: bytes,
-        has_cookie: bool,
-    ) -> None:  # fmt: skip
-        self._pattern = pattern
-        self._lines = pattern.kept(lines)
-        self._cut = cut
-        self._how = how
-        self._outgoing = outgoing._replace(before=b"", after=b"")
-        self._token = token
-        self.has_cookie = has_cookie
-        self._start = outgoing.before[: outgoing.before.index(b"\r\n")]
-
-    def read(self, raw_lines: list[bytes]) -> Outgoing | None:
-        """What to send for a head (start line first) that fits; None when it does not."""
-        del raw_lines[0]
-        places = self._pattern.differences(raw_lines)
-        if places is None:
+    def read(self, head: bytes, token: bytes) -> Outgoing | None:
+        """What to send for a head that fits; None when it does not."""
+        pattern, model, _ = self
+        values = pattern.values(head)
+        if values is None or token in b"\n".join(values):
             return None
-        model = self._outgoing
-        lines, length, token = self._lines.copy(), model.length, self._token
-        for place in places:
-            line = lines[place] = raw_lines[place]
-            if token in line:
-                return None
-            if place == self._pattern.length_index:
-                read = read_length(line)
-                if read is None:
-                    return None
-                length = read
-        before, after = around(self._start, lines, self._cut, self._how)
+        length = pattern.length(values, model.length)
+        if length is None:
+            return None
+        before, after = pattern.forwarded(values)
+        after += b"\r\n"
         secret = model.secret
         assert secret is not None
         fits = len(before) + 3 * len(secret) + 4 + len(after) <= SLOT_BYTES
@@ -97,10 +80,9 @@ class Judge:
         known = self._heads.get(head)
         if known is not None:
             return known
-        lines = head[:-4].split(b"\r\n")
-        similar = self._similar.get(lines[0])
+        similar = self._similar.get(head[: head.find(b"\r\n")])
         if similar is not None:
-            outgoing = similar.read(lines)
+            outgoing = similar.read(head, self._token)
             if outgoing is not None:
                 if not similar.has_cookie:
                     self._remember(head, outgoing)
@@ -134,34 +116,50 @@ class Judge:
         self.reader.learn(head)
         if not any(name == b"cookie" for _, name, _ in head.fields):
             self._remember(raw, outgoing)
-        self._misfits += 1
-        if len(head.start) <= MEMO_LINE_BYTES and (head.start not in self._similar or not self._misfits % 8):
-            self._remember_pattern(head, grant, how, outgoing, where)
+        self._remember_pattern(head, grant, how, outgoing)
         return outgoing
 
-    def _remember_pattern(
-        self, head: RequestHead, grant: Grant, how: Injection, outgoing: Outgoing, where: Places
-    ) -> None:
+    def _remember_pattern(self, head: RequestHead, grant: Grant, how: Injection, outgoing: Outgoing) -> None:
         """Let heads that differ little from this one take a shorter way."""
+        self._misfits += 1
+        raw_lines = [head.start, *head.raw_lines]
+        known = self._similar.get(head.start)
+        if known is not None:
+            wider = known.pattern.widened(raw_lines)
+            if wider is not None:
+                self._similar[head.start] = known._replace(pattern=wider)
+                return
+            if self._misfits % 8:
+                return
         if how.encoding == PERCENT or len(grant.dropped) != 1 or head.listed or head.upgrade:
             return  # not the token's line alone, or meaning in many places
-        credential = grant.dropped[0]
-        if self._token not in head.raw_lines[credential]:
+        token_at = grant.dropped[0]
+        if self._token not in head.raw_lines[token_at] or len(head.start) > MEMO_LINE_BYTES:
             return
-        length_index = None
-        fixed, unkept = set(), {index for index, line in enumerate(head.raw_lines) if len(line) > MEMO_LINE_BYTES}
+        has_cookie = False
+        length_place = None
+        fixed = {0, token_at + 1}
+        varying = {place for place, line in enumerate(raw_lines) if len(line) > MEMO_LINE_BYTES}
         for index, name, _ in head.fields:
+            place = index + 1
             if name == b"content-length" and head.lines[index] == head.raw_lines[index]:
-                length_index = index
+                length_place = place
             elif name == b"cookie":
-                unkept.add(index)
+                has_cookie = True
+                varying.add(place)
             elif self.reader.is_special(name):
-                fixed.add(index)
-        pattern = Pattern(head.raw_lines, fixed, unkept, credential, length_index)
+                fixed.add(place)
+        varying -= fixed
+        start = outgoing.before[: outgoing.before.find(b"\r\n")]
+        pattern = Pattern(
+            raw_lines, [start, *head.lines], set(range(len(raw_lines))) - fixed, varying, length_place,
+            (token_at + 1, how.left, how.right),
+        )  # fmt: skip
+        if pattern.size > MAX_PATTERN_BYTES:
+            return
         if len(self._similar) >= _PATTERNS:
             self._similar.clear()
-        cookie = any(name == b"cookie" for _, name, _ in head.fields)
-        self._similar[head.start] = _RequestPattern(pattern, head.lines, credential, how, outgoing, self._token, cookie)
+        self._similar[head.start] = _RequestPattern(pattern, outgoing._replace(before=b"", after=b""), has_cookie)
 
     def _remember(self, raw: bytes, outgoing: Outgoing) -> None:
         # At the second sighting: heads that never come again leave nothing but a number.

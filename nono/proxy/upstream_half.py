@@ -15,7 +15,6 @@ from nono.proxy.framing import (
     ChunkScanner,
     FramingError,
     answer_length,
-    drop_framing,
 )
 from nono.proxy.head import ResponseHead
 from nono.proxy.services import BUFFER_BYTES, RECV_BYTES
@@ -87,9 +86,8 @@ class UpstreamHalf(Ends):
             if head.status == 101:
                 self._switch(upstream, head, data)
                 return
-            drop_framing(head)
             self.upstream_state = UPSTREAM[self.upstream_state][INTERIM]
-            self._to_client(b"\r\n".join(head.lines) + b"\r\n\r\n")
+            self._to_client(head.head + b"\r\n")
             if self._client.queued:
                 upstream.pause()
             if not data:
@@ -100,8 +98,6 @@ class UpstreamHalf(Ends):
         outgoing = self._outgoing
         assert outgoing is not None
         length = answer_length(head, outgoing.method)
-        if head.status == 204:
-            drop_framing(head)
         close = outgoing.close or length == UNTIL_CLOSE
         if outgoing.expects_continue and self.client_state == BODY:
             close = True  # the client may or may not send its body now: nobody can tell what comes next
@@ -110,8 +106,6 @@ class UpstreamHalf(Ends):
             upstream.reusable = False
         if upstream.fresh:
             upstream.pool.ticketed(upstream)
-        lines = head.lines
-        lines.append(b"Connection: close\r\n\r\n" if close else b"\r\n")  # ends the head
         size = len(data)
         whole = False
         if length >= 0:
@@ -141,7 +135,7 @@ class UpstreamHalf(Ends):
         self.upstream_state = UPSTREAM[self.upstream_state][ANSWER_WHOLE if whole else ANSWER]
         self._replay = None
         self._status = head.status
-        self._to_client(b"\r\n".join(lines) + data)
+        self._to_client(head.head + (b"Connection: close\r\n\r\n" if close else b"\r\n") + data)
         if whole:
             self._answered()
         elif self._client.queued:
@@ -253,10 +247,8 @@ class UpstreamHalf(Ends):
         assert outgoing is not None
         if outgoing.upgrade != b"websocket" or head.upgrade != b"websocket" or self.client_state != DONE:
             raise UpstreamError(502, "upstream_protocol", "The upstream switched protocols without being asked to.")
-        drop_framing(head)
-        lines = [*head.lines, b"Connection: Upgrade", b"Upgrade: websocket"]
         self._status = 101
-        self._to_client(b"\r\n".join(lines) + b"\r\n\r\n" + early)
+        self._to_client(head.head + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + early)
         self._bytes_down = len(early)
         self._tunnel_begins(upstream)
 

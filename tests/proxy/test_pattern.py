@@ -8,6 +8,7 @@ from nono.errors import Refusal, UpstreamError
 from nono.proxy.head import CHUNKED, HeadReader
 from nono.proxy.inject import Outgoing
 from nono.proxy.judge import Judge
+from nono.proxy.pattern import Pattern, _judge_value, is_value
 from tests.proxy.harness import TOKEN, route
 
 HEAD = (
@@ -23,7 +24,9 @@ ANSWER = (
 def taught() -> Judge:
     judge = Judge(TOKEN, [route("api", "https://example.com")], 1, None, 16384)
     judge(HEAD)
-    assert judge._similar
+    for old, new in ((b"X-Id: 1", b"X-Id: 8"), (b"*/*", b"image/png"), (b"Length: 5", b"Length: 8")):
+        judge(HEAD.replace(old, new))  # teaches what changes
+    assert len(judge._similar) == 1
     return judge
 
 
@@ -89,9 +92,62 @@ def test_a_head_that_is_refused_is_refused_after_one_like_it_was_granted(old: by
     assert refused.value.status == status
 
 
+@pytest.mark.parametrize("place", [b"%cbc", b"a%cc", b"ab%c", b"a %c b", b"a\t%c", b" %c ", b"%c"])
+def test_values_are_judged_as_h11_judges_them(place: bytes) -> None:
+    for octet in range(256):
+        value = place % octet
+        if octet not in b" \t" or place.strip(b" \t") not in (b"%cbc", b"ab%c", b"a\t%c", b"%c"):
+            assert is_value(value) == _judge_value(value), value
+        for other in (b"", b"x", b"x y"):
+            judged = _judge_value(value) and _judge_value(other)
+            assert is_value(b" ".join((value, other))) == is_value(b" ".join((other, value))) == judged
+
+
+def test_what_is_learned_to_change_is_what_was_seen_to_change() -> None:
+    judge = Judge(TOKEN, [route("api", "https://example.com")], 1, None, 16384)
+    judge(HEAD)
+    for old, new, taken in (
+        (b"X-Id: 1", b"X-Id: 2", 1),
+        (b"X-Id: 1", b"X-Id: 3", 0),
+        (b"Accept: */*", b"Accept: a", 1),
+        (b"X-Id: 1", b"X-Id: 4", 0),
+        (b"X-Id: 1\r\nAuth", b"X-Id: 5\r\nauth", 1),  # another kind
+        (b"X-Id: 1", b"X-Id: 6", 0),
+    ):
+        assert whole_ways(judge, HEAD.replace(old, new))[1] == taken, new
+
+
+def test_kinds_of_answers_are_kept_beside_each_other() -> None:
+    reader = HeadReader()
+    kinds = [ANSWER.replace(b"Server", b"X-%d" % kind) for kind in range(9)]
+    for _ in range(32):
+        for head in kinds:
+            assert reader.response(head) == HeadReader().response(head)
+    assert 1 < len(reader._answers[b"HTTP/1.1 200 OK"]) <= 4
+
+
+def test_an_enormous_head_leaves_no_pattern() -> None:
+    reader = HeadReader()
+    many = b"".join(b"X-%d: %b\r\n" % (number, b"v" * 100) for number in range(200))
+    reader.response(ANSWER.replace(b"Date: now\r\n", many))
+    assert reader._answers == {b"HTTP/1.1 200 OK": []}
+
+
+@pytest.mark.parametrize("status", [b"103 Early Hints", b"204 No Content"])
+def test_an_answer_without_a_body_does_not_speak_of_one(status: bytes) -> None:
+    reader = HeadReader()
+    head = ANSWER.replace(b"200 OK", status)
+    for date in (b"now", b"then", b"later"):
+        text = reader.response(head.replace(b"now", date)).head
+        assert date in text
+        assert b"Content-Length" not in text
+
+
 def test_answers_that_fit() -> None:
     reader = HeadReader()
     reader.response(ANSWER)
+    reader.response(ANSWER.replace(b"now", b"then"))
+    reader.response(ANSWER.replace(b"Length: 5", b"Length: 8"))
     for old, new in ((b"now", b"later"), (b"a=1", b"b=2"), (b"Length: 5", b"Length: 6"), (b"Length: 5", b"Length: 06")):
         head = ANSWER.replace(old, new)
         assert reader.response(head) == HeadReader().response(head)
@@ -103,4 +159,6 @@ def test_answers_that_fit() -> None:
             reader.response(ANSWER.replace(b"Server: n", bad))
     assert not reader.response(ANSWER).close
     assert reader.response(ANSWER.replace(b"HTTP/1.1", b"HTTP/1.0")).close
-    assert b"a=1" not in repr([[p._lines, p._pattern._lines] for p in reader._answers.values()]).encode()
+    known = [known.pattern for patterns in reader._answers.values() for known in patterns]
+    assert known
+    assert "a=1" not in repr([[getattr(pattern, name) for name in Pattern.__slots__] for pattern in known])

@@ -53,14 +53,13 @@ ANSWER = json.dumps(
 
 
 class Stage(NamedTuple):
-    """What every peer needs to know: a directory of its own, the certificates, the upstreams' ports, and its cores."""
+    """What every peer needs to know: a directory of its own, the certificates, and the upstreams' ports."""
 
     directory: Path
     made: certificates.Certificates
     completions_port: int
     events_port: int
     events_pid: int
-    cores: frozenset[int]
 
     def port_of(self, service: str) -> int:
         """Return the upstream's port."""
@@ -91,8 +90,8 @@ class Missing(Exception):
 
 
 @contextmanager
-def stage(directory: Path, big_files: Sequence[int], cores: frozenset[int]) -> Iterator[Stage]:
-    """Start both upstreams, on this process's own cores. cores: of the proxies.
+def stage(directory: Path, big_files: Sequence[int]) -> Iterator[Stage]:
+    """Start both upstreams.
 
     big_files: sizes of the files to be offered for download, as /files/SIZE.
     """
@@ -113,7 +112,7 @@ def stage(directory: Path, big_files: Sequence[int], cores: frozenset[int]) -> I
     ):
         _wait_for_port(completions_port, nginx)
         _wait_for_port(events_port, events)
-        yield Stage(directory, made, completions_port, events_port, events.pid, cores)
+        yield Stage(directory, made, completions_port, events_port, events.pid)
 
 
 @contextmanager
@@ -140,7 +139,7 @@ def _nginx(stage: Stage) -> Iterator[Peer]:
     )  # fmt: skip
     shown = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=True).stderr
     began = time.perf_counter()
-    with _running(["nginx", "-p", str(stage.directory), "-c", configuration], stage.directory, stage.cores) as process:
+    with _running(["nginx", "-p", str(stage.directory), "-c", configuration], stage.directory) as process:
         _wait_for_port(port, process)
         while len(list(_tree(process.pid))) < 2:  # listens before it has a worker
             time.sleep(0.0005)
@@ -165,7 +164,7 @@ def _rust(stage: Stage) -> Iterator[Peer]:
     ]
     program = [python, "-I", str(PEERS / "rust.py"), json.dumps(routes), str(MAX_CONNECTIONS)]
     began = time.perf_counter()
-    with _running(program, stage.directory, stage.cores) as process:
+    with _running(program, stage.directory) as process:
         said = _first_line(process)
         yield _proxy(RUST, said["port"], said["token"], process, began, f"nono-py {said['version']}")
 
@@ -184,7 +183,7 @@ def _mitmproxy(stage: Stage) -> Iterator[Peer]:
     version = re.search(r"Mitmproxy: (\S+)", shown)
     environment = {**os.environ, "BENCH_SECRET": SECRET, "BENCH_TOKEN": TOKEN}
     began = time.perf_counter()
-    with _running(command, stage.directory, stage.cores, environment) as process:
+    with _running(command, stage.directory, environment) as process:
         _wait_for_port(port, process)
         yield _proxy(MITMPROXY, port, TOKEN, process, began, version[1] if version else "")
 
@@ -212,7 +211,7 @@ def _nono(stage: Stage) -> Iterator[Peer]:
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "LANG": "C.UTF-8"}
     program = [str(Path(sys.executable).with_name("nono")), "proxy", "--profile", str(profile), "--json"]
     began = time.perf_counter()
-    with _running(program, stage.directory, stage.cores, environment) as process:
+    with _running(program, stage.directory, environment) as process:
         said = _first_line(process)
         yield _proxy(NONO, said["port"], said["env"]["NONO_PROXY_TOKEN"], process, began, "")
 
@@ -243,7 +242,6 @@ def _tree(pid: int) -> Iterator[int]:
 def _running(
     command: list[str],
     directory: Path,
-    cores: frozenset[int] | None = None,
     environment: dict[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a program until the block ends. Its standard input is a pipe, its standard error this program's."""
@@ -252,8 +250,6 @@ def _running(
     )
     with process:
         try:
-            if cores:
-                os.sched_setaffinity(process.pid, cores)
             yield process
         finally:
             process.terminate()

@@ -63,7 +63,7 @@ make_venv() {
 	find_compiler
 	if ! "$VENV/bin/python" -c 'import pip' >/dev/null 2>&1; then
 		find_python
-		echo "making a virtual environment in .venv"
+		echo "making a virtual environment in ${VENV##*/}"
 		"$PYTHON" -m venv --clear "$VENV"
 	fi
 	use_compiler

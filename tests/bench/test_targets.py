@@ -37,6 +37,15 @@ def test_more_or_less_is_better_as_the_table_says() -> None:
     assert not found[metric("peak memory, upload").label, NGINX].met
 
 
+def test_a_reported_miss_is_missed_and_tolerated_only_up_to_its_bound() -> None:
+    (name, peer), bound = next(iter(_targets.REPORTED.items()))
+    for ratio, tolerated in ((bound, True), (bound * 1.01, False)):
+        found = _targets.verdicts({name: {NONO: [ratio], peer: [1.0]}}, (NONO, peer))
+        assert [(verdict.met, verdict.tolerated) for verdict in found] == [(False, tolerated)]
+    unreported = _targets.verdicts({"peaks.up": SAMPLES["peaks.up"]}, (NGINX, NONO))
+    assert [(verdict.met, verdict.tolerated) for verdict in unreported] == [(False, False)]
+
+
 def test_what_could_not_be_measured_is_not_met() -> None:
     without_rust = {"rate8.rate": {NONO: [1.0], NGINX: [1.0]}}
     assert [v.met for v in _targets.verdicts(without_rust, proxy.PEERS) if v.peer == RUST] == [False]

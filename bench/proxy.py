@@ -280,7 +280,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="ci/bench proxy", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="of each measurement (default: 7)")
     parser.add_argument("--smoke", action="store_true", help="little of everything, to see that it works; no file")
-    parser.add_argument("--guard", action="store_true", help="exit with 1 where more is missed than bench/README.md tells")
+    parser.add_argument("--guard", action="store_true", help="exit with 1 where more is missed than is known")
     parser.add_argument("--only", action="append", metavar="TRIAL", help="only this measurement (repeatable); no file")
     parser.add_argument("--peer", action="append", choices=PEERS, help="only this peer (repeatable); no file")
     return parser.parse_args()

@@ -70,7 +70,12 @@ class Refusal(NonoError):
 
 
 class UpstreamError(NonoError):
-    """The remote failed; `status` (502 or 504) and `code` are what the agent is answered."""
+    """The remote failed; `status` (502 or 504) and `code` are what the agent is answered.
+
+    address: which literal address and port it is about; empty when none was dialled.
+    """
+
+    address = ""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

@@ -163,6 +163,7 @@ class ClientHalf(UpstreamHalf):
                 services.scratch.wait(lambda: self._slot_free(upstream))
                 return
         self._upstream = upstream
+        self._address = upstream.address
         upstream.owner = self
         self.upstream_state = UPSTREAM[self.upstream_state][BOUND]
         try:
@@ -329,6 +330,7 @@ class ClientHalf(UpstreamHalf):
     def _tunnel_stands(self, upstream: Upstream) -> None:
         self._status = 200
         self._upstream = upstream
+        self._address = upstream.address
         self._to_client(b"HTTP/1.1 200 Connection Established\r\n\r\n")
         self._tunnel_begins(upstream)
 

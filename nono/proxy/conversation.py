@@ -39,6 +39,7 @@ class Ends:
     """Both ends of one client connection's exchanges."""
 
     __slots__ = (
+        "_address",
         "_answer_inbox",
         "_answer_left",
         "_answer_scanner",
@@ -101,6 +102,7 @@ class Ends:
         self._answer_scanner: ChunkScanner | None = None
         self._bytes_up = self._bytes_down = 0
         self._status = 0
+        self._address = ""  # of the upstream's connection
         self._started = 0.0
         self._slot_at = 0.0  # since when a slot is waited for, or held by a head that the kernel did not take whole
         self._under_way = False  # from the request's head until it was reported: each is, exactly once
@@ -126,6 +128,8 @@ class Ends:
     def _refuse(self, error: NonoError) -> None:
         """Answer and hang up: nothing that follows on this connection will be looked at."""
         assert isinstance(error, (Refusal, UpstreamError))
+        if isinstance(error, UpstreamError) and error.address:
+            self._address = error.address
         self._let_upstream_go()
         head_only = self._head.startswith(b"HEAD ")
         if not self._started:  # its head never was complete
@@ -136,7 +140,7 @@ class Ends:
             text = answer(error.status, error.code, str(error), close=True, head_only=head_only)
         else:
             text = b""  # an answer has begun: it breaks off here
-        self._report(error.code, str(error))
+        self._report(error.code, str(error), refused=isinstance(error, Refusal))
         if text:
             self._to_client(text)
         elif self.upstream_state == BODY and self._answer_left == UNTIL_CLOSE:
@@ -189,7 +193,7 @@ class Ends:
         if upstream is not None:
             upstream.pool.discard(upstream)
 
-    def _report(self, code: str, reason: str = "") -> None:
+    def _report(self, code: str, reason: str = "", *, refused: bool = False) -> None:
         if not self._under_way:
             return
         self._under_way = False
@@ -200,7 +204,7 @@ class Ends:
         elif target is not None:
             route, host, method, path = "", f"{target.host}:{target.port}", "CONNECT", ""
         else:
-            route = ""
+            route, refused = "", True
             method, host, path = _shown(self._head, self._services.token)
         duration = now - self._started
         self._services.report(
@@ -208,8 +212,10 @@ class Ends:
                 time.time() - duration,
                 route,
                 host,
+                self._address,
                 method,
                 path,
+                "refused" if refused else "allowed",
                 self._status,
                 code,
                 self._bytes_up,

@@ -162,7 +162,7 @@ class Proxy:
     def _turned_away(self, status: int, code: str, reason: str) -> None:
         # Nothing was read of the request: there is no more to tell.
         try:
-            self._services.report(Exchange(time.time(), "", "", "", "", status, code, 0, 0, 0.0, reason))
+            self._services.report(Exchange(time.time(), "", "", "", "", "", "refused", status, code, 0, 0, 0.0, reason))
         except Exception:  # noqa: BLE001 - an audit that fails must not end the loop
             pass
 

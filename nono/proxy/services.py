@@ -21,15 +21,19 @@ REPLAY_BYTES = 65536
 class Exchange(NamedTuple):
     """What the audit learns of one request: no header, no query, no body.
 
-    time: seconds since the epoch at its start. route: empty for CONNECT and absolute-form; host: where it went.
-    status: what the client was answered, 0 when nothing. code: nono's own verdict, empty when it had none.
+    time: seconds since the epoch at its start. route: empty for CONNECT and absolute-form; host: where it was to go.
+    address: the literal address and port of the connection it used, or of the last that failed; empty when none was
+    dialled. verdict: "refused" by nono's policy, or "allowed", also where the upstream or the client then failed.
+    status: what the client was answered, 0 when nothing. code: why nono answered, or broke off; empty when it did not.
     """
 
     time: float
     route: str
     host: str
+    address: str
     method: str
     path: str
+    verdict: str
     status: int
     code: str
     bytes_up: int

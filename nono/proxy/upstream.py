@@ -41,12 +41,13 @@ class Owner(Protocol):
 class Upstream(Stream):
     """A connection to an origin, idle in the pool or bound to one exchange."""
 
-    __slots__ = ("_readable", "fresh", "idle_since", "origin", "owner", "pool", "reusable", "tls")
+    __slots__ = ("_readable", "address", "fresh", "idle_since", "origin", "owner", "pool", "reusable", "tls")
 
     def __init__(self, loop: Loop, sock: socket.socket, origin: Origin, pool: Pool) -> None:
         super().__init__(loop, sock, self.on_event)
         self.origin = origin
         self.pool = pool
+        self.address = _peer(sock)  # for the audit: where its bytes go, in numbers
         self.owner: Owner | None = None
         self.fresh = True  # nothing was read yet
         self.reusable = True  # false once an answer says, or shows, that another must not follow
@@ -92,6 +93,18 @@ class Upstream(Stream):
             return any(fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0\0\0\0"))  # the same number as SIOCOUTQ
         except OSError:
             return False  # a system that cannot tell
+
+
+def literal(host: str, port: int) -> str:
+    """Return an address and a port as they are written together (RFC 3986 section 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _peer(sock: socket.socket) -> str:
+    try:
+        return literal(*sock.getpeername()[:2])
+    except OSError:
+        return ""  # lost already
 
 
 Dialled = Callable[[Upstream | NonoError], None]
@@ -242,6 +255,7 @@ class Dial:
         self._events = 0
         self._timer: Timer | None = None
         self._last_error = ""
+        self._tried = ""
         self._timed_out = False
         self._over = False
 
@@ -303,6 +317,7 @@ class Dial:
         while self._next < len(self._addresses):
             address = self._addresses[self._next]
             self._next += 1
+            self._tried = literal(address.host, address.port)
             try:
                 sock = socket.socket(address.family, socket.SOCK_STREAM)
             except OSError as error:
@@ -404,6 +419,8 @@ class Dial:
     def _fail(self, error: NonoError) -> None:
         self._end()
         self._close_socket()
+        if isinstance(error, UpstreamError) and self._tried:
+            error.address = self._tried
         callback, self._callback = self._callback, None
         if callback is not None:
             callback(error)

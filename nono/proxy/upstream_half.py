@@ -329,6 +329,8 @@ class UpstreamHalf(Ends):
         if self.client_state != DONE:
             self._refuse(error)
             return
+        if error.address:
+            self._address = error.address
         self._let_upstream_go()
         self._close_after = self._close_after or outgoing.close
         self._status = error.status

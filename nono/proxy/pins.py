@@ -3,15 +3,24 @@
 The address dialled is the address checked: a name is resolved here, the connection is made to the literal address, and
 nobody asks the resolver again. What may be dialled depends on who named the host:
 
-    ROUTE     the operator, in a route: any address but link-local, metadata, multicast and loopback
+    ROUTE     the operator, in a route: any address but loopback and those that are never dialled
     LOOPBACK  the operator, in a route to localhost or a loopback literal: loopback only
-    PUBLIC    the agent, with the allowlist's leave: public addresses only (a name of the allowlist that
-              resolves to a private address is DNS rebinding, or at least not what was allowed)
+    NAMED     the operator, as exactly this host (--allow-domain HOST, --upstream-proxy): private and loopback too
+    PUBLIC    the agent, with the leave of a suffix or a group: public addresses only (such a name that resolves to a
+              private address is DNS rebinding, or at least not what was allowed)
 
-getaddrinfo blocks, so it runs in daemon threads, at most THREADS at a time; answers are kept for PIN_S. An address
-literal and `localhost` need no thread.
+Never dialled, whoever named them: link-local, "this network", multicast, broadcast, and where clouds keep their
+metadata; nor what carries one of these inside it (IPv4-mapped, -compatible and -translated, NAT64, 6to4, Teredo).
 
-Source: RFC 6890 (special-purpose addresses); RFC 6761 section 6.3 (localhost).
+A pin is a look-up's checked answer, and holds for PIN_S. That bounds two things: for how long a name that has moved is
+still dialled where it was, and how often whoever answers for a name may change his answer. It is not what stops
+rebinding: each answer is checked anew, so a name that was public and turns private is refused from then on, and
+connections are made to checked addresses only, however often the answer changes.
+
+getaddrinfo blocks, so it runs in daemon threads, at most THREADS at a time. An address literal and `localhost` need no
+thread. Addresses are handed out in the resolver's order, but with the families interleaved, at most MAX_ADDRESSES.
+
+Source: IANA's special-purpose address registries (RFC 6890); RFC 6761 section 6.3 (localhost); RFC 8305 section 4.
 """
 
 from __future__ import annotations
@@ -21,6 +30,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 from nono.errors import NonoError, Refusal, UpstreamError
@@ -28,32 +38,60 @@ from nono.loop import Loop
 
 ROUTE = "ROUTE"
 LOOPBACK = "LOOPBACK"
+NAMED = "NAMED"
 PUBLIC = "PUBLIC"
 
 THREADS = 8
 PIN_S = 30.0
+MAX_ADDRESSES = 16  # of one name; each may cost a connection attempt
 _MAX_PINS = 1024
 
-# Not link-local, but where clouds keep their metadata: Alibaba, AWS over IPv6, Oracle, Azure, Google over IPv6.
-_METADATA = frozenset(
-    ipaddress.ip_address(text)
-    for text in ("100.100.100.200", "fd00:ec2::254", "192.0.0.192", "168.63.129.16", "fd20:ce::254")
+
+def _networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+_NEVER = _networks(
+    "0.0.0.0/8",  # this network; Linux takes 0.0.0.0 for loopback
+    "169.254.0.0/16",  # link-local, and most clouds' metadata
+    "224.0.0.0/4",  # multicast
+    "255.255.255.255",  # broadcast
+    "100.100.100.200",  # metadata: Alibaba
+    "168.63.129.16",  # Azure
+    "192.0.0.192",  # Oracle
+    "::",
+    "fe80::/10",
+    "ff00::/8",
+    "fd00:ec2::/32",  # metadata and credentials: AWS
+    "fd00:42::42",  # Scaleway
+    "fd20:ce::254",  # Google
 )
-# IPv4 inside IPv6. ipaddress knows mapped (::ffff:a.b.c.d), 6to4 and Teredo addresses; it takes what stands in the
-# other forms for a global address, or does not know the network for a special one, so they are told apart here.
-_LAST_32_BITS = tuple(
-    ipaddress.IPv6Network(text)
-    for text in (
-        "::/96",  # IPv4-compatible, RFC 4291 section 2.5.5.1
-        "::ffff:0:0:0/96",  # IPv4-translated, RFC 2765 section 2.1
-        "64:ff9b::/96",  # NAT64, RFC 6052
-    )
+# The tables of ipaddress differ between versions of Python.
+_NOT_PUBLIC = _networks(
+    "10.0.0.0/8",
+    "100.64.0.0/10",  # carrier-grade NAT
+    "172.16.0.0/12",
+    "192.0.0.0/24",  # IETF protocol assignments
+    "192.0.2.0/24",  # documentation
+    "192.88.99.0/24",  # 6to4 relays
+    "192.168.0.0/16",
+    "198.18.0.0/15",  # benchmarks
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "240.0.0.0/4",  # reserved
+    "2001::/23",  # IETF protocol assignments, Teredo among them
+    "2001:db8::/32",
+    "3fff::/20",  # documentation, RFC 9637
+)
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+# IPv4 inside IPv6. ipaddress knows mapped (::ffff:a.b.c.d), 6to4 and Teredo addresses.
+_TRANSLATED = ipaddress.IPv6Network("::ffff:0:0:0/96")  # RFC 2765 section 2.1
+_LAST_32_BITS = (
+    ipaddress.IPv6Network("::/96"),  # IPv4-compatible, RFC 4291 section 2.5.5.1
+    ipaddress.IPv6Network("64:ff9b::/96"),  # NAT64, RFC 6052
+    _TRANSLATED,
 )
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215: of any of the prefix lengths below
-# Not global, whatever ipaddress says: site-local (RFC 3879), SRv6 (RFC 9602), and the above.
-_NOT_PUBLIC = (
-    *(ipaddress.IPv6Network(text) for text in ("fec0::/10", "5f00::/16", "::ffff:0:0:0/96")), _LOCAL_NAT64,
-)  # fmt: skip
 
 
 class Address(NamedTuple):
@@ -81,31 +119,26 @@ def scope_of_route(host: str) -> str:
 def permitted(text: str, scope: str) -> bool:
     """Whether an address may be dialled in this scope. Pure."""
     address = ipaddress.ip_address(text.partition("%")[0])
-    if scope == LOOPBACK:
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        return (mapped or address).is_loopback
-    if _is_never_dialled(address):
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address  # which the kernel dials as IPv4
+    if scope == LOOPBACK or address.is_loopback:
+        return address.is_loopback and scope in (LOOPBACK, NAMED)
+    if any(address in network for network in _NEVER):
         return False
     if isinstance(address, ipaddress.IPv6Address):
-        if scope == PUBLIC and any(address in network for network in _NOT_PUBLIC):
-            return False
         inner = _embedded(address)
         if inner is not None:
-            return permitted(str(inner), scope)
-        if address in _LOCAL_NAT64 or address.teredo:
-            return not any(_is_never_dialled(reading) for reading in _readings(address)) and scope == ROUTE
-    return scope == ROUTE or address.is_global
-
-
-def _is_never_dialled(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
-        return True
-    return address in _METADATA
+            return permitted(str(inner), scope) and not (scope == PUBLIC and address in _TRANSLATED)
+        if scope == PUBLIC and address not in _GLOBAL_UNICAST:
+            return False
+        if not all(permitted(str(reading), scope) for reading in _readings(address)):
+            return False
+    return scope != PUBLIC or not any(address in network for network in _NOT_PUBLIC)
 
 
 def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that this one stands for, where it has one form only."""
-    inner = address.ipv4_mapped or address.sixtofour
+    inner = address.sixtofour
     if inner is None and any(address in network for network in _LAST_32_BITS):
         inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return inner
@@ -114,13 +147,22 @@ def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 def _readings(address: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
     """The IPv4 addresses that this one may stand for: Teredo's client, or NAT64 with a prefix of any length.
 
-    0.0.0.0 is left out: it is what the unused octets of another reading look like.
+    Those that begin with 0 are left out: it is what the unused octets of another reading look like.
     """
     if address.teredo:
         return [address.teredo[1]]
+    if address not in _LOCAL_NAT64:
+        return []
     octets = address.packed  # RFC 6052 section 2.2: octet 8 is never part of the IPv4 address
     texts = (octets[6:8] + octets[9:11], octets[7:8] + octets[9:12], octets[9:13], octets[12:16])
-    return [ipaddress.IPv4Address(text) for text in texts if any(text)]
+    return [ipaddress.IPv4Address(text) for text in texts if text[0]]
+
+
+def interleaved(addresses: list[Address]) -> list[Address]:
+    """The addresses with the families in turn, each in its order; the first stays the first."""
+    one = [address for address in addresses if address.family == addresses[0].family]
+    other = [address for address in addresses if address.family != addresses[0].family]
+    return [address for address in chain.from_iterable(zip_longest(one, other)) if address is not None]
 
 
 def system_lookup(host: str, port: int) -> list[str]:
@@ -215,6 +257,7 @@ class Pins:
             message = f"{host} has only addresses that this proxy never dials (private, link-local or metadata)."
             callback(Refusal(403, "address_denied", message))
             return
+        addresses = interleaved(addresses)[:MAX_ADDRESSES]
         if len(self._pins) >= _MAX_PINS:
             self._pins.clear()
         self._pins[key] = (self._loop.now + PIN_S, addresses)

@@ -2,37 +2,175 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis.strategies import ip_addresses
 
 from nono.errors import NonoError, Refusal, UpstreamError
 from nono.loop import Loop
-from nono.proxy.pins import LOOPBACK, PUBLIC, ROUTE, THREADS, Address, Pins, permitted, scope_of_route
-
-LOCAL = ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"]
-NEVER = [
-    "169.254.169.254", "169.254.0.1", "fe80::1", "fe80::1%eth0", "fd00:ec2::254", "100.100.100.200", "192.0.0.192",
-    "0.0.0.0", "::", "224.0.0.1", "ff02::1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1",
-    "168.63.129.16", "::ffff:168.63.129.16", "::168.63.129.16", "fd20:ce::254",
-    "::169.254.169.254", "::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
-    "::ffff:0:169.254.169.254", "::ffff:0:127.0.0.1", "2001:0:101:101::5601:5601",
-    "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:a9:fe:a9fe::", "64:ff9b:1:0:a9:fea9:fe00:0",
-    "64:ff9b:1::7f00:1",
-]  # fmt: skip
-PRIVATE = ["10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "fd12::1", "::ffff:10.0.0.1", "64:ff9b::a00:1"]
-PRIVATE += ["::10.0.0.1", "fec0::1", "5f00::1", "::ffff:0:10.0.0.1", "::ffff:0:1.1.1.1"]
-PRIVATE += ["64:ff9b:1::a00:1", "64:ff9b:1::101:101", "2001:0:101:101::fefe:fefe"]
-GLOBAL = ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "::1.1.1.1"]
-
-
-@pytest.mark.parametrize(
-    ("scope", "allowed"),
-    [(LOOPBACK, LOCAL), (ROUTE, PRIVATE + GLOBAL), (PUBLIC, GLOBAL)],
+from nono.proxy.pins import (
+    LOOPBACK,
+    MAX_ADDRESSES,
+    NAMED,
+    PUBLIC,
+    ROUTE,
+    THREADS,
+    Address,
+    Pins,
+    permitted,
+    scope_of_route,
 )
-def test_addresses_of_each_scope(scope: str, allowed: list[str]) -> None:
-    every = LOCAL + NEVER + PRIVATE + GLOBAL
-    assert [text for text in every if permitted(text, scope)] == [text for text in every if text in allowed]
+
+# What each address may be dialled as, by what it is. No name of the agent's own may lead to any but the last group.
+LOOPBACK_ONLY = ["127.0.0.1", "127.9.9.9", "127.255.255.255", "::1", "::ffff:127.0.0.1"]
+# In disguise they are no loopback to the kernel; the operator may still have named a translator of his own.
+LOOPBACK_INSIDE = ["::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "::ffff:0:127.0.0.1", "64:ff9b:1::7f00:1"]
+LOOPBACK_INSIDE += ["2001:0:101:101::80ff:fffe"]
+NEVER = {
+    "link-local": ["169.254.0.1", "169.254.255.255", "fe80::1", "fe80::1%eth0", "febf::1"],
+    "metadata": [
+        "169.254.169.254", "169.254.170.2", "fd00:ec2::254", "fd00:ec2::23", "100.100.100.200", "192.0.0.192",
+        "168.63.129.16", "fd20:ce::254", "fd00:42::42",
+    ],
+    "unspecified": ["0.0.0.0", "::"],
+    "this network": ["0.0.0.1", "0.255.255.255", "::5"],
+    "multicast": ["224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"],
+    "broadcast": ["255.255.255.255"],
+    "v4-mapped": [
+        "::ffff:169.254.169.254", "::ffff:168.63.129.16", "::ffff:0.0.0.0", "::ffff:255.255.255.255",
+        "::ffff:224.0.0.1", "::ffff:100.100.100.200",
+    ],
+    "v4-compatible": ["::169.254.169.254", "::168.63.129.16", "::255.255.255.255"],
+    "v4-translated": ["::ffff:0:169.254.169.254", "::ffff:0:224.0.0.1"],
+    "NAT64": ["64:ff9b::a9fe:a9fe", "64:ff9b::ffff:ffff", "64:ff9b::0", "64:ff9b::6464:64c8"],
+    "NAT64, local": [
+        "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:a9:fe:a9fe::", "64:ff9b:1:0:a9:fea9:fe00:0",
+    ],
+    "6to4": ["2002:a9fe:a9fe::1", "2002:ffff:ffff::1", "2002:6464:64c8::1", "2002::1"],
+    "Teredo": ["2001:0:101:101::5601:5601"],
+}  # fmt: skip
+PRIVATE = {
+    "private": ["10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "fd12::1", "fc00::1"],
+    "carrier-grade NAT": ["100.64.0.1", "100.100.100.201", "100.127.255.255"],
+    "documentation": ["192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1", "3fff::1"],
+    "benchmarks": ["198.18.0.1", "198.19.255.255", "2001:2::1"],
+    "IETF protocols": ["192.0.0.1", "192.0.0.8", "192.0.0.100", "2001:1::1", "2001:10::1", "2001:20::1"],
+    "6to4 relay": ["192.88.99.1"],
+    "reserved": ["240.0.0.1", "255.255.255.254"],
+    "site-local": ["fec0::1", "feff::1"],
+    "not yet given out": ["4000::1", "8000::1", "5f00::1", "100::1", "200::1"],
+    "v4-mapped": ["::ffff:10.0.0.1", "::ffff:192.168.0.1", "::ffff:100.64.0.1"],
+    "v4-compatible": ["::10.0.0.1"],
+    "v4-translated": ["::ffff:0:10.0.0.1", "::ffff:0:1.1.1.1"],
+    "NAT64": ["64:ff9b::a00:1"],
+    "NAT64, local": ["64:ff9b:1::a00:1", "64:ff9b:1::101:101"],
+    "6to4": ["2002:a00:1::1", "2002:c0a8:1::"],
+    "Teredo": ["2001:0:101:101::fefe:fefe"],
+}
+GLOBAL = ["1.1.1.1", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "192.0.1.1", "223.255.255.254"]
+GLOBAL += ["2606:4700::1111", "2a00::1", "2001:4860:4860::8888", "::ffff:1.1.1.1", "64:ff9b::101:101", "::1.1.1.1"]
+GLOBAL += ["2002:101:101::1"]
+
+_TABLE = [
+    *((text, (LOOPBACK, NAMED)) for text in LOOPBACK_ONLY),
+    *((text, (NAMED,)) for text in LOOPBACK_INSIDE),
+    *((text, ()) for texts in NEVER.values() for text in texts),
+    *((text, (ROUTE, NAMED)) for texts in PRIVATE.values() for text in texts),
+    *((text, (ROUTE, NAMED, PUBLIC)) for text in GLOBAL),
+]
+
+
+@pytest.mark.parametrize("scope", [LOOPBACK, ROUTE, NAMED, PUBLIC])
+def test_addresses_of_each_scope(scope: str) -> None:
+    assert [text for text, scopes in _TABLE if permitted(text, scope) != (scope in scopes)] == []
+
+
+@given(ip_addresses())
+def test_what_is_public_is_permitted_to_the_operator_too_and_is_never_a_disguise(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    text = str(address)
+    if permitted(text, PUBLIC):
+        assert permitted(text, ROUTE)
+    if permitted(text, ROUTE):
+        assert permitted(text, NAMED)
+    if isinstance(address, ipaddress.IPv4Address):
+        for disguise in (f"::ffff:{text}", str(ipaddress.IPv6Address((0x64FF9B << 96) | int(address)))):
+            for scope in (ROUTE, NAMED, PUBLIC):
+                assert permitted(disguise, scope) == permitted(text, scope)
+
+
+def test_families_take_turns() -> None:
+    def order(*texts: str) -> list[str]:
+        loop = Loop()
+        answers: list[list[Address] | NonoError] = []
+        pins = Pins(loop, lambda host, port: list(texts))
+
+        def collect(answer: list[Address] | NonoError) -> None:
+            answers.append(answer)
+            loop.stop()
+
+        pins.resolve("a.example", 443, PUBLIC, collect)
+        loop.run()
+        loop.close()
+        assert isinstance(answers[0], list)
+        return [address.host for address in answers[0]]
+
+    assert order("2600::1", "2600::2", "2600::3", "1.1.1.1", "1.1.1.2") == [
+        "2600::1", "1.1.1.1", "2600::2", "1.1.1.2", "2600::3",
+    ]  # fmt: skip
+    assert order("1.1.1.1", "1.1.1.2", "10.0.0.1", "2600::1") == ["1.1.1.1", "2600::1", "1.1.1.2"]
+    assert len(order(*(f"1.1.1.{number}" for number in range(1, 200)))) == MAX_ADDRESSES
+
+
+@pytest.mark.parametrize("scope", [ROUTE, NAMED, PUBLIC])
+def test_a_name_that_rebinds_is_checked_anew_when_its_pin_has_expired(scope: str) -> None:
+    texts = ["1.1.1.1"]
+    looked_up = 0
+
+    def lookup(host: str, port: int) -> list[str]:
+        nonlocal looked_up
+        looked_up += 1
+        return list(texts)
+
+    loop = Loop()
+    pins = Pins(loop, lookup)
+
+    def resolve() -> list[str] | int:
+        answers: list[list[Address] | NonoError] = []
+
+        def collect(answer: list[Address] | NonoError) -> None:
+            answers.append(answer)
+            loop.stop()
+
+        pins.resolve("rebinds.example", 443, scope, collect)
+        if not answers:
+            loop.run()
+        answer = answers[0]
+        if isinstance(answer, Refusal):
+            return answer.status
+        assert isinstance(answer, list)
+        return [address.host for address in answer]
+
+    def expire() -> None:
+        pins._pins = {key: (loop.now - 1, addresses) for key, (_, addresses) in pins._pins.items()}
+
+    assert resolve() == ["1.1.1.1"]
+    texts[:] = ["10.0.0.1"]
+    assert resolve() == ["1.1.1.1"]  # pinned
+    assert looked_up == 1
+    expire()
+    assert resolve() == (403 if scope == PUBLIC else ["10.0.0.1"])
+    texts[:] = ["169.254.169.254"]
+    expire()
+    assert resolve() == 403
+    assert resolve() == 403  # a refusal is not pinned
+    texts[:] = ["127.0.0.1", "1.1.1.1"]
+    assert resolve() == (["127.0.0.1", "1.1.1.1"] if scope == NAMED else ["1.1.1.1"])
+    loop.close()
 
 
 def test_scope_of_a_routes_host() -> None:

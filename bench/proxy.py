@@ -46,7 +46,7 @@ class Size(NamedTuple):
     seconds: int = 2  # of wrk
     requests: int = 400
     openings: int = 15
-    events: int = 300
+    events: int = 500
     streams: int = 2000
     beside: int = 300  # requests beside the streams
     download: int = 64_000_000
@@ -88,8 +88,8 @@ def trials(stage: Stage, size: Size) -> list[Trial]:
         Trial("rate64", rate(64, False), PEERS),
         Trial("latency", lambda peer: _load.latency(peer, size.requests), most, 4.0),
         Trial("streams", lambda peer: _load.streams(peer, size.openings, size.events), most, 4.0),
-        Trial("download", lambda peer: _load.download(peer, size.download), most, 6.0),
-        Trial("upload", lambda peer: _load.upload(peer, size.upload), most, 6.0),
+        Trial("download", lambda peer: _load.download(peer, size.download), most, 10.0),
+        Trial("upload", lambda peer: _load.upload(peer, size.upload), most, 10.0),
         Trial("cold", _load.cold, proxies, 2.0, fresh=True),
         Trial("peaks", lambda peer: _load.peaks(peer, size.long), proxies, 0.4, fresh=True),
         Trial(

@@ -80,8 +80,10 @@ class Stream:
         if not self.queued:
             try:
                 sent = self.send(data)
-                while sent < size:  # TLS takes one record at a time
-                    sent += self.send(memoryview(data)[sent:])
+                if sent < size:  # TLS takes one record at a time
+                    view = memoryview(data)
+                    while sent < size:
+                        sent += self.send(view[sent:])
                 return
             except WOULD_BLOCK:
                 pass

@@ -49,18 +49,19 @@ int nono_prctl(int option, unsigned long argument);
 #define NONO_STEP_UID_MAP 4
 #define NONO_STEP_GID_MAP 5
 #define NONO_STEP_LOOPBACK 6
-#define NONO_STEP_LISTEN 7
-#define NONO_STEP_PROCESS_GROUP 8
-#define NONO_STEP_FOREGROUND 9
-#define NONO_STEP_CAPABILITIES 10
-#define NONO_STEP_NO_NEW_PRIVS 11
-#define NONO_STEP_DUMPABLE 12
-#define NONO_STEP_CLOSE_RANGE 13
-#define NONO_STEP_WORKDIR 14
-#define NONO_STEP_SIGNALS 15
-#define NONO_STEP_LANDLOCK 16
-#define NONO_STEP_SECCOMP 17
-#define NONO_STEP_EXEC 18
+#define NONO_STEP_NETWORK 7
+#define NONO_STEP_LISTEN 8
+#define NONO_STEP_PROCESS_GROUP 9
+#define NONO_STEP_FOREGROUND 10
+#define NONO_STEP_CAPABILITIES 11
+#define NONO_STEP_NO_NEW_PRIVS 12
+#define NONO_STEP_DUMPABLE 13
+#define NONO_STEP_CLOSE_RANGE 14
+#define NONO_STEP_WORKDIR 15
+#define NONO_STEP_SIGNALS 16
+#define NONO_STEP_LANDLOCK 17
+#define NONO_STEP_SECCOMP 18
+#define NONO_STEP_EXEC 19
 
 struct nono_spawn {
 	/* in */
@@ -69,7 +70,10 @@ struct nono_spawn {
 	char *const *envp;
 	const char *workdir;           /* chdir after the privileges are gone */
 	uint64_t namespaces;           /* CLONE_NEW* bits; NEWUSER maps the caller's own ids */
-	int listen_port;               /* 127.0.0.1:port of the new network, 0 any, -1 none */
+	const uint16_t *listen_ports;  /* on 127.0.0.1 of the new network; 0: any port */
+	size_t listener_count;
+	int *listener_fds;             /* as many; filled in, owned by the caller */
+	int keep_network;              /* the caller gets the new network namespace as well */
 	int ruleset_fd;                /* Landlock; not optional: -1 fails with EBADF */
 	const void *filter;            /* seccomp; not optional: 0 instructions fail with EINVAL */
 	size_t filter_count;
@@ -78,7 +82,7 @@ struct nono_spawn {
 	int death_signal;              /* sent to the child when the calling *thread* ends */
 	/* out */
 	int step;                      /* NONO_STEP_*: the last one that was begun */
-	int listener_fd;               /* owned by the caller; -1 none */
+	int network_fd;                /* owned by the caller; -1 none */
 	int pidfd;                     /* owned by the caller; -1 where pidfd_open is missing */
 };
 
@@ -88,6 +92,15 @@ struct nono_spawn {
  * with a step left out. Side effect: the caller's memory is undumpable afterwards.
  */
 int nono_spawn(struct nono_spawn *spawn);
+
+/* ---- network.c ---------------------------------------------------------------------- */
+
+/*
+ * A TCP socket of `family`, non-blocking and close-on-exec, in the network namespace
+ * `network_fd`, which belongs to a user namespace that the caller's user made below his own.
+ * `call`: the name of the system call that failed.
+ */
+int nono_socket_in_network(int network_fd, int family, const char **call);
 
 /* ---- secret.c: memory for secrets --------------------------------------------------- */
 

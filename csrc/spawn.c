@@ -11,9 +11,10 @@
  * may hold. It makes system calls and nothing else: no malloc, no stdio, no Python. All
  * signals are blocked throughout, so no handler of the parent ever runs in the child.
  *
- * CLONE_FILES: the file table is shared until close_range() unshares it, so the listener
- * that the child opens inside its network is in the parent's table at once, without a
- * socket pair and SCM_RIGHTS. The child opens nothing else that outlives its step.
+ * CLONE_FILES: the file table is shared until close_range() unshares it, so the listeners
+ * that the child opens inside its network are in the parent's table at once, without a
+ * socket pair and SCM_RIGHTS, and so is the network namespace itself where the parent wants
+ * to make sockets in it later (network.c). The child opens nothing else that outlives its step.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -101,23 +102,39 @@ loopback_up(void)
 	return rc;
 }
 
-/* The fd lands in spawn->listener_fd at once, so that the parent can close it on failure. */
+/* The fd lands in *listener_fd at once, so that the parent can close it on failure. */
 static int
-open_listener(struct nono_spawn *spawn)
+open_listener(uint16_t port, int *listener_fd)
 {
 	struct sockaddr_in address;
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
 	if (fd < 0)
 		return -1;
-	spawn->listener_fd = fd;
+	*listener_fd = fd;
 	memset(&address, 0, sizeof(address));
 	address.sin_family = AF_INET;
-	address.sin_port = htons((uint16_t)spawn->listen_port);
+	address.sin_port = htons(port);
 	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		return -1;
 	return listen(fd, LISTEN_BACKLOG);
+}
+
+/* Parent: the file table is its own again. */
+static void
+close_kept(struct nono_spawn *spawn)
+{
+	size_t index;
+
+	for (index = 0; index < spawn->listener_count; index++) {
+		if (spawn->listener_fds[index] >= 0)
+			close(spawn->listener_fds[index]);
+		spawn->listener_fds[index] = -1;
+	}
+	if (spawn->network_fd >= 0)
+		close(spawn->network_fd);
+	spawn->network_fd = -1;
 }
 
 /*
@@ -169,6 +186,7 @@ run_child(void *argument)
 {
 	struct child *child = argument;
 	struct nono_spawn *spawn = child->spawn;
+	size_t index;
 	int rc;
 
 #define STEP(name, failed)                                                                    \
@@ -199,8 +217,15 @@ run_child(void *argument)
 	}
 	if (spawn->namespaces & CLONE_NEWNET)
 		STEP(NONO_STEP_LOOPBACK, loopback_up() < 0);
-	if (spawn->listen_port >= 0)
-		STEP(NONO_STEP_LISTEN, open_listener(spawn) < 0);
+	if (spawn->keep_network) {
+		spawn->step = NONO_STEP_NETWORK;
+		spawn->network_fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+		if (spawn->network_fd < 0)
+			goto fail;
+	}
+	for (index = 0; index < spawn->listener_count; index++)
+		STEP(NONO_STEP_LISTEN,
+		     open_listener(spawn->listen_ports[index], &spawn->listener_fds[index]) < 0);
 
 	/* SIGTTOU is blocked, so taking the terminal from the background does not stop us. */
 	if (spawn->new_process_group)
@@ -248,11 +273,14 @@ nono_spawn(struct nono_spawn *spawn)
 	struct child child;
 	sigset_t all_signals;
 	pid_t foreground = -1;
+	size_t index;
 	char *stack;
 	int pid, error;
 
 	spawn->step = NONO_STEP_PREPARE;
-	spawn->listener_fd = -1;
+	for (index = 0; index < spawn->listener_count; index++)
+		spawn->listener_fds[index] = -1;
+	spawn->network_fd = -1;
 	spawn->pidfd = -1;
 	memset(&child, 0, sizeof(child));
 	child.spawn = spawn;
@@ -287,9 +315,7 @@ nono_spawn(struct nono_spawn *spawn)
 	if (error != 0) {
 		if (foreground > 0 && spawn->step > NONO_STEP_FOREGROUND)
 			tcsetpgrp(spawn->foreground_tty_fd, foreground);
-		if (spawn->listener_fd >= 0)
-			close(spawn->listener_fd);
-		spawn->listener_fd = -1;
+		close_kept(spawn);
 	} else {
 		spawn->pidfd = (int)syscall(__NR_pidfd_open, pid, 0U);
 	}
@@ -304,7 +330,7 @@ int
 nono_spawn(struct nono_spawn *spawn)
 {
 	spawn->step = NONO_STEP_CLONE;
-	spawn->listener_fd = -1;
+	spawn->network_fd = -1;
 	spawn->pidfd = -1;
 	return -ENOSYS;
 }

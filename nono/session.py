@@ -171,7 +171,7 @@ def _start(
             envp=[os.fsencode(f"{name}={value}") for name, value in variables.items()],
             workdir=os.fsencode(workdir),
             namespaces=plan.namespaces,
-            listen_port=port if plan.proxied else None,
+            listen_ports=(port,) if plan.proxied else (),
             ruleset_fd=ruleset,
             seccomp_filter=plan.seccomp_filter,
             new_process_group=not terminal.shared,
@@ -209,7 +209,7 @@ def _supervise(run: _Run, child: Child, terminal: Terminal, signals: Signals, au
         if statuses:
             return statuses[0]
         import_module(library)
-    proxy = _make_proxy(loop, child.listener_fd, run, audit)
+    proxy = _make_proxy(loop, child.listener_fds[0], run, audit)
     proxy.warm()
     try:
         loop.run()

@@ -198,20 +198,19 @@ def _spawn(argv: Sequence[str], wall: Wall, workdir: str, environment: dict[str,
     expansion = filesystem.expand(wall.capabilities(argv[0]))
     plan = make_plan(expansion, wall.abi or landlock.abi(), os.uname().machine)
     ruleset = filesystem.open_ruleset(plan)
-    listen_port = wall.listen_port if plan.proxied else None
     child = spawn(
         path=os.fsencode(argv[0]),
         argv=[os.fsencode(argument) for argument in argv],
         envp=[os.fsencode(f"{name}={value}") for name, value in environment.items()],
         workdir=os.fsencode(workdir),
         namespaces=plan.namespaces,
-        listen_port=listen_port,
+        listen_ports=(wall.listen_port,) if plan.proxied and wall.listen_port is not None else (),
         ruleset_fd=ruleset,
         seccomp_filter=plan.seccomp_filter,
         new_process_group=False,
     )
-    if child.listener_fd >= 0:
-        _answer_one(child.listener_fd, child.pidfd)
+    for listener_fd in child.listener_fds:
+        _answer_one(listener_fd, child.pidfd)
     return child.pid
 
 

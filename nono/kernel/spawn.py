@@ -67,11 +67,15 @@ INSTRUCTION_BYTES = 8  # struct sock_filter
 
 
 class Child(Record):
-    """A running child. The caller owns both fds (close-on-exec) and reaps the pid; -1: there is none."""
+    """A running child. The caller owns the fds (close-on-exec) and reaps the pid; -1: there is none.
+
+    listener_fds: one for each port, in their order. network_fd: its network namespace, for network.socket_in.
+    """
 
     pid: int
     pidfd: int
-    listener_fd: int
+    listener_fds: tuple[int, ...]
+    network_fd: int = -1
 
 
 class SpawnError(KernelError):
@@ -93,6 +97,7 @@ STEPS: dict[int, str] = {
     lib.NONO_STEP_UID_MAP: "uid_map",
     lib.NONO_STEP_GID_MAP: "gid_map",
     lib.NONO_STEP_LOOPBACK: "loopback",
+    lib.NONO_STEP_NETWORK: "network",
     lib.NONO_STEP_LISTEN: "listen",
     lib.NONO_STEP_PROCESS_GROUP: "process_group",
     lib.NONO_STEP_FOREGROUND: "foreground",
@@ -139,6 +144,7 @@ SENTENCES: dict[tuple[str, int], str] = {
     ("gid_map", EPERM): _APPARMOR,
     ("loopback", EPERM): _APPARMOR,
     ("loopback", EACCES): _APPARMOR,
+    ("network", ENOENT): _NO_PROC,
     ("listen", EACCES): _APPARMOR,
     ("listen", EPERM): _APPARMOR,
     ("process_group", EPERM): "The command could not be put into a process group of its own.",
@@ -202,7 +208,8 @@ def spawn(
     envp: Sequence[bytes],
     workdir: bytes,
     namespaces: int,
-    listen_port: int | None,
+    listen_ports: Sequence[int] = (),
+    keep_network: bool = False,
     ruleset_fd: int,
     seccomp_filter: bytes,
     new_process_group: bool,
@@ -213,15 +220,18 @@ def spawn(
     path, workdir: absolute; there is no search in PATH, and nothing is looked up in the working directory.
 
     namespaces: CLONE_NEW* bits out of SUPPORTED_NAMESPACES; 0 leaves the host's network.
-    listen_port: the proxy's listener on 127.0.0.1 inside the new network (0: any port, ask the fd); its fd is
-    non-blocking, close-on-exec, backlog 4096. Needs CLONE_NEWNET.
+    listen_ports: listeners on 127.0.0.1 inside the new network (0: any port, ask the fd); their fds are non-blocking,
+    close-on-exec, backlog 4096. Ports below 1024 are no exception. Need CLONE_NEWNET.
+    keep_network: whether network.socket_in will be used on the child. Needs CLONE_NEWUSER and CLONE_NEWNET.
     ruleset_fd, seccomp_filter: not optional; an invalid one fails. The ruleset stays the caller's.
     foreground_tty_fd: a terminal in whose foreground the child's process group is put; -1 none.
     Raises SpawnError; then no child, no fd and no change of the terminal is left. ValueError for a NUL byte inside a
     string, or a combination that cannot be.
     """
-    if listen_port is not None and not (namespaces & CLONE_NEWNET and 0 <= listen_port <= 0xFFFF):
+    if listen_ports and not (namespaces & CLONE_NEWNET and all(0 <= port <= 0xFFFF for port in listen_ports)):
         raise ValueError("a listener needs a network namespace and a port of 0 to 65535")
+    if keep_network and namespaces & (CLONE_NEWUSER | CLONE_NEWNET) != CLONE_NEWUSER | CLONE_NEWNET:
+        raise ValueError("only a network namespace in a user namespace of its own can be kept")
     if namespaces & ~SUPPORTED_NAMESPACES:
         raise ValueError("unsupported namespace")
     if not (path.startswith(b"/") and workdir.startswith(b"/")):
@@ -242,7 +252,12 @@ def spawn(
     call.envp = _strings(envp, keep)
     call.workdir = _strings((workdir,), keep)[0]  # type: ignore[index]
     call.namespaces = namespaces
-    call.listen_port = -1 if listen_port is None else listen_port
+    ports = ffi.new("uint16_t[]", listen_ports)
+    call.listen_ports = ports
+    listener_fds = ffi.new("int[]", len(listen_ports))
+    call.listener_fds = listener_fds
+    call.listener_count = len(listen_ports)
+    call.keep_network = keep_network
     call.ruleset_fd = ruleset_fd
     filter_buffer = ffi.from_buffer(seccomp_filter)
     call.filter = filter_buffer
@@ -256,4 +271,4 @@ def spawn(
     if pid < 0:
         step = STEPS[call.step]
         raise SpawnError(step, -pid, _sentence(step, -pid, path, workdir))
-    return Child(pid, call.pidfd, call.listener_fd)
+    return Child(pid, call.pidfd, tuple(listener_fds), call.network_fd)

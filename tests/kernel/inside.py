@@ -59,7 +59,8 @@ def ruleset(*paths: str, access: int | None = None) -> Iterator[int]:
 def start(
     *argv: str,
     namespaces: int = 0,
-    listen_port: int | None = None,
+    listen_ports: Sequence[int] = (),
+    keep_network: bool = False,
     ruleset_fd: int | None = None,
     seccomp_filter: bytes = ALLOW_ALL,
     workdir: str = "/",
@@ -74,7 +75,8 @@ def start(
             envp=envp,
             workdir=os.fsencode(workdir),
             namespaces=namespaces,
-            listen_port=listen_port,
+            listen_ports=listen_ports,
+            keep_network=keep_network,
             ruleset_fd=everything if ruleset_fd is None else ruleset_fd,
             seccomp_filter=seccomp_filter,
             new_process_group=new_process_group,
@@ -83,7 +85,7 @@ def start(
 
 
 def close(child: Child) -> None:
-    for fd in (child.pidfd, child.listener_fd):
+    for fd in (child.pidfd, child.network_fd, *child.listener_fds):
         if fd >= 0:
             os.close(fd)
 

@@ -91,7 +91,7 @@ def test_inherits_no_file_but_the_standard_ones(namespaces: int, tmp_path: Path)
         os.set_inheritable(fd, True)
     try:
         # the listing itself is fd 3
-        done = shell("ls /proc/self/fd", namespaces=namespaces, listen_port=0 if namespaces else None)
+        done = shell("ls /proc/self/fd", namespaces=namespaces, listen_ports=(0,) if namespaces else ())
     finally:
         for fd in (*leaks, high):
             assert os.get_inheritable(fd)  # untouched in the parent
@@ -162,15 +162,15 @@ def test_network_is_one_listener_that_only_the_parent_serves() -> None:
         saved = os.dup(1)
         os.dup2(write_fd, 1)
         try:
-            child = start(sys.executable, "-I", "-S", "-c", script, namespaces=ISOLATED, listen_port=8099)
+            child = start(sys.executable, "-I", "-S", "-c", script, namespaces=ISOLATED, listen_ports=(8099,))
         finally:
             os.dup2(saved, 1)
             os.close(saved)
             os.close(write_fd)
-        with socket.socket(fileno=os.dup(child.listener_fd)) as listener, open(read_fd) as output:
+        with socket.socket(fileno=os.dup(child.listener_fds[0])) as listener, open(read_fd) as output:
             assert listener.getsockname() == ("127.0.0.1", 8099)
-            assert not os.get_blocking(child.listener_fd)
-            assert not os.get_inheritable(child.listener_fd)
+            assert not os.get_blocking(child.listener_fds[0])
+            assert not os.get_inheritable(child.listener_fds[0])
             with pytest.raises(ConnectionRefusedError):  # the host's 8099 is another one
                 socket.create_connection(("127.0.0.1", 8099), 5)
             assert select.select([listener], [], [], 10)[0]
@@ -194,8 +194,8 @@ def test_open_network_is_the_hosts() -> None:
 
 
 def test_listener_port_zero_is_any_port() -> None:
-    child = start("/bin/true", namespaces=ISOLATED, listen_port=0)
-    with socket.socket(fileno=child.listener_fd) as listener:
+    child = start("/bin/true", namespaces=ISOLATED, listen_ports=(0,))
+    with socket.socket(fileno=child.listener_fds[0]) as listener:
         assert listener.getsockname()[1] > 0
     os.close(child.pidfd)
     assert os.waitpid(child.pid, 0)[1] == 0
@@ -240,7 +240,7 @@ def test_killed_supervisor_takes_the_program_along() -> None:
     read_fd, write_fd = os.pipe()
     supervisor = os.fork()
     if supervisor == 0:
-        child = start("/bin/sleep", "60", namespaces=ISOLATED, listen_port=8099)
+        child = start("/bin/sleep", "60", namespaces=ISOLATED, listen_ports=(8099,))
         os.write(write_fd, b"%d" % child.pid)
         time.sleep(60)
         os._exit(1)
@@ -268,7 +268,7 @@ def test_parent_is_undisturbed_by_signals_and_threads_meanwhile() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)
     try:
         for _ in range(60):
-            assert run("/bin/true", namespaces=ISOLATED, listen_port=0).exit_code == 0
+            assert run("/bin/true", namespaces=ISOLATED, listen_ports=(0,)).exit_code == 0
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -350,14 +350,14 @@ def test_program_that_is_missing_not_executable_or_no_program(namespaces: int, t
     orphan = tmp_path / "orphan"
     orphan.write_text("#!/nonexistent/interpreter\n")
     orphan.chmod(0o755)
-    port = 0 if namespaces else None
+    ports = (0,) if namespaces else ()
 
-    error = failure("/nonexistent", namespaces=namespaces, listen_port=port)
+    error = failure("/nonexistent", namespaces=namespaces, listen_ports=ports)
     assert (error.step, error.errno) == ("exec", errno.ENOENT)
     assert str(error).startswith("The command /nonexistent does not exist")
     assert failure(str(orphan), namespaces=namespaces).errno == errno.ENOENT
 
-    error = failure(str(text), namespaces=namespaces, listen_port=port)
+    error = failure(str(text), namespaces=namespaces, listen_ports=ports)
     assert (error.step, error.errno) == ("exec", errno.EACCES)
     assert "not executable" in str(error)
 
@@ -413,9 +413,9 @@ def test_filter_that_kills_the_exec_is_no_success() -> None:
 
 def test_bad_calls_are_refused_before_anything_starts() -> None:
     for options in (
-        {"listen_port": 80},
-        {"listen_port": 65536, "namespaces": ISOLATED},
-        {"listen_port": -1, "namespaces": ISOLATED},
+        {"listen_ports": (80,)},
+        {"listen_ports": (65536,), "namespaces": ISOLATED},
+        {"listen_ports": (-1,), "namespaces": ISOLATED},
         {"namespaces": CLONE_NEWPID | CLONE_NEWUSER},
         {"namespaces": 0x100},  # CLONE_VM has no business here, nor has any other bit
         {"seccomp_filter": ALLOW_ALL[:7]},
@@ -452,7 +452,7 @@ def test_namespaces_switched_off(limit: str) -> None:
         process.set_dumpable(True)
         enter_user_namespace()
         Path(f"/proc/sys/user/{limit}").write_text("0")
-        error = failure("/bin/true", namespaces=ISOLATED, listen_port=0)
+        error = failure("/bin/true", namespaces=ISOLATED, listen_ports=(0,))
         assert (error.step, error.errno) == ("clone", errno.ENOSPC)
         assert "user.max_user_namespaces" in str(error)
         assert run("/bin/true").exit_code == 0  # the open network needs none
@@ -478,7 +478,6 @@ def test_namespaces_forbidden(tmp_path: Path) -> None:
             envp=[],
             workdir=b"/",
             namespaces=namespaces,
-            listen_port=None,
             ruleset_fd=ruleset_fd,
             seccomp_filter=ALLOW_ALL,
             new_process_group=False,
@@ -512,7 +511,7 @@ def forbid(syscall: dict[str, int], answer: int) -> None:
 def test_each_step_that_fails_is_named(syscall: dict[str, int], answer: int, step: str, words: str) -> None:
     def work() -> None:
         forbid(syscall, answer)
-        error = failure("/bin/true", namespaces=ISOLATED, listen_port=0)
+        error = failure("/bin/true", namespaces=ISOLATED, listen_ports=(0,))
         assert (error.step, error.errno) == (step, answer)
         assert words in str(error)
         assert isinstance(error, KernelError)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import posixpath
 
 from nono.errors import PolicyError, UsageError
-from nono.policy import allowlist, groups
+from nono.policy import groups
+from nono.policy.allowlist import Allowlist
 from nono.policy.capabilities import (
     NETWORK_BLOCKED,
     NETWORK_OPEN,
@@ -113,8 +114,7 @@ def resolve(
         raise UsageError(f"--block-net and {what} exclude each other: one needs the network; give up one of them")
     if denied and not allowed:
         raise UsageError("--deny-domain takes hosts out of what --allow-domain grants; alone it has no effect")
-    for entry in (*allowed, *denied):
-        allowlist.parse_entry(entry)
+    Allowlist(allowed, denied)  # raises for an entry that is not sound
     network = NETWORK_BLOCKED if blocked else NETWORK_PROXY if names or allowed else NETWORK_OPEN
     return CapabilitySet(
         grants=(

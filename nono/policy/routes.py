@@ -1,12 +1,14 @@
 """What a route is: one upstream, one credential, and how each is presented.
 
-Pure data. The built-in routes (data/network-policy.json) and the custom credentials of a profile have this one shape;
-DESIGN section 4 lists the fields. A Route names its credential, it never holds it.
+Data, and the check of a rule. The built-in routes (data/network-policy.json) and the custom credentials of a profile
+have this one shape; DESIGN section 4 lists the fields. A Route names its credential, it never holds it.
 """
 
 from __future__ import annotations
 
 from nono.record import Record
+
+_NOT_IN_A_PATH = frozenset(' \\?#"<>')
 
 
 class EndpointRule(Record):
@@ -14,6 +16,19 @@ class EndpointRule(Record):
 
     method: str
     path: str
+
+
+def endpoint_rule(method: str, path: str) -> EndpointRule:
+    """Return the rule; ValueError with a reason when no request could ever fit it."""
+    if not method.isascii() or not (method == "*" or method.replace("-", "").isalpha()):
+        raise ValueError(f"{method!r} is no method; write GET, POST … or * for any")
+    if not path.startswith("/"):
+        raise ValueError(f"the path {path!r} must begin with '/'")
+    if not path.isascii() or not path.isprintable() or not _NOT_IN_A_PATH.isdisjoint(path):
+        raise ValueError(f"the path {path!r} must be one as it is sent: %-escaped, without query")
+    if not {".", ".."}.isdisjoint(path.split("/")):
+        raise ValueError(f"the path {path!r} must not have '.' or '..' in it")
+    return EndpointRule(method.upper(), path)
 
 
 class Presentation(Record):
@@ -33,6 +48,7 @@ class Route(Record):
     upstream: https://HOST[:PORT][/BASE], or http:// to a loopback literal only.
     env_vars: variables that get the phantom token; base_url_vars: those that get http://127.0.0.1:PORT/NAME.
     proxy: how the agent presents its token when that differs from `inject`; None when it does not.
+    intercept: also requests that the agent sends to the upstream itself, over TLS of its own, get the credential.
     """
 
     name: str
@@ -46,3 +62,4 @@ class Route(Record):
     tls_ca: str = ""
     tls_client_cert: str = ""
     tls_client_key: str = ""
+    intercept: bool = False

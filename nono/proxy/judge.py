@@ -8,18 +8,23 @@ head that was granted while a credential was missing stays refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from nono.errors import Refusal
+from nono.policy.allowlist import Verdict
 from nono.proxy.authenticate import Grant, Places, authenticate, authenticate_proxy, places, presentation_names
 from nono.proxy.head import MEMO_LINE_BYTES, HeadReader, RequestHead
 from nono.proxy.inject import PERCENT, SLOT_BYTES, Injection, Outgoing, injection, plan, plan_plain
 from nono.proxy.pattern import MAX_PATTERN_BYTES, Pattern
 from nono.proxy.route import BoundRoute, ConnectTarget, HostTarget, Router
 
-# Decides about a host that the agent names: None lets it pass, a Refusal is answered.
-Allowlist = Callable[[str, int], Refusal | None]
+
+class Allowlist(Protocol):
+    """Decides about a host that the agent names; raises Refusal (nono/policy/allowlist.py)."""
+
+    def __call__(self, host: str, port: int, *, tunnel: bool) -> Verdict: ...
+
 
 MEMO_HEADS = 512
 MEMO_HEAD_BYTES = 4096
@@ -103,7 +108,7 @@ class Judge:
         target = self.router.route(head)
         if isinstance(target, (ConnectTarget, HostTarget)):
             authenticate_proxy(head, self._token)
-            self._allow(target.host, target.port)
+            self._allow(target)
             return target if isinstance(target, ConnectTarget) else plan_plain(head, target, self._token)
         bound = target.destination.bound
         where, how = self._rooms[bound.route.name]
@@ -175,11 +180,13 @@ class Judge:
             self._heads.clear()
         self._heads[raw] = outgoing
 
-    def _allow(self, host: str, port: int) -> None:
+    def _allow(self, target: ConnectTarget | HostTarget) -> None:
+        host = target.host
         if self._allowlist is not None:
-            refusal = self._allowlist(host, port)
-            if refusal is not None:
-                raise refusal
+            verdict = self._allowlist(host, target.port, tunnel=isinstance(target, ConnectTarget))
+            if verdict.rules:
+                message = f"Only some paths of {host} are granted, and this proxy cannot see which one is asked for."
+                raise Refusal(403, "host_denied", message)
             return
         for destination in self.router.destinations:
             if destination.origin.host == host:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from nono.loop import Loop
+from nono.policy.allowlist import Verdict
 from nono.policy.routes import Presentation, Route
 from nono.proxy.pins import Pins
 from nono.proxy.server import Allowlist, BoundRoute, Exchange, Limits, Proxy
@@ -37,6 +38,11 @@ def route(name: str, upstream: str, ca: str = "", **fields: Any) -> BoundRoute:
     credential = PlainBuffer(content=key) if key is not None else None
     fields.setdefault("inject", Presentation())
     return BoundRoute(Route(name, upstream, f"{name}_api_key", tls_ca=ca, **fields), credential)
+
+
+def any_host(host: str, port: int, *, tunnel: bool) -> Verdict:
+    """An allowlist that lets every host pass."""
+    return Verdict(False)
 
 
 class RunningProxy:

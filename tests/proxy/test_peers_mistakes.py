@@ -12,7 +12,7 @@ from nono.policy.allowlist import Allowlist
 from nono.policy.routes import EndpointRule
 from nono.proxy.server import Limits
 from tests.fakes import Authority, Upstream
-from tests.proxy.harness import TOKEN, Client, RunningProxy, bearer, route
+from tests.proxy.harness import TOKEN, Client, RunningProxy, any_host, bearer, route
 
 
 def test_chunked_request_bodies_arrive(proxy: RunningProxy, upstream: Upstream) -> None:
@@ -96,7 +96,7 @@ def test_a_path_does_not_leave_the_routes_base(proxy: RunningProxy, upstream: Up
 
 
 def test_connect_needs_the_right_token() -> None:
-    with RunningProxy([], lambda host, port: None) as proxy, Client(proxy) as client:
+    with RunningProxy([], any_host) as proxy, Client(proxy) as client:
         wrong = base64.b64encode(b"nono:" + b"0" * 64).decode()
         client.request("CONNECT", "a.example:443", f"Proxy-Authorization: Basic {wrong}", host="a.example:443")
         assert client.answer().status == 407
@@ -125,5 +125,5 @@ def test_the_audit_learns_of_every_request(proxy: RunningProxy) -> None:
 
 @pytest.mark.parametrize("host", ["evilfoo.com", "foo.com.evil.org"])
 def test_a_suffix_does_not_match_half_a_name(host: str) -> None:
-    refusal = Allowlist(["*.foo.com"])(host, 443)
-    assert isinstance(refusal, Refusal)
+    with pytest.raises(Refusal):
+        Allowlist(["*.foo.com"])(host, 443, tunnel=True)

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from nono.errors import Refusal
 from nono.loop import Loop
-from nono.policy.allowlist import Allowlist
+from nono.policy.allowlist import Allowlist, Verdict
 from nono.proxy.pins import Pins
 from nono.proxy.server import Limits
 from tests.fakes import Authority, Connection, Upstream, pattern
-from tests.proxy.harness import KEY, TOKEN, Client, RunningProxy, bearer, route
+from tests.proxy.harness import KEY, TOKEN, Client, RunningProxy, any_host, bearer, route
 
 PROXY_AUTH = "Proxy-Authorization: Basic " + base64.b64encode(b"nono:" + TOKEN).decode()
 looked_up: list[str] = []
@@ -47,8 +46,8 @@ def echoing() -> Iterator[Upstream]:
 def open_proxy(upstream: Upstream, authority: Authority) -> Iterator[RunningProxy]:
     allowed = Allowlist([])
 
-    def allow(host: str, port: int) -> Refusal | None:
-        return None if host.endswith("good.example") else allowed(host, port)
+    def allow(host: str, port: int, *, tunnel: bool) -> Verdict:
+        return Verdict(False) if host.endswith("good.example") else allowed(host, port, tunnel=tunnel)
 
     with RunningProxy([route("api", upstream.url, authority.ca)], allow, pins=local_pins) as running:
         yield running
@@ -175,7 +174,7 @@ def test_addresses_that_the_allowlist_must_not_reach(upstream: Upstream) -> None
     def pins(loop: Loop) -> Pins:
         return Pins(loop, lambda host, port: ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fe80::1"])
 
-    with RunningProxy([], lambda host, port: None, pins=pins) as proxy:
+    with RunningProxy([], any_host, pins=pins) as proxy:
         for target in (f"good.example:{upstream.port}", f"127.0.0.1:{upstream.port}", f"[::1]:{upstream.port}"):
             with Client(proxy) as client:
                 client.request("CONNECT", target, PROXY_AUTH, host=target)
@@ -189,7 +188,7 @@ def test_name_that_does_not_resolve_is_502() -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
     with (
-        RunningProxy([], lambda host, port: None, pins=lambda loop: Pins(loop, lookup)) as proxy,
+        RunningProxy([], any_host, pins=lambda loop: Pins(loop, lookup)) as proxy,
         Client(proxy) as client,
     ):
         client.request("CONNECT", "good.example:443", PROXY_AUTH, host="good.example:443")
@@ -215,7 +214,7 @@ def test_absolute_form_is_forwarded_without_credentials(open_proxy: RunningProxy
 def test_absolute_form_to_a_routes_host_is_not_injected(authority: Authority) -> None:
     with Upstream() as plain:
         with (
-            RunningProxy([route("local", plain.url)], lambda h, p: None, pins=local_pins) as proxy,
+            RunningProxy([route("local", plain.url)], any_host, pins=local_pins) as proxy,
             Client(proxy) as client,
         ):
             host = f"127.0.0.1:{plain.port}"
@@ -292,7 +291,7 @@ def test_half_closed_tunnel_in_which_nothing_moves_is_ended() -> None:
         connection.upstream.gate.acquire(timeout=20)
 
     limits = Limits(stalled_write_s=0.1)
-    with Upstream(script) as upstream, RunningProxy([], lambda h, p: None, limits, pins=local_pins) as proxy:
+    with Upstream(script) as upstream, RunningProxy([], any_host, limits, pins=local_pins) as proxy:
         with Client(proxy) as client:
             connect(client, upstream.port)
             client.sock.shutdown(socket.SHUT_WR)
@@ -308,7 +307,7 @@ def test_name_that_takes_too_long_is_504() -> None:
         return []
 
     limits = Limits(connect_s=0.1)
-    with RunningProxy([], lambda h, p: None, limits, pins=lambda loop: Pins(loop, lookup)) as proxy:
+    with RunningProxy([], any_host, limits, pins=lambda loop: Pins(loop, lookup)) as proxy:
         with Client(proxy) as client:
             client.request("CONNECT", "good.example:443", PROXY_AUTH, host="good.example:443")
             answer = client.answer()

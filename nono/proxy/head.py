@@ -7,8 +7,11 @@ own shape, the framing of lines) and refuses what h11 lets pass:
     Content-Length together with Transfer-Encoding        request smuggling (RFC 9112 section 6.1)
     more than one Content-Length, also `5, 5`             the same
     obs-fold, bare CR or LF                               peers disagree on where a line ends
-    HTTP/1.0 requests                                     no Host, no framing to rely on; answers may be 1.0
+    HTTP/1.0 requests, but CONNECT                        no Host, no framing to rely on; answers may be 1.0
     `Connection: content-length`                          would strip the framing from the forwarded message
+
+CONNECT needs neither Host nor framing, and Python's http.client before 3.12 (pip, requests) sends it as HTTP/1.0
+without a Host: its target stands in for it.
 
 **Memo.** h11's constructors cost more than a microsecond a line, and an agent sends the same lines all day. A line that
 h11 has accepted is accepted again when it comes again byte for byte; the memo replays h11's own verdict and nothing
@@ -262,7 +265,9 @@ class HeadReader:
                 raise _Bad("both Content-Length and Transfer-Encoding")
             length = CHUNKED
         if not host:
-            raise _Bad("no Host")
+            if host is not None or not start.endswith(b" HTTP/1.0"):
+                raise _Bad("no Host")
+            host = target
         if not wants_upgrade:
             upgrade = b""
         return RequestHead(
@@ -404,7 +409,7 @@ def _read_start(line: bytes) -> tuple[bytes, bytes]:
     if len(parts) != 3:
         raise _Bad("a malformed request line")
     method, target, version = parts
-    if version != b"HTTP/1.1":
+    if version != b"HTTP/1.1" and (method != b"CONNECT" or version != b"HTTP/1.0"):
         if _VERSION(version):
             raise Refusal(505, "http_version", "This proxy speaks HTTP/1.1 only; configure the client for it.")
         raise _Bad("a malformed request line")

@@ -143,10 +143,13 @@ def test_what_has_no_route(proxy: RunningProxy, request_: str, status: int, code
     assert answer.json()["error"]["message"]
 
 
-def test_http_1_0_is_505(proxy: RunningProxy) -> None:
+def test_http_1_0_is_505_but_for_connect(proxy: RunningProxy) -> None:
     with Client(proxy) as client:
         client.send(b"GET /api/x HTTP/1.0\r\nHost: a\r\n%b\r\n\r\n" % B)
         assert client.answer().status == 505
+    with Client(proxy) as client:
+        client.send(b"CONNECT example.org:443 HTTP/1.0\r\n\r\n")
+        assert client.answer().status == 407
 
 
 def test_refusal_of_head_has_no_body(proxy: RunningProxy) -> None:

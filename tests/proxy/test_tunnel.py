@@ -58,6 +58,17 @@ def connect(client: Client, port: int, host: str = "good.example") -> int:
     return client.answer("HEAD").status
 
 
+@pytest.mark.parametrize("host", ["", "Host: good.example\r\n"])
+def test_connect_in_http_1_0_needs_no_host(open_proxy: RunningProxy, echoing: Upstream, host: str) -> None:
+    # as http.client of Python 3.11 sends it, and with it pip and requests
+    with Client(open_proxy) as client:
+        head = f"CONNECT good.example:{echoing.port} HTTP/1.0\r\n{host}{PROXY_AUTH}\r\n\r\n"
+        client.send(head.encode())
+        assert client.answer("HEAD").status == 200
+        client.send(b"hello")
+        assert client.sock.recv(5) == b"hello"
+
+
 def test_connect_tunnels_both_ways(open_proxy: RunningProxy, echoing: Upstream) -> None:
     with Client(open_proxy) as client:
         assert connect(client, echoing.port) == 200

@@ -237,8 +237,9 @@ class Upstream:
 
     def __init__(
         self, script: Script | None = None, context: ssl.SSLContext | None = None, *, host: str = "127.0.0.1",
-        port: int = 0, rcvbuf: int = 0,
+        port: int = 0, rcvbuf: int = 0, listener: socket.socket | None = None,
     ) -> None:  # fmt: skip
+        """listener: a listening socket, its own from now on; without one it makes its own."""
         self.script = script or http_app
         self.context = context
         self.requests: list[Request] = []
@@ -249,13 +250,8 @@ class Upstream:
         self.changed = threading.Condition()
         self.gate = threading.Semaphore(0)
         self._socks: set[socket.socket] = set()
-        self._listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if rcvbuf:
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
-        self._listener.bind((host, port))
-        self._listener.listen(4096)
-        self.host = host
+        self._listener = listener or _listen(host, port, rcvbuf)
+        self.host: str = self._listener.getsockname()[0]
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -323,6 +319,16 @@ class Upstream:
                 self.open -= 1
                 self._socks.discard(sock)
                 self.changed.notify_all()
+
+
+def _listen(host: str, port: int, rcvbuf: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if rcvbuf:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+    listener.bind((host, port))
+    listener.listen(4096)
+    return listener
 
 
 def http_app(connection: Connection) -> None:

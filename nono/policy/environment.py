@@ -4,7 +4,8 @@ Pure. Three rules, in this order: 1. withheld: addresses of sockets that would h
 docker), and every variable that is known to carry a
    real credential, unless the network is open, where the agent needs the ones that the user set and nono guards
    nothing of them;
-2. added: for each route its key variables with the phantom token and its base URL, and the proxy variables;
+2. added: for each route its key variables with the phantom token and its base URL, the proxy variables, and those that
+   name a bundle of certificates where TLS is intercepted;
 3. everything else passes as it is: the agent should find the machine that it knows.
 """
 
@@ -27,7 +28,18 @@ _PROXY_VARIABLES = (
     "NO_PROXY",
     "no_proxy",
 )
-_LOOPBACK = "localhost,127.0.0.1,::1"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# Each names a file of certificates to trust, instead of the system's or (Node, Deno) beside it.
+CA_VARIABLES = (
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "AWS_CA_BUNDLE",
+    "DENO_CERT",
+)
 
 
 class ChildEnvironment(Record):
@@ -46,12 +58,15 @@ def child_environment(
     token: str = "",
     temporary_directory: str = "",
     secret_variables: Iterable[str] = (),
+    ca_bundle: str = "",
+    no_proxy: Iterable[str] = (),
 ) -> ChildEnvironment:
     """Return the child's environment.
 
     inherited: the user's own. token: the phantom token, 64 hex characters. secret_variables: names that the caller
     found to hold a real credential (an env:// source, or a value that contains a loaded key), withheld in every
-    network mode.
+    network mode. ca_bundle: a file of the certificates to trust, where TLS is intercepted. no_proxy: hosts besides
+    loopback that programs shall not ask the proxy for.
     """
     variables = dict(inherited)
     withheld = {*WITHHELD_SOCKETS, *secret_variables}
@@ -67,12 +82,15 @@ def child_environment(
         proxy = f"http://nono:{token}@127.0.0.1:{proxy_port}"
         for name in _PROXY_VARIABLES[:4]:
             added[name] = proxy
-        added.update(NO_PROXY=_LOOPBACK, no_proxy=_LOOPBACK, NODE_USE_ENV_PROXY="1", NONO_PROXY_TOKEN=token)
+        direct = ",".join(dict.fromkeys((*_LOOPBACK, *no_proxy)))
+        added.update(NO_PROXY=direct, no_proxy=direct, NODE_USE_ENV_PROXY="1", NONO_PROXY_TOKEN=token)
         for route in routes:
             for name in route.env_vars:
                 added[name] = token
             for name in route.base_url_vars:
                 added[name] = f"http://127.0.0.1:{proxy_port}/{route.name}"
+        if ca_bundle:
+            added.update(dict.fromkeys(CA_VARIABLES, ca_bundle))
     if temporary_directory:
         added.update(TMPDIR=temporary_directory, TMP=temporary_directory, TEMP=temporary_directory)
     variables.update(added)

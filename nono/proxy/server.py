@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from nono.kernel.secretmem import SecretBuffer
 from nono.loop import READ, Loop, Timer
+from nono.proxy.chain import Chain
 from nono.proxy.exchange import Conversation
 from nono.proxy.inject import LockedBuffer, ScratchPool
 from nono.proxy.judge import Allowlist, Judge
@@ -24,7 +25,7 @@ from nono.proxy.services import BUFFER_BYTES, Exchange, Services
 from nono.proxy.tls import Contexts
 from nono.proxy.upstream import DialLimits, Pool
 
-__all__ = ["Allowlist", "BoundRoute", "Exchange", "Limits", "Proxy"]
+__all__ = ["Allowlist", "BoundRoute", "Chain", "Exchange", "Limits", "Proxy"]
 
 # How often the time-outs are looked at: a quarter of the shortest, at most once a second.
 _MAX_CHECK_S = 1.0
@@ -44,18 +45,21 @@ class Proxy:
         limits: Limits,
         audit: Callable[[Exchange], None],
         *,
+        chain: Chain | None = None,
         pins: Pins | None = None,
         make_scratch: Callable[[int], LockedBuffer] = SecretBuffer,
     ) -> None:
         """Serve `listener_fd` (owned from now on) for 127.0.0.1:`port`.
 
         token: the phantom token, 64 hex characters. allowlist: None when only the routes are reachable.
+        chain: the operator's own proxy, through which upstreams are reached; closed with this one.
         pins, make_scratch: stand-ins for tests. Raises PolicyError for a route that cannot be carried out, KernelError
         when no memory can be locked.
         """
         self._loop = loop
         self._limits = limits
         self._pins = pins or Pins(loop)
+        self._chain = chain
         self._contexts = Contexts(loop)
         self._pools: dict[tuple[Origin, bool], Pool] = {}
         self._conversations: set[Conversation] = set()
@@ -69,7 +73,7 @@ class Proxy:
         )  # fmt: skip
         seconds = (
             limits.client_head_s, limits.client_body_s, limits.client_idle_s, limits.upstream_head_s,
-            limits.stalled_write_s, limits.linger_s, limits.slot_s, limits.slot_wait_s,
+            limits.stalled_write_s, limits.linger_s, limits.slot_s, limits.slot_wait_s, limits.tunnel_idle_s,
         )  # fmt: skip
         self._check_s = min([_MAX_CHECK_S, *(s / 4 for s in seconds if s)])
         self._timer: Timer | None = None
@@ -131,6 +135,8 @@ class Proxy:
         self._pools.clear()
         self._scratch.close()
         self._services.judge.close()
+        if self._chain is not None:
+            self._chain.close()
 
     def _drain_checks(self) -> None:
         if self._drained is not None:
@@ -151,8 +157,10 @@ class Proxy:
         if pool is None:
             scope = PUBLIC if is_public else scope_of_route(origin.host)
             limits = self._limits
-            dial_limits = DialLimits(limits.connect_s, limits.tls_s, limits.pool_idle_s, limits.pool_size)
-            pool = Pool(self._loop, origin, scope, self._pins, self._contexts, dial_limits)
+            dial_limits = DialLimits(
+                limits.connect_s, limits.tls_s, limits.chain_s, limits.pool_idle_s, limits.pool_size
+            )
+            pool = Pool(self._loop, origin, scope, self._pins, self._contexts, dial_limits, self._chain)
             self._pools[(origin, is_public)] = pool
         return pool
 

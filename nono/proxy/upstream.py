@@ -1,8 +1,8 @@
 """Connections to upstreams: dialled, pooled per origin, checked before they are used again.
 
-A dial goes: addresses (pins) and TLS context side by side, then connect to each address in turn (ten seconds each, at
-once to the next when one refuses), then the handshake. Nothing in it blocks. Failures are UpstreamErrors that say who
-must act.
+A dial goes: addresses (pins) and TLS context side by side, then a connection to the first address that answers (race),
+then, where the operator's proxy stands between (chain), a tunnel through it, then the handshake. Nothing in it blocks.
+Failures are UpstreamErrors that say who must act.
 
 The pool keeps idle connections, the last used first, because it is the warmest. An idle connection stays registered:
 when its upstream closes it, it leaves the pool at once. Between the last turn of the loop and its use the kernel may
@@ -15,18 +15,18 @@ TLS sessions are kept per origin and offered on the next dial: an abbreviated ha
 from __future__ import annotations
 
 import fcntl
-import os
 import select
 import socket
 import ssl
 import termios
 from collections.abc import Callable
-from errno import EINPROGRESS
 from typing import NamedTuple, Protocol
 
-from nono.errors import NonoError, UpstreamError
+from nono.errors import NonoError, Refusal, UpstreamError
 from nono.loop import READ, WRITE, Loop, Timer
-from nono.proxy.pins import Address, Pins, sockaddr
+from nono.proxy.chain import Answer, Chain
+from nono.proxy.pins import NAMED, Address, Pins
+from nono.proxy.race import Race
 from nono.proxy.route import Origin
 from nono.proxy.stream import RECORD_BYTES, WOULD_BLOCK, Stream
 from nono.proxy.tls import Contexts
@@ -115,6 +115,7 @@ class DialLimits(NamedTuple):
 
     connect_s: float
     tls_s: float
+    chain_s: float
     pool_idle_s: float
     pool_size: int
 
@@ -123,14 +124,23 @@ class Pool:
     """The connections to one origin."""
 
     def __init__(
-        self, loop: Loop, origin: Origin, scope: str, pins: Pins, contexts: Contexts, limits: DialLimits
+        self,
+        loop: Loop,
+        origin: Origin,
+        scope: str,
+        pins: Pins,
+        contexts: Contexts,
+        limits: DialLimits,
+        chain: Chain | None = None,
     ) -> None:
+        """chain: the operator's proxy; whether it is used for this origin is decided here, once."""
         self.loop = loop
         self.origin = origin
         self.scope = scope
         self.pins = pins
         self.contexts = contexts
         self.limits = limits
+        self.chain = chain if chain is not None and chain.takes(origin) else None
         self.session: ssl.SSLSession | None = None
         self._idle: list[Upstream] = []
         self._bound: set[Upstream] = set()  # in an exchange; a tunnel closes its own
@@ -248,15 +258,13 @@ class Dial:
         self._host = pool.origin.host.encode("ascii")
         self._callback = callback
         self._ended = ended
+        self._race: Race | None = None
         self._addresses: list[Address] | None = None
-        self._next = 0
         self._context: ssl.SSLContext | None = None
         self._sock: socket.socket | None = None
+        self._answer: Answer | None = None
         self._events = 0
         self._timer: Timer | None = None
-        self._last_error = ""
-        self._tried = ""
-        self._timed_out = False
         self._over = False
 
     @property
@@ -265,13 +273,21 @@ class Dial:
         return self._over
 
     def start(self) -> None:
-        origin = self._pool.origin
+        pool, origin = self._pool, self._pool.origin
+        host, port, scope = origin.host, origin.port, pool.scope
+        if pool.chain is not None:
+            try:
+                pool.chain.check(origin, scope)
+            except Refusal as refusal:
+                self._fail(refusal)
+                return
+            host, port, scope = pool.chain.host, pool.chain.port, NAMED
         if origin.tls:
-            self._pool.contexts.get(origin, self._context_made)
+            pool.contexts.get(origin, self._context_made)
         if not self._over:
-            self._pool.pins.resolve(origin.host, origin.port, self._pool.scope, self._resolved)
-            if self._sock is None and not self._over:  # for the name, the certificates, or both
-                self._arm(self._pool.limits.connect_s, self._preparing_timed_out)
+            pool.pins.resolve(host, port, scope, self._resolved)
+            if self._race is None and not self._over:  # for the name, the certificates, or both
+                self._arm(pool.limits.connect_s, self._preparing_timed_out)
 
     def claim(self, callback: Dialled) -> bool:
         """Take over a connection that nobody waits for (made to warm up, or for a client that left)."""
@@ -302,68 +318,75 @@ class Dial:
     def _resolved(self, answer: list[Address] | NonoError) -> None:
         if self._over:
             return
-        if isinstance(answer, NonoError):
-            self._fail(answer)
-        else:
+        if not isinstance(answer, NonoError):
             self._addresses = answer
             self._begin()
+        elif self._pool.chain is None:
+            self._fail(answer)
+        else:
+            self._fail(self._pool.chain.failure(f"cannot be reached: {answer}"))
 
     def _begin(self) -> None:
         if self._addresses is not None and (self._context is not None or not self._pool.origin.tls):
-            self._connect_next()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._race = Race(
+                self._loop, self._addresses, self._pool.limits.connect_s, self._connected, self._unreachable
+            )
+            self._race.start()
 
-    def _connect_next(self) -> None:
-        assert self._addresses is not None
-        while self._next < len(self._addresses):
-            address = self._addresses[self._next]
-            self._next += 1
-            self._tried = literal(address.host, address.port)
-            try:
-                sock = socket.socket(address.family, socket.SOCK_STREAM)
-            except OSError as error:
-                self._last_error = os.strerror(error.errno or 0)
-                continue
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sock = sock
-            try:
-                result = sock.connect_ex(sockaddr(address))
-            except OSError as error:
-                result = error.errno or EINPROGRESS
-            if result in (0, EINPROGRESS):
-                poll = select.poll()
-                poll.register(sock, select.POLLOUT)
-                if poll.poll(0):  # on loopback it is there already
-                    self._connected(WRITE)
-                else:
-                    self._watch(WRITE, self._connected)
-                    self._arm(self._pool.limits.connect_s, self._connect_timed_out)
-                return
-            self._last_error = os.strerror(result)
-            self._close_socket()
-        origin = self._pool.origin
-        self._pool.pins.forget(origin.host, origin.port, self._pool.scope)
-        if self._timed_out:
-            message = f"{origin.authority} did not answer the connection attempt in {self._pool.limits.connect_s:g} s."
-            self._fail(UpstreamError(504, "connect_timeout", message))
+    def _unreachable(self) -> None:
+        race, pool = self._race, self._pool
+        assert race is not None
+        origin, chain, seconds = pool.origin, pool.chain, pool.limits.connect_s
+        status = 504 if race.timed_out else 502
+        if chain is not None:
+            pool.pins.forget(chain.host, chain.port, NAMED)
+            why = f"no answer in {seconds:g} s" if race.timed_out else race.error
+            self._fail(chain.failure(f"cannot be reached: {why}. Check its address and the network.", status))
+            return
+        pool.pins.forget(origin.host, origin.port, pool.scope)
+        if race.timed_out:
+            message = f"{origin.authority} did not answer the connection attempt in {seconds:g} s."
+            self._fail(UpstreamError(status, "connect_timeout", message))
         else:
-            message = f"Cannot connect to {origin.authority}: {self._last_error}. Check the upstream and the network."
-            self._fail(UpstreamError(502, "connect", message))
+            message = f"Cannot connect to {origin.authority}: {race.error}. Check the upstream and the network."
+            self._fail(UpstreamError(status, "connect", message))
 
-    def _connected(self, events: int) -> None:
-        sock = self._sock
-        if sock is None:
+    def _connected(self, sock: socket.socket) -> None:
+        self._sock = sock
+        chain = self._pool.chain
+        if chain is None:
+            self._secure(sock)
             return
-        result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if result:
-            self._last_error = os.strerror(result)
-            self._close_socket()
-            self._connect_next()
+        try:
+            self._answer = chain.ask(sock, self._pool.origin)
+        except OSError:
+            self._fail(chain.failure("closed the connection before it was asked for anything."))
             return
+        self._arm(self._pool.limits.chain_s, self._chain_timed_out)
+        self._watch(READ, self._chain_answers)
+
+    def _chain_answers(self, events: int) -> None:
+        sock, answer = self._sock, self._answer
+        if sock is None or answer is None:
+            return
+        try:
+            if not answer.read(sock):
+                return
+        except UpstreamError as error:
+            self._fail(error)
+            return
+        self._answer = None
+        self._unwatch()
+        self._secure(sock)
+
+    def _secure(self, sock: socket.socket) -> None:
+        """The bytes reach the origin; agree on TLS where it speaks that."""
         if self._context is None:
             self._done(sock)
             return
-        self._unwatch()
         try:
             self._sock = self._context.wrap_socket(
                 sock,
@@ -373,9 +396,10 @@ class Dial:
                 session=self._pool.session,
             )
         except (OSError, ValueError):
-            self._last_error = "the connection was lost"
             self._close_socket()
-            self._connect_next()
+            assert self._race is not None
+            self._race.error = "the connection was lost"
+            self._race.start()
             return
         self._arm(self._pool.limits.tls_s, self._tls_timed_out)
         self._handshake(0)
@@ -417,16 +441,20 @@ class Dial:
             self._pool.keep(upstream)
 
     def _fail(self, error: NonoError) -> None:
+        race = self._race
         self._end()
         self._close_socket()
-        if isinstance(error, UpstreamError) and self._tried:
-            error.address = self._tried
+        if isinstance(error, UpstreamError) and race is not None and race.tried is not None:
+            error.address = literal(race.tried.host, race.tried.port)
         callback, self._callback = self._callback, None
         if callback is not None:
             callback(error)
 
     def _end(self) -> None:
         self._over = True
+        race, self._race = self._race, None
+        if race is not None:
+            race.close()
         self._pool.dialled(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -436,16 +464,19 @@ class Dial:
 
     def _preparing_timed_out(self) -> None:
         host, seconds = self._pool.origin.host, self._pool.limits.connect_s
-        if self._addresses is None:
+        if self._addresses is None and self._pool.chain is not None:
+            self._fail(self._pool.chain.failure(f"cannot be reached: its name was not resolved in {seconds:g} s.", 504))
+        elif self._addresses is None:
             self._fail(UpstreamError(504, "dns_timeout", f"The name {host} was not resolved in {seconds:g} s."))
         else:
             message = f"The certificates for {host} were not loaded in {seconds:g} s; check where they are stored."
             self._fail(UpstreamError(504, "tls_config", message))
 
-    def _connect_timed_out(self) -> None:
-        self._timed_out = True
-        self._close_socket()
-        self._connect_next()
+    def _chain_timed_out(self) -> None:
+        chain, origin, seconds = self._pool.chain, self._pool.origin, self._pool.limits.chain_s
+        assert chain is not None
+        message = f"did not answer in {seconds:g} s for {origin.host}:{origin.port}; try again, or see why it is slow."
+        self._fail(chain.failure(message, 504))
 
     def _tls_timed_out(self) -> None:
         message = f"{self._pool.origin.authority} did not finish the TLS handshake in {self._pool.limits.tls_s:g} s."
@@ -454,7 +485,7 @@ class Dial:
     def _arm(self, seconds: float, callback: Callable[[], None]) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, callback)
+        self._timer = self._loop.call_later(seconds, callback) if seconds else None
 
     def _watch(self, events: int, callback: Callable[[int], None]) -> None:
         if self._events == events and callback == self._handshake:

@@ -19,6 +19,10 @@ from nono.cli import render
 from nono.errors import UsageError
 from nono.policy.resolve import PATH_FIELDS, Request
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _PATH_HELP = {
     "allow": ("DIR", "read and write this directory"),
     "read": ("DIR", "read this directory"),
@@ -81,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     if not arguments.command:
         raise UsageError("no command to run. Write it behind --, e.g.: nono run --allow-cwd -- bash")
-    paths = {field: tuple(getattr(arguments, field)) for field, _, _ in PATH_FIELDS}
+    paths: dict[str, Any] = {field: tuple(getattr(arguments, field)) for field, _, _ in PATH_FIELDS}
     order = session.Order(
         argv=tuple(arguments.command),
         request=Request(

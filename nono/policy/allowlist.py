@@ -94,6 +94,11 @@ class Allowlist:
         for host in sorted(METADATA_HOSTS & self._allowed.hosts.keys()):
             raise PolicyError(f"host {host!r} is a cloud's metadata service, which is never reachable; leave it out")
 
+    @property
+    def has_paths(self) -> bool:
+        """Whether only some paths of a host are granted: to be judged, its TLS must be intercepted."""
+        return self._allowed.has_rules
+
     def add(self, groups: Iterable[str]) -> None:
         """Grant hosts and suffixes of groups that were computed meanwhile."""
         self._groups.add(groups)
@@ -136,6 +141,7 @@ class _Table:
     def __init__(self, texts: Iterable[str]) -> None:
         self.hosts: dict[str, Grants] = {}
         self.suffixes: dict[str, Grants] = {}
+        self.has_rules = False
         self.add(texts)
 
     def add(self, texts: Iterable[str]) -> None:
@@ -152,6 +158,7 @@ class _Table:
                 table, name = self.suffixes if entry.is_suffix else self.hosts, entry.name
                 if entry.port or entry.rule is not None:
                     grants = ((entry.port, entry.rule),)
+                    self.has_rules = self.has_rules or entry.rule is not None
             known = table.setdefault(name, grants)
             if known is not grants:
                 table[name] = tuple(dict.fromkeys(known + grants))

@@ -43,10 +43,31 @@ class PathDeny(Record):
     access: int = READ | WRITE
 
 
-class CapabilitySet(Record):
-    """What the child may do. `network` is one of NETWORK_*; without NETWORK_PROXY the three below it are empty.
+class UpstreamProxy(Record):
+    """The proxy of the operator's network, through which nono's own proxy connects. It speaks plain HTTP.
 
-    allowed_hosts, denied_hosts: entries of allowlist.py; with no allowed host only the routes are reachable.
+    credential: a reference to USER:PASSWORD, sent as Basic; "" for none. bypass: hosts that are reached without it, as
+    NO_PROXY has them: HOST (also what is below it), .SUFFIX, *.SUFFIX, ADDRESS, a network, each but that with :PORT.
+    origin: what named it, in the user's words.
+    """
+
+    host: str
+    port: int
+    credential: str = ""
+    bypass: tuple[str, ...] = ()
+    origin: str = ""
+
+
+class CapabilitySet(Record):
+    """What the child may do. `network` is one of NETWORK_*; without NETWORK_PROXY, all that the proxy serves is empty.
+
+    allowed_hosts, denied_hosts: entries of allowlist.py that the operator wrote; group_hosts: those of his network
+    profile. With none of them only the routes are reachable. registries: the network profile holds package_registries,
+    which nono/registries computes. network_profile: its name or names, to be shown.
+    open_ports: services on the host's loopback that the child reaches; listen_ports: services of the child that the
+    host's loopback reaches.
+    intercept: TLS of routes' hosts, and of hosts of which some paths only are granted, is intercepted.
+    no_proxy: names that the child's programs do not ask the proxy for.
     """
 
     grants: tuple[PathGrant, ...]
@@ -56,3 +77,11 @@ class CapabilitySet(Record):
     workdir: str
     allowed_hosts: tuple[str, ...] = ()
     denied_hosts: tuple[str, ...] = ()
+    group_hosts: tuple[str, ...] = ()
+    registries: bool = False
+    network_profile: str = ""
+    upstream_proxy: UpstreamProxy | None = None
+    open_ports: tuple[int, ...] = ()
+    listen_ports: tuple[int, ...] = ()
+    intercept: bool = False
+    no_proxy: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The routes of one run: the built-in ones, and the custom credentials of a profile.
+"""The routes of one run: the built-in ones, and the custom credentials of a profile; and the groups of hosts.
 
 Pure but for the built-in data. A custom credential has the same fields as a built-in route (DESIGN section 4) and,
 when it has the name of one, replaces it while keeping the variable names that the SDKs of that provider read.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from nono.errors import PolicyError, UsageError
 from nono.policy import data
-from nono.policy.routes import EndpointRule, Presentation, Route
+from nono.policy.routes import Presentation, Route, endpoint_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,14 @@ _NETWORK_POLICY = data.read("network-policy.json")
 
 WITHHELD_CREDENTIALS: tuple[str, ...] = tuple(_NETWORK_POLICY["withheld_variables"]["credentials"])
 WITHHELD_SOCKETS: tuple[str, ...] = tuple(_NETWORK_POLICY["withheld_variables"]["sockets"])
+
+# Computed from the package managers that the user has (nono/registries): this repository names the host of none.
+REGISTRIES = "package_registries"
+
+GROUPS: dict[str, tuple[str, ...]] = {name: tuple(hosts) for name, hosts in _NETWORK_POLICY["groups"].items()}
+NETWORK_PROFILES: dict[str, tuple[str, ...]] = {
+    name: tuple(groups) for name, groups in _NETWORK_POLICY["network_profiles"].items()
+}
 
 _INJECT_MODES = ("header", "url_path", "query_param", "basic_auth")
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
@@ -48,6 +56,56 @@ def select_routes(names: Iterable[str], custom: Mapping[str, Mapping[str, Any]])
     return tuple(chosen.values())
 
 
+def add_endpoints(routes: Iterable[Route], texts: Iterable[str]) -> tuple[Route, ...]:
+    """Return the routes with the endpoint rules of --allow-endpoint, NAME:METHOD:/glob each. Raises UsageError."""
+    by_name = {route.name: route for route in routes}
+    for text in texts:
+        name, colon, rest = text.partition(":")
+        method, second_colon, path = rest.partition(":")
+        if not (colon and second_colon):
+            raise UsageError(f"--allow-endpoint {text}: write NAME:METHOD:/glob, e.g. github:GET:/repos/*/issues/**")
+        if name not in by_name:
+            selected = ", ".join(by_name) or "none"
+            message = f"no credential '{name}' is used here (used: {selected}); add --credential {name}"
+            raise UsageError(f"--allow-endpoint {text}: {message}")
+        try:
+            rule = endpoint_rule(method, path)
+        except ValueError as error:
+            raise UsageError(f"--allow-endpoint {text}: {error}") from None
+        route = by_name[name]
+        by_name[name] = route._replace(endpoint_rules=tuple(dict.fromkeys((*route.endpoint_rules, rule))))
+    return tuple(by_name.values())
+
+
+def profile_hosts(name: str) -> tuple[tuple[str, ...], bool]:
+    """Return the hosts and suffixes of a network profile's groups, and whether package registries are among them.
+
+    Raises UsageError for a name that there is not.
+    """
+    if name not in NETWORK_PROFILES:
+        hint = f"Did you mean '{near}'? " if (near := nearest(name, NETWORK_PROFILES)) else ""
+        raise UsageError(f"unknown network profile '{name}'. {hint}Known ones: {', '.join(NETWORK_PROFILES)}")
+    groups = NETWORK_PROFILES[name]
+    return tuple(dict.fromkeys(host for group in groups for host in GROUPS[group])), REGISTRIES in groups
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the known word that `word` may be a slip of; "" when none is near."""
+    distances = {name: _distance(word[:64].lower(), name) for name in known}
+    name = min(distances, key=distances.__getitem__, default="")
+    return name if name and distances[name] <= max(2, len(name) // 3) else ""
+
+
+def _distance(left: str, right: str) -> int:
+    """The letters to insert, drop or change to make one of the other (Levenshtein)."""
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            diagonal, row[j] = row[j], min(diagonal + (a != b), row[j] + 1, row[j - 1] + 1)
+    return row[-1]
+
+
 def make_route(name: str, fields: Mapping[str, Any], known: Mapping[str, Route]) -> Route:
     """Return the checked Route made of a profile's `fields`; PolicyError names the field that is wrong."""
 
@@ -67,9 +125,11 @@ def make_route(name: str, fields: Mapping[str, Any], known: Mapping[str, Route])
     keys = tuple(dict.fromkeys((env_var, *(builtin.env_vars if builtin else ())))) if env_var else default_keys
     rules = []
     for rule in fields.get("endpoint_rules", ()):
-        if not rule.get("method") or not str(rule.get("path", "")).startswith("/"):
-            raise fail("endpoint_rules", 'must be a list like [{"method": "POST", "path": "/v1/**"}]')
-        rules.append(EndpointRule(rule["method"].upper(), rule["path"]))
+        try:
+            rules.append(endpoint_rule(rule.get("method", ""), rule.get("path", "")))
+        except ValueError as error:
+            example = '[{"method": "POST", "path": "/v1/**"}]'
+            raise fail("endpoint_rules", f"must be a list like {example}: {error}") from None
     if bool(fields.get("tls_client_cert")) != bool(fields.get("tls_client_key")):
         raise fail("tls_client_cert", "and tls_client_key go together; give both")
     return Route(
@@ -84,6 +144,7 @@ def make_route(name: str, fields: Mapping[str, Any], known: Mapping[str, Route])
         tls_ca=fields.get("tls_ca") or "",
         tls_client_cert=fields.get("tls_client_cert") or "",
         tls_client_key=fields.get("tls_client_key") or "",
+        intercept=bool(fields.get("intercept")),
     )
 
 

@@ -8,7 +8,7 @@ checked where they are used (network.py, resolve.py); this room says where in th
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -16,6 +16,9 @@ from nono.errors import PolicyError
 
 _STRING_OR_COMMENT = re.compile(r'("(?:[^"\\\n]|\\.)*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _TRAILING_COMMA = re.compile(r'("(?:[^"\\\n]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
 class Meta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -67,6 +70,7 @@ class RouteFields(PresentationFields, forbid_unknown_fields=True, frozen=True, k
     tls_ca: str | None = None
     tls_client_cert: str | None = None
     tls_client_key: str | None = None
+    intercept: bool = False
 
 
 class Network(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -77,6 +81,14 @@ class Network(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     deny_domain: tuple[str, ...] = ()
     credentials: tuple[str, ...] = ()
     custom_credentials: dict[str, RouteFields] = {}
+    network_profile: str = ""
+    upstream_proxy: str = ""
+    upstream_proxy_credential: str = ""
+    upstream_bypass: tuple[str, ...] = ()
+    open_port: tuple[Port, ...] = ()
+    listen_port: tuple[Port, ...] = ()
+    no_proxy: tuple[str, ...] = ()
+    tls_intercept: bool | None = None
 
 
 class Workdir(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

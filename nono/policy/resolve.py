@@ -4,13 +4,14 @@ Pure: no disk, no environment; what the user typed and where he stands come in a
 CapabilitySet goes out. Flags add to the profile, they never take from it; a restriction (`--block-net`) is never
 undone by a grant.
 
-The network: blocked if anyone says so; else restricted to the proxy if any credential or host is named; else open, as
-users of the existing tool expect, and the summary says so.
+The network: blocked if anyone says so; else restricted to the proxy if any credential, host or network profile is
+named; else open, as users of the existing tool expect, and the summary says so.
 """
 
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Mapping
 
 from nono.errors import PolicyError, UsageError
 from nono.policy import groups
@@ -24,7 +25,8 @@ from nono.policy.capabilities import (
     CapabilitySet,
     PathGrant,
 )
-from nono.policy.network import select_routes
+from nono.policy.network import add_endpoints, profile_hosts, select_routes
+from nono.policy.upstream import upstream_proxy
 from nono.record import Record
 
 TYPE_CHECKING = False
@@ -40,6 +42,7 @@ PATH_FIELDS: tuple[tuple[str, int, bool], ...] = (
     ("read_file", READ, True),
     ("write_file", WRITE, True),
 )
+_NO_VARIABLES: Mapping[str, str] = {}
 _WORKDIR_ACCESS = {"none": 0, "read": READ, "write": WRITE, "readwrite": READ | WRITE}
 
 
@@ -70,7 +73,7 @@ class Place(Record):
 
 
 class Request(Record):
-    """The policy flags of one command line, as typed."""
+    """The policy flags of one command line, as typed; upstream_proxy_credential is a reference to USER:PASSWORD."""
 
     allow: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
@@ -83,6 +86,13 @@ class Request(Record):
     credential: tuple[str, ...] = ()
     allow_domain: tuple[str, ...] = ()
     deny_domain: tuple[str, ...] = ()
+    network_profile: str = ""
+    allow_endpoint: tuple[str, ...] = ()
+    upstream_proxy: str = ""
+    upstream_proxy_credential: str = ""
+    upstream_bypass: tuple[str, ...] = ()
+    open_port: tuple[int, ...] = ()
+    listen_port: tuple[int, ...] = ()
 
 
 def resolve(
@@ -90,33 +100,18 @@ def resolve(
     profile: Profile | None,
     place: Place,
     command_grants: tuple[PathGrant, ...] = (),
+    environment: Mapping[str, str] = _NO_VARIABLES,
 ) -> CapabilitySet:
     """Return what the run may do.
 
     command_grants: read access that the command itself needs to start (its file and its installation), found by the
-    caller. Raises UsageError for a flag, PolicyError for a profile, that cannot be honoured.
+    caller. environment: the caller's, for the upstream proxy that it names.
+    Raises UsageError for a flag, PolicyError for a profile, that cannot be honoured.
     """
     grants = list(_flag_grants(request, place))
-    blocked, names, custom = request.block_net, list(request.credential), {}
-    allowed, denied = request.allow_domain, request.deny_domain
     if profile is not None:
         grants += _profile_grants(profile, place)
-        blocked = blocked or profile.network.block
-        names = [*profile.network.credentials, *names]
-        allowed, denied = (*profile.network.allow_domain, *allowed), (*profile.network.deny_domain, *denied)
-        custom = profile.custom_routes()
-        for fields in custom.values():
-            for field in ("tls_ca", "tls_client_cert", "tls_client_key"):
-                if fields.get(field):
-                    fields[field] = expand(fields[field], place)
-    if blocked and (names or allowed):
-        what = "a credential" if names else "--allow-domain"
-        raise UsageError(f"--block-net and {what} exclude each other: one needs the network; give up one of them")
-    if denied and not allowed:
-        raise UsageError("--deny-domain takes hosts out of what --allow-domain grants; alone it has no effect")
-    Allowlist(allowed, denied)  # raises for an entry that is not sound
-    network = NETWORK_BLOCKED if blocked else NETWORK_PROXY if names or allowed else NETWORK_OPEN
-    return CapabilitySet(
+    capabilities = CapabilitySet(
         grants=(
             *grants,
             *command_grants,
@@ -130,11 +125,87 @@ def resolve(
             data_home=place.data_home,
             platform=place.platform,
         ),
-        network=network,
-        routes=select_routes(names, custom),
+        network=NETWORK_OPEN,
+        routes=(),
         workdir=place.workdir,
+    )
+    return _with_network(capabilities, request, profile, place, environment)
+
+
+def _with_network(
+    capabilities: CapabilitySet,
+    request: Request,
+    profile: Profile | None,
+    place: Place,
+    environment: Mapping[str, str],
+) -> CapabilitySet:
+    """Return `capabilities` with all that is about the network."""
+    blocked, names, custom = request.block_net, list(request.credential), {}
+    allowed, denied, bypass = request.allow_domain, request.deny_domain, request.upstream_bypass
+    open_ports, listen_ports = request.open_port, request.listen_port
+    named_proxy, proxy_credential = request.upstream_proxy, request.upstream_proxy_credential
+    network_profiles = [request.network_profile] if request.network_profile else []
+    tls_intercept: bool | None = None
+    no_proxy: tuple[str, ...] = ()
+    if profile is not None:
+        network = profile.network
+        blocked = blocked or network.block
+        names = [*network.credentials, *names]
+        allowed, denied = (*network.allow_domain, *allowed), (*network.deny_domain, *denied)
+        open_ports, listen_ports = (*network.open_port, *open_ports), (*network.listen_port, *listen_ports)
+        bypass = (*network.upstream_bypass, *bypass)
+        if not named_proxy:
+            named_proxy = network.upstream_proxy
+            proxy_credential = proxy_credential or network.upstream_proxy_credential
+        if network.network_profile and network.network_profile not in network_profiles:
+            network_profiles.insert(0, network.network_profile)
+        tls_intercept, no_proxy = network.tls_intercept, network.no_proxy
+        custom = profile.custom_routes()
+        for fields in custom.values():
+            for field in ("tls_ca", "tls_client_cert", "tls_client_key"):
+                if fields.get(field):
+                    fields[field] = expand(fields[field], place)
+    selected = [profile_hosts(name) for name in network_profiles]
+    if blocked and (names or allowed or selected):
+        what = "a credential" if names else "--allow-domain" if allowed else "--network-profile"
+        raise UsageError(f"--block-net and {what} exclude each other: one needs the network; give up one of them")
+    if denied and not (allowed or selected):
+        message = (
+            "--deny-domain takes hosts out of what --allow-domain or --network-profile grants; alone it has no effect"
+        )
+        raise UsageError(message)
+    allowlist = Allowlist(allowed, denied)  # raises for an entry that is not sound
+    if allowlist.has_paths and tls_intercept is False:
+        raise PolicyError(
+            "network.tls_intercept is false, but a URL with a path in allow_domain can be judged no other way"
+        )
+    for name in no_proxy:
+        if not name or not name.isascii() or not name.isprintable() or "," in name or " " in name:
+            raise PolicyError(f"network.no_proxy: {name!r} is not one host; write a list of them")
+    routes = add_endpoints(select_routes(names, custom), request.allow_endpoint)
+    proxied = bool(names or allowed or selected)
+    intercept = tls_intercept is True or allowlist.has_paths or any(route.intercept for route in routes)
+    through = None
+    if proxied:
+        through = upstream_proxy(named_proxy, proxy_credential, bypass, environment)
+    elif request.upstream_proxy or request.upstream_proxy_credential or request.upstream_bypass:
+        raise UsageError(
+            "--upstream-proxy is where nono's own proxy connects through, which this run has none of; "
+            "add --credential NAME, --network-profile NAME or --allow-domain HOST"
+        )
+    return capabilities._replace(
+        network=NETWORK_BLOCKED if blocked else NETWORK_PROXY if proxied else NETWORK_OPEN,
+        routes=routes,
         allowed_hosts=tuple(dict.fromkeys(allowed)),
         denied_hosts=tuple(dict.fromkeys(denied)),
+        group_hosts=tuple(dict.fromkeys(host for hosts, _ in selected for host in hosts)),
+        registries=any(registries for _, registries in selected),
+        network_profile=" + ".join(network_profiles),
+        upstream_proxy=through,
+        open_ports=tuple(dict.fromkeys(open_ports)),
+        listen_ports=tuple(dict.fromkeys(listen_ports)),
+        intercept=intercept and tls_intercept is not False and proxied,
+        no_proxy=no_proxy,
     )
 
 

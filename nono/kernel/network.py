@@ -7,8 +7,15 @@ the child does, for whoever spawned it: the user who made a user namespace has e
 
 from __future__ import annotations
 
+from errno import EPERM
+
 from nono.errors import KernelError
 from nono.kernel._shim import ffi, lib
+
+_FORBIDDEN = (
+    "The sandbox's own network cannot be entered, as --listen-port needs: a seccomp profile around nono forbids setns; "
+    "run nono outside of that container, or without --listen-port."
+)
 
 
 def socket_in(network_fd: int, family: int) -> int:
@@ -19,5 +26,6 @@ def socket_in(network_fd: int, family: int) -> int:
     call = ffi.new("char **")
     fd = int(lib.nono_socket_in_network(network_fd, family, call))
     if fd < 0:
-        raise KernelError(ffi.string(call[0]).decode(), -fd)
+        name = ffi.string(call[0]).decode()
+        raise KernelError(name, -fd, _FORBIDDEN if (name, -fd) == ("setns", EPERM) else "")
     return fd

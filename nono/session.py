@@ -27,7 +27,7 @@ from nono.errors import CommandNotExecutable, PolicyError, UsageError
 from nono.kernel import landlock, process
 from nono.kernel.spawn import Child, SpawnError, spawn
 from nono.policy.allowlist import Allowlist
-from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathDeny, PathGrant
+from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathGrant
 from nono.policy.environment import ChildEnvironment, child_environment
 from nono.policy.resolve import Place, Request, resolve
 from nono.record import Record
@@ -74,11 +74,9 @@ class Summary(Record):
     """What the child may do, for the user. routes: (name, upstream host, where its key came from)."""
 
     argv: tuple[str, ...]
+    capabilities: CapabilitySet
     grants: tuple[PathGrant, ...]
-    denies: tuple[PathDeny, ...]
-    network: str
     routes: tuple[tuple[str, str, str], ...]
-    hosts: tuple[str, ...]
     withheld: tuple[str, ...]
     added_variables: tuple[str, ...]
     notes: tuple[str, ...]
@@ -100,7 +98,7 @@ def run(
     place = _place(order.workdir, environment)
     command = commands.find(order.argv[0], environment, place.home)
     profile_path = _find_profile(order.profile, place)
-    capabilities = resolve(order.request, _profile(profile_path), place, command.grants)
+    capabilities = resolve(order.request, _profile(profile_path), place, command.grants, environment)
     guard.check_standard_streams(capabilities.network)
     guard.check_tls_files(capabilities.routes)
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
@@ -229,7 +227,9 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
     process.raise_open_files_limit()
     bound = [BoundRoute(route, run.credentials[route.name]) for route in run.capabilities.routes]
     hosts = run.capabilities
-    allowlist = Allowlist(hosts.allowed_hosts, hosts.denied_hosts) if hosts.allowed_hosts else None
+    allowlist = None
+    if hosts.allowed_hosts or hosts.group_hosts or hosts.registries:
+        allowlist = Allowlist(hosts.allowed_hosts, hosts.denied_hosts, hosts.group_hosts)
     return Proxy(loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), record)
 
 
@@ -245,10 +245,11 @@ def serve(
     proxy. ready: called once it serves, with the port and the variables to hand over. notice, errors: as `run`.
     """
     place = _place(None, environment)
-    capabilities = resolve(order.request, _profile(_find_profile(order.profile, place)), place)
+    capabilities = resolve(order.request, _profile(_find_profile(order.profile, place)), place, (), environment)
     if capabilities.network != NETWORK_PROXY:
         raise UsageError(
-            "the proxy has no route to serve; name one with --credential NAME, --allow-domain HOST or in a profile"
+            "the proxy has no route to serve; name one with --credential NAME, --network-profile NAME, "
+            "--allow-domain HOST or in a profile"
         )
     guard.check_tls_files(capabilities.routes)
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
@@ -319,11 +320,9 @@ def _summary(
     added = (name for name, value in variables.variables.items() if environment.get(name) != value)
     return Summary(
         argv=order.argv,
+        capabilities=capabilities,
         grants=plan.grants,
-        denies=capabilities.denies,
-        network=capabilities.network,
         routes=tuple(routes),
-        hosts=capabilities.allowed_hosts,
         withheld=variables.withheld,
         added_variables=tuple(sorted(added)),
         notes=plan.notes,

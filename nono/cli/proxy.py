@@ -17,8 +17,13 @@ from collections.abc import Mapping
 
 from nono import session
 from nono.cli import render
-from nono.cli.run import add_credential_arguments, add_host_arguments, parse_port
-from nono.policy.resolve import Request
+from nono.cli.run import (
+    add_credential_arguments,
+    add_host_arguments,
+    add_upstream_arguments,
+    network_request,
+    parse_port,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "nono proxy [flags]"
     add_credential_arguments(parser)
     add_host_arguments(parser)
+    add_upstream_arguments(parser)
     parser.add_argument("--port", type=parse_port, default=0, metavar="N", help="listen on 127.0.0.1:N (default: any)")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of NAME=VALUE lines")
 
@@ -40,10 +46,5 @@ def run(arguments: argparse.Namespace) -> int:
             text = "".join(f"{name}={value}\n" for name, value in variables.items())
         print(text, end="", flush=True)
 
-    request = Request(
-        credential=tuple(arguments.credential),
-        allow_domain=tuple(arguments.allow_domain),
-        deny_domain=tuple(arguments.deny_domain),
-    )
-    order = session.ServeOrder(request, arguments.profile, arguments.port)
+    order = session.ServeOrder(network_request(arguments), arguments.profile, arguments.port)
     return session.serve(order, os.environ, ready, render.notice)

@@ -10,6 +10,7 @@ import os
 import sys
 
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, PathGrant
+from nono.policy.network import GROUPS, NETWORK_PROFILES
 from nono.supervisor.command import ORIGIN as COMMAND
 
 TYPE_CHECKING = False
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _ACCESS = {READ: "read", WRITE: "write", READ | WRITE: "read+write"}
 _WIDTH = 11
+_HOSTS_SHOWN = 8
 
 
 def summary(what: Summary, home: str, verbose: bool) -> str:
@@ -32,7 +34,7 @@ def summary(what: Summary, home: str, verbose: bool) -> str:
         rows += [(_ACCESS[grant.access], f"{_short(grant.path, home)}  ({printable(grant.origin)})") for grant in quiet]
     else:
         rows.append(("read", f"system ({len(quiet)} paths, -v to list)"))
-    rows += _network(what, home)
+    rows += _network(what, home, verbose)
     if what.withheld:
         names = ", ".join(what.withheld) if verbose else f"{len(what.withheld)} variables (-v to list)"
         rows.append(("withheld", names))
@@ -60,7 +62,7 @@ def to_stderr(text: str) -> None:
 def plan(what: Summary, home: str) -> str:
     """Return the whole of what `--dry-run` shows: the summary in full, the denied paths and the child's variables."""
     lines = [summary(what, home, verbose=True)]
-    for deny in what.denies:
+    for deny in what.capabilities.denies:
         label = "denied" if deny.access & READ else "read-only"
         lines.append(f"      {label:<{_WIDTH}} {_short(deny.path, home)}  ({deny.group})\n")
     lines += [f"      {'set':<{_WIDTH}} {name}\n" for name in what.added_variables]
@@ -89,21 +91,55 @@ def _short(path: str, home: str) -> str:
     return printable(path)
 
 
-def _network(what: Summary, home: str) -> list[tuple[str, str]]:
-    if what.network == NETWORK_OPEN:
+def _network(what: Summary, home: str, verbose: bool) -> list[tuple[str, str]]:
+    has = what.capabilities
+    if has.network == NETWORK_OPEN:
         return [
             (
                 "network",
                 "open: the agent reaches whatever this machine reaches (--credential NAME or --block-net restricts it)",
             )
         ]
-    if what.network == NETWORK_BLOCKED:
-        return [("network", "blocked")]
-    reachable = []
-    for route, host, store in what.routes:
-        reachable.append(f"{route} → {host}" + (f"  ({_short(store, home)})" if store else ""))
-    reachable += [f"{printable(host)}  (--allow-domain)" for host in what.hosts]
-    return [(("", f"     {text}") if index else ("network", f"only {text}")) for index, text in enumerate(reachable)]
+    rows = [("network", "blocked")]
+    if has.network != NETWORK_BLOCKED:
+        reachable = []
+        for route, host, store in what.routes:
+            reachable.append(f"{route} → {host}" + (f"  ({_short(store, home)})" if store else ""))
+        for profile in has.network_profile.split(" + ") if has.network_profile else ():
+            reachable += _profile(profile, verbose)
+        shown = has.allowed_hosts if verbose else has.allowed_hosts[:_HOSTS_SHOWN]
+        reachable += [f"{printable(host)}  (--allow-domain)" for host in shown]
+        if len(shown) < len(has.allowed_hosts):
+            reachable.append(f"{len(has.allowed_hosts) - len(shown)} more hosts  (-v to list)")
+        rows = [("", f"     {text}") if index else ("network", f"only {text}") for index, text in enumerate(reachable)]
+        if has.denied_hosts:
+            denied = has.denied_hosts if verbose else has.denied_hosts[:_HOSTS_SHOWN]
+            more = "" if len(denied) == len(has.denied_hosts) else f" and {len(has.denied_hosts) - len(denied)} more"
+            rows.append(("", f"not  {', '.join(map(printable, denied))}{more}  (--deny-domain)"))
+        if has.upstream_proxy is not None:
+            proxy = has.upstream_proxy
+            host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
+            but = f", but for {', '.join(map(printable, proxy.bypass))}" if proxy.bypass else ""
+            rows.append(("through", f"the proxy {host}:{proxy.port}  ({proxy.origin}){but}"))
+    if has.open_ports:
+        rows.append(("ports", f"{_ports(has.open_ports)} of this machine, reached by the agent  (--open-port)"))
+    if has.listen_ports:
+        rows.append(("ports", f"{_ports(has.listen_ports)} of the agent, reached from this machine  (--listen-port)"))
+    return rows
+
+
+def _profile(name: str, verbose: bool) -> list[str]:
+    """The groups of a network profile: how many hosts each has or, verbose, which."""
+    groups = [(group, GROUPS[group]) for group in NETWORK_PROFILES[name]]
+    if verbose:
+        lists = [", ".join(hosts) if hosts else "as nono profile groups says" for _, hosts in groups]
+        return [f"{group}: {text}  ({name})" for (group, _), text in zip(groups, lists, strict=True)]
+    counted = [f"{group} ({len(hosts)})" if hosts else group for group, hosts in groups]
+    return [f"{', '.join(counted)}  (--network-profile {name}, -v to list)"]
+
+
+def _ports(ports: tuple[int, ...]) -> str:
+    return ", ".join(map(str, ports))
 
 
 def _first(rows: list[tuple[str, str]]) -> list[tuple[bool, str, str]]:

@@ -6,6 +6,7 @@ touches only the paths that are granted here. Its output is its own: nono writes
 examples:
   nono run --allow-cwd -- bash                                 a shell that may change this directory only
   nono run --allow-cwd --credential openai -- python agent.py  an agent that never sees the key
+  nono run --allow-cwd --network-profile claude-code --credential anthropic -- claude
   nono run --read ~/notes --block-net -- python report.py      no network at all
 """
 
@@ -17,6 +18,7 @@ import os
 from nono import session
 from nono.cli import render
 from nono.errors import UsageError
+from nono.policy.network import NETWORK_PROFILES
 from nono.policy.resolve import PATH_FIELDS, Request
 
 TYPE_CHECKING = False
@@ -47,7 +49,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("network and keys")
     add_credential_arguments(network)
     add_host_arguments(network)
+    add_upstream_arguments(network)
     network.add_argument("--block-net", action="store_true", help="no network at all")
+    network.add_argument(
+        "--open-port",
+        type=parse_port,
+        action="append",
+        default=[],
+        metavar="N",
+        help="let the agent reach 127.0.0.1:N of this machine, at the same address",
+    )
+    network.add_argument(
+        "--listen-port",
+        type=parse_port,
+        action="append",
+        default=[],
+        metavar="N",
+        help="let this machine's programs reach the agent's server on port N, at 127.0.0.1:N",
+    )
     network.add_argument(
         "--proxy-port", type=parse_port, metavar="N", help="the proxy's port, inside the sandbox (default: any)"
     )
@@ -75,10 +94,66 @@ def add_credential_arguments(parser: argparse._ActionsContainer) -> None:
 
 
 def add_host_arguments(parser: argparse._ActionsContainer) -> None:
-    """Declare the flags that name hosts."""
-    text = "let the agent connect to HOST (.example.com: all that ends in it; ports 80 and 443, or HOST:PORT)"
-    parser.add_argument("--allow-domain", action="append", default=[], metavar="HOST|URL", help=text)
+    """Declare the flags that name hosts and requests."""
+    parser.add_argument(
+        "--network-profile",
+        default="",
+        metavar="NAME",
+        help=f"let the agent connect to the hosts of {', '.join(NETWORK_PROFILES)}",
+    )
+    parser.add_argument(
+        "--allow-domain",
+        action="append",
+        default=[],
+        metavar="HOST|URL",
+        help="let the agent connect to HOST (*.example.com: all that ends in it; HOST:PORT for another port than 443 "
+        "and, without TLS, 80); https://HOST/PATH: only for paths like this (* is one segment, ** any number)",
+    )
     parser.add_argument("--deny-domain", action="append", default=[], metavar="HOST", help="except this one")
+    parser.add_argument(
+        "--allow-endpoint",
+        action="append",
+        default=[],
+        metavar="NAME:METHOD:/PATH",
+        help="use the credential NAME for such requests only (github:GET:/repos/**; METHOD * is any)",
+    )
+
+
+def add_upstream_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare the flags about the proxy of the operator's network."""
+    parser.add_argument(
+        "--upstream-proxy",
+        default="",
+        metavar="HOST:PORT",
+        help="connect through this HTTP proxy (default: what HTTPS_PROXY and NO_PROXY say; 'direct': none)",
+    )
+    parser.add_argument(
+        "--upstream-proxy-credential",
+        default="",
+        metavar="NAME",
+        help="with the stored credential NAME, whose value is USER:PASSWORD",
+    )
+    parser.add_argument(
+        "--upstream-bypass",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="connect to HOST without it (example.com: also all below; *.example.com; 10.0.0.0/8)",
+    )
+
+
+def network_request(arguments: argparse.Namespace) -> Request:
+    """Return the request of the flags that `nono run` and `nono proxy` share."""
+    return Request(
+        credential=tuple(arguments.credential),
+        allow_domain=tuple(arguments.allow_domain),
+        deny_domain=tuple(arguments.deny_domain),
+        network_profile=arguments.network_profile,
+        allow_endpoint=tuple(arguments.allow_endpoint),
+        upstream_proxy=arguments.upstream_proxy,
+        upstream_proxy_credential=arguments.upstream_proxy_credential,
+        upstream_bypass=tuple(arguments.upstream_bypass),
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -88,13 +163,12 @@ def run(arguments: argparse.Namespace) -> int:
     paths: dict[str, Any] = {field: tuple(getattr(arguments, field)) for field, _, _ in PATH_FIELDS}
     order = session.Order(
         argv=tuple(arguments.command),
-        request=Request(
+        request=network_request(arguments)._replace(
             **paths,
             allow_cwd=arguments.allow_cwd,
             block_net=arguments.block_net,
-            credential=tuple(arguments.credential),
-            allow_domain=tuple(arguments.allow_domain),
-            deny_domain=tuple(arguments.deny_domain),
+            open_port=tuple(arguments.open_port),
+            listen_port=tuple(arguments.listen_port),
         ),
         profile=arguments.profile,
         workdir=arguments.workdir,

@@ -1,0 +1,53 @@
+"""The group as one run has it: what is known already, what is to be asked, what is left out and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from nono.policy.capabilities import PathDeny, PathGrant
+from nono.policy.resolve import Place
+from nono.registries import cache
+from nono.registries.cache import Answer
+from nono.registries.managers import Reach, Tool, survey
+
+
+class Group:
+    """`package_registries` for one run.
+
+    tools: the managers that the user has. answers: by key, the known ones that are still good. stale: the tools that
+    are to be asked, beside the start. hosts: the members that are known now. notes: for the user, who is left out.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        place: Place,
+        grants: Iterable[PathGrant] = (),
+        denies: Iterable[PathDeny] = (),
+    ) -> None:
+        """environment: the user's. grants, denies: the run's, which say what the agent can write."""
+        self.state = place.state
+        self.tools = survey(environment, place, Reach(place, grants, denies))
+        asked = [tool for tool in self.tools if not tool.obstacle]
+        known = cache.load(place.state)
+        self.answers: dict[str, Answer] = {tool.key: known[tool.key] for tool in asked if tool.key in known}
+        now = time.time()
+        self.stale = [tool for tool in asked if tool.key not in known or known[tool.key].is_stale(now)]
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The members, as entries of the allowlist."""
+        return tuple(dict.fromkeys(host.entry for answer in self.answers.values() for host in answer.hosts))
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each manager that is left out."""
+        return [_left_out(tool) for tool in self.tools if tool.obstacle]
+
+
+def _left_out(tool: Tool) -> str:
+    return (
+        f"package_registries: {tool.manager.name} is left out, because {tool.obstacle}; "
+        "name its registry with --allow-domain"
+    )

@@ -1,0 +1,79 @@
+"""The helper process: asks the managers that it is told of, one after the other, and stores what they answer.
+
+Standard input brings one line, the request; when it ends, the supervisor is gone or wants no more, and the helper ends
+every program that it runs and itself. Standard output takes a line for each answer: its hosts as JSON. One helper asks
+at a time (a lock in the state directory); what another has learnt meanwhile is not asked for again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from nono.registries import cache
+from nono.registries.ask import Program, ask
+from nono.registries.cache import Answer
+from nono.registries.managers import MANAGERS, Manager, Tool
+
+_NICENESS = 10  # the child is starting
+
+
+def main() -> None:
+    """Serve the one request on standard input."""
+    os.nice(_NICENESS)
+    request = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    managers: dict[str, Manager] = {manager.name: manager for manager in MANAGERS}
+    tools = [
+        Tool(managers[name], path, environment, tuple(settings), key, "")
+        for name, path, environment, settings, key in request["tools"]
+    ]
+
+    def tell(tool: Tool, answer: Answer) -> None:
+        print(json.dumps([host.entry for host in answer.hosts]), flush=True)
+
+    ask_all(tools, request["state"], tell)
+
+
+def ask_all(tools: Iterable[Tool], state: str, tell: Callable[[Tool, Answer], None]) -> dict[str, Answer]:
+    """Ask each tool that nobody else has asked since; store each answer and tell it. Returns them by key."""
+    answers: dict[str, Answer] = {}
+    os.makedirs(state, mode=0o700, exist_ok=True)
+    lock = os.open(os.path.join(state, "registries.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    scratch = os.path.join(state, "registries.scratch")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for tool in tools:
+            known = cache.load(state).get(tool.key)
+            if known is None or known.is_stale(time.time()):
+                shutil.rmtree(scratch, ignore_errors=True)  # also what one that was killed has left
+                os.mkdir(scratch, 0o700)
+                said = ask(tool, scratch)
+                known = _better(said, known)
+                cache.store(state, {tool.key: known})
+            answers[tool.key] = known
+            tell(tool, known)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
+    return answers
+
+
+def _better(new: Answer, old: Answer | None) -> Answer:
+    """Return the new answer; with the hosts of an old one, which was good, while the new one is not whole."""
+    if old is None or new.whole:
+        return new
+    return cache.answer((*old.hosts, *new.hosts), whole=False)
+
+
+def _end_with_input() -> None:
+    while os.read(0, 4096):
+        pass
+    Program.stop_all()
+    os._exit(0)

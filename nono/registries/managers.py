@@ -1,0 +1,271 @@
+"""The package managers: what each obeys, where it stands, and whether the agent of this run could change either.
+
+Looks at the disk, runs nothing; cheap, because a run does it before the child starts. A manager of which the agent can
+write anything that it obeys or executes is not asked, and what it answered before is not used.
+
+The key of an answer is a digest of the identity (path, time, size) of the program and of every file of settings, and of
+the variables: when one of them changes, the answer is no longer good. A digest, because a variable may hold a password.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from _blake2 import blake2b  # hashlib costs 3 ms, mostly for OpenSSL
+from collections.abc import Iterable, Iterator, Mapping
+
+from nono.policy.capabilities import WRITE, PathDeny, PathGrant
+from nono.policy.resolve import Place
+from nono.record import Record
+
+_MAX_LINKS = 40  # as the kernel: path_resolution(7)
+_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+# What every manager gets of the user's environment, besides its own variables: nothing that makes an interpreter load
+# code (PYTHONPATH, NODE_OPTIONS, RUBYOPT, JAVA_TOOL_OPTIONS).
+_SHARED = (
+    "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME",
+    "JAVA_HOME", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy",
+    "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
+)  # fmt: skip
+# Where programs that choose a version for another one (pyenv, nvm, rustup …) keep what they execute.
+_VERSIONS = (
+    "~/.pyenv", "~/.nvm", "~/.volta", "~/.rustup", "~/.rbenv", "~/.sdkman", "~/.asdf", "~/.tool-versions",
+    "$CONFIG/mise",
+)  # fmt: skip
+
+
+class Manager(Record):
+    """One package manager.
+
+    commands: its program, under any of these names. variables: the beginnings of the names of its own ones.
+    settings: the files that it obeys. code: what it executes besides its own installation. A path begins with "/", "~",
+    $CONFIG, $PREFIX (PREFIX/bin/program; both as it was found and where links lead), or a variable.
+    """
+
+    name: str
+    commands: tuple[str, ...]
+    variables: tuple[str, ...]
+    settings: tuple[str, ...]
+    code: tuple[str, ...] = ()
+
+
+MANAGERS = (
+    Manager(
+        "pip",
+        ("pip", "pip3"),
+        ("PIP_", "PYENV_"),
+        (
+            "/etc/pip.conf",
+            "/etc/xdg/pip/pip.conf",
+            "/Library/Application Support/pip/pip.conf",
+            "~/Library/Application Support/pip/pip.conf",
+            "~/.pip/pip.conf",
+            "$CONFIG/pip/pip.conf",
+            "$PREFIX/pip.conf",
+            "$PIP_CONFIG_FILE",
+        ),
+        ("~/.local/lib", "~/Library/Python"),
+    ),
+    Manager(
+        "npm",
+        ("npm",),
+        ("npm_config_", "NPM_CONFIG_"),
+        (
+            "~/.npmrc",
+            "/etc/npmrc",
+            "$PREFIX/etc/npmrc",
+            "$PREFIX/npmrc",
+            "$NPM_CONFIG_USERCONFIG",
+            "$npm_config_userconfig",
+            "$NPM_CONFIG_GLOBALCONFIG",
+            "$npm_config_globalconfig",
+        ),
+        ("$PREFIX/node_modules",),
+    ),
+    Manager(
+        "cargo",
+        ("cargo",),
+        ("CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "RUSTUP_"),
+        ("~/.cargo/config.toml", "~/.cargo/config", "$CARGO_HOME/config.toml", "$CARGO_HOME/config"),
+    ),
+    Manager(
+        "go",
+        ("go",),
+        ("GOPROXY", "GOSUMDB", "GOENV", "GOROOT"),
+        ("$CONFIG/go/env", "~/Library/Application Support/go/env", "$GOENV", "$PREFIX/go.env", "$GOROOT/go.env"),
+    ),
+    Manager(
+        "maven",
+        ("mvn",),
+        ("MAVEN_HOME", "M2_HOME"),
+        (
+            "~/.m2/settings.xml",
+            "~/.mavenrc",
+            "/etc/mavenrc",
+            "/etc/maven/settings.xml",
+            "$PREFIX/conf/settings.xml",
+            "$PREFIX/libexec/conf/settings.xml",
+        ),
+        ("$JAVA_HOME", "$MAVEN_HOME", "$M2_HOME"),
+    ),
+    Manager(
+        "gem",
+        ("gem",),
+        ("GEMRC",),
+        ("~/.gemrc", "$CONFIG/gem/gemrc", "/etc/gemrc", "$GEMRC"),
+        ("~/.gem", "~/.local/share/gem"),
+    ),
+)
+
+
+class Tool(Record):
+    """A manager that the user has. obstacle: why it is not asked; "" when it is. settings: the files that exist."""
+
+    manager: Manager
+    path: str
+    environment: dict[str, str]
+    settings: tuple[str, ...]
+    key: str
+    obstacle: str
+
+
+class Reach:
+    """What the agent may write: the grants less the denies, and the working tree in any case."""
+
+    def __init__(self, place: Place, grants: Iterable[PathGrant] = (), denies: Iterable[PathDeny] = ()) -> None:
+        self._walked: dict[str, tuple[str, ...]] = {"/": ("/",)}
+        tree, home = self._walk(place.workdir)[-1], self._walk(place.home)[-1]
+        # A home directory, or what lies above it, is nobody's working tree: the settings of the user are in there.
+        self._writable = [] if _is_inside(home, tree) else [tree]
+        self._writable += [self._walk(grant.path)[-1] for grant in grants if grant.access & WRITE]
+        denied = [deny.path for deny in denies if deny.access & WRITE] if self._writable else []
+        self._protected = {path for each in denied for path in (each, self._walk(each)[-1])}
+
+    def covers(self, path: str) -> bool:
+        """Whether the agent can change what `path` leads to, or something below it."""
+        *_, real = spots = self._walk(path)
+        for writable in self._writable:
+            if _is_inside(writable, real) or any(_is_inside(spot, writable) for spot in spots):
+                return not any(above in self._protected for each in (path, real) for above in _and_above(each))
+        return False
+
+    def _walk(self, path: str, links: int = 0) -> tuple[str, ...]:
+        """Return each entry that the kernel looks up on the way, links included, and last where `path` leads.
+
+        Who can replace one of them leads the path elsewhere.
+        """
+        walked = self._walked.get(path)
+        if walked is None:
+            directory, _, name = path.rstrip("/").rpartition("/")
+            *before, parent = self._walk(directory or "/", links)
+            entry = os.path.dirname(parent) if name == ".." else os.path.join(parent, name) if name != "." else parent
+            walked = (*before, parent, entry)
+            try:
+                target = os.path.join(parent, os.readlink(entry))
+            except OSError:
+                pass
+            else:
+                if links < _MAX_LINKS:
+                    walked = (*walked, *self._walk(target.rstrip("/") or "/", links + 1))
+            self._walked[path] = walked
+        return walked
+
+
+def survey(environment: Mapping[str, str], place: Place, reach: Reach) -> list[Tool]:
+    """Return the managers that are on the user's PATH, as they would be asked."""
+    found = [directory for directory in environment.get("PATH", _DEFAULT_PATH).split(":") if directory.startswith("/")]
+    directories = [directory for directory in dict.fromkeys(found) if not reach.covers(directory)]
+    shared = {name: environment[name] for name in _SHARED if name in environment}
+    shared["PATH"] = ":".join(directories)
+    tools = []
+    for manager in MANAGERS:
+        path = _find(manager, directories)
+        if path:
+            tools.append(_look_at(manager, path, shared, _own(manager, environment), place, reach))
+        elif path := _find(manager, found):
+            tools.append(Tool(manager, path, {}, (), "", f"the agent may write {os.path.dirname(path)}"))
+    return tools
+
+
+def _own(manager: Manager, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are the manager's own.
+
+    In a script of npm, its variables hold what the settings of the project say, which is the working tree.
+    """
+    if manager.name == "npm" and "npm_lifecycle_event" in environment:
+        return {}
+    return {name: value for name, value in environment.items() if name.startswith(manager.variables)}
+
+
+def _look_at(
+    manager: Manager, path: str, shared: Mapping[str, str], own: Mapping[str, str], place: Place, reach: Reach
+) -> Tool:
+    environment = {**shared, **own}
+    real = os.path.realpath(path)
+    programs = {path, real, *_interpreter(real)}
+    prefixes = [os.path.dirname(os.path.dirname(program)) for program in (path, real)]
+    named = {"~": [place.home], "$CONFIG": [place.config_home, f"{place.home}/.config"], "$PREFIX": prefixes}
+    settings = list(dict.fromkeys(_expand(manager.settings, named, environment)))
+    code = [*_expand((*manager.code, *_VERSIONS), named, environment), *programs]
+    for program in programs:
+        prefix = os.path.dirname(os.path.dirname(program))
+        code += [os.path.dirname(program), os.path.join(prefix, "lib")]
+    obstacle = next((f"the agent may write {each}" for each in (*settings, *code) if reach.covers(each)), "")
+    present = [each for each in settings if _identity(each)]
+    identities = [_identity(each) for each in (path, real, *settings)]
+    text = json.dumps([manager.name, place.home, identities, sorted(own.items())])
+    key = blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return Tool(manager, path, environment, tuple(present), key, obstacle)
+
+
+def _find(manager: Manager, directories: Iterable[str]) -> str:
+    for name in manager.commands:
+        for directory in directories:
+            path = f"{directory.rstrip('/')}/{name}"
+            if os.path.isfile(path) and os.access(path, os.X_OK):
+                return path
+    return ""
+
+
+def _interpreter(path: str) -> list[str]:
+    """Return the interpreter that the first line of a script names, as named and where links lead.
+
+    One that env(1) finds is on the PATH that is handed over.
+    """
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(4096)
+    except OSError:
+        return []
+    words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
+    return [words[0], os.path.realpath(words[0])] if words and words[0].startswith("/") else []
+
+
+def _expand(patterns: Iterable[str], named: Mapping[str, list[str]], environment: Mapping[str, str]) -> Iterator[str]:
+    for pattern in patterns:
+        head, slash, rest = pattern.partition("/")
+        if not head:
+            yield pattern
+        for base in named.get(head, [environment.get(head[1:], "")]) if head else ():
+            if base.startswith("/") and base != os.devnull:
+                yield f"{base.rstrip('/')}{slash}{rest}"
+
+
+def _identity(path: str) -> list[object]:
+    """Return path, time and size of a regular file; [] for what is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    return [path, status.st_mtime_ns, status.st_size] if stat.S_ISREG(status.st_mode) else []
+
+
+def _and_above(path: str) -> Iterator[str]:
+    while path not in ("/", ""):
+        yield path
+        path = path.rpartition("/")[0]
+
+
+def _is_inside(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")

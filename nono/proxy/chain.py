@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from nono.errors import PolicyError, Refusal, UpstreamError
-from nono.policy.allowlist import normalise
+from nono.policy.allowlist import METADATA_HOSTS, normalise
 from nono.proxy.inject import BASE64, SLOT_BYTES, LockedBuffer, Outgoing, ScratchPool, Shown
 from nono.proxy.pins import permitted
 from nono.proxy.route import Origin, Secret
@@ -40,13 +40,6 @@ _END = b"\r\n\r\n"
 _VERSION = b"HTTP/1."
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n\0]*)?\r\n").match
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0").search
-# They resolve inside a cloud only, to addresses that pins would refuse.
-_METADATA_NAMES = (
-    "metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal",
-    "metadata.ec2.internal", "metadata.azure.internal", "metadata.tencentyun.com", "metadata.platformequinix.com",
-    "metadata.packet.net", "rancher-metadata",
-)  # fmt: skip
-
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -95,7 +88,7 @@ class Chain:
         if _address(host) is not None:
             allowed = permitted(host, scope)
         else:
-            allowed = not any(host == name or host.endswith(f".{name}") for name in _METADATA_NAMES)
+            allowed = not any(host == name or host.endswith(f".{name}") for name in METADATA_HOSTS)
         if not allowed:
             message = f"{origin.host} is an address that this proxy never dials (private, link-local or metadata)."
             raise Refusal(403, "address_denied", message)
@@ -196,7 +189,9 @@ class Answer:
         where = f"{self._origin.host}:{self._origin.port}"
         if status == 407:
             known = "does not accept the credential that nono holds for it: store the right USER:PASSWORD"
-            advice = known if self._chain.has_credential else "wants a credential: name one with the upstream proxy"
+            advice = (
+                known if self._chain.has_credential else "wants a credential: name one with --upstream-proxy-credential"
+            )
         elif status in (401, 403, 405):
             advice = f"does not let you reach {where}: ask whoever runs it, or go around it with --upstream-bypass"
         elif status >= 500:

@@ -50,7 +50,7 @@ class RunningProxy:
 
     def __init__(
         self, routes: Sequence[BoundRoute], allowlist: Allowlist | None = None, limits: Limits | None = None,
-        pins: Callable[[Loop], Pins] | None = None, warm: bool = False,
+        pins: Callable[[Loop], Pins] | None = None, warm: bool = False, **more: Any,
     ) -> None:  # fmt: skip
         self.loop = Loop()
         self.exchanges: list[Exchange] = []
@@ -60,7 +60,7 @@ class RunningProxy:
         self.port: int = listener.getsockname()[1]
         self.proxy = Proxy(
             self.loop, listener.detach(), TOKEN, self.port, routes, allowlist, limits or Limits(), self._record,
-            pins=pins(self.loop) if pins else None, make_scratch=self._scratch,
+            pins=pins(self.loop) if pins else None, make_scratch=self._scratch, **more,
         )  # fmt: skip
         if warm:
             self.proxy.warm()

@@ -188,6 +188,8 @@ def _with_network(
     through = None
     if proxied:
         through = upstream_proxy(named_proxy, proxy_credential, bypass, environment)
+        if through is not None and named_proxy and not request.upstream_proxy:
+            through = through._replace(origin="profile")
     elif request.upstream_proxy or request.upstream_proxy_credential or request.upstream_bypass:
         raise UsageError(
             "--upstream-proxy is where nono's own proxy connects through, which this run has none of; "

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from nono.errors import PolicyError, UsageError
-from nono.policy.network import builtin_routes, check_upstream, select_routes
+from nono.errors import PolicyError, Refusal, UsageError
+from nono.policy.allowlist import METADATA_HOSTS, Allowlist, parse_entry
+from nono.policy.network import (
+    GROUPS,
+    NETWORK_PROFILES,
+    REGISTRIES,
+    add_endpoints,
+    builtin_routes,
+    check_upstream,
+    nearest,
+    profile_hosts,
+    select_routes,
+)
+from nono.policy.routes import EndpointRule
 
 SOUND = {"upstream": "https://api.example.com/v1", "credential_key": "example_key"}
 
@@ -80,6 +92,10 @@ def test_custom_route_with_env_var_sets_only_that() -> None:
         ({"env_var": "MY-KEY"}, "is not the name of an environment variable"),
         ({"tls_client_cert": "/a"}, "go together"),
         ({"endpoint_rules": [{"method": "GET", "path": "v1"}]}, "must be a list like"),
+        ({"endpoint_rules": [{"method": "", "path": "/v1"}]}, "is no method"),
+        ({"endpoint_rules": [{"method": "GET ", "path": "/v1"}]}, "is no method"),
+        ({"endpoint_rules": [{"method": "GET", "path": "/v1?x"}]}, "without query"),
+        ({"endpoint_rules": [{"method": "GET", "path": "/v1/../x"}]}, "'..'"),
         ({"proxy": {"inject_mode": "cookie"}}, "inject_mode 'cookie'"),
     ],
 )
@@ -102,3 +118,102 @@ def test_refuses_a_route_name_that_is_no_path_segment(name: str) -> None:
 )
 def test_accepts_an_upstream(upstream: str) -> None:
     check_upstream(upstream, AssertionError)
+
+
+def test_only_github_and_gitlab_intercept_and_a_custom_route_that_says_so() -> None:
+    assert [name for name, route in builtin_routes().items() if route.intercept] == ["github", "gitlab"]
+    assert [select_routes(["example"], custom(intercept=value))[0].intercept for value in (True, False)] == [
+        True,
+        False,
+    ]
+
+
+def test_groups_and_profiles_of_the_design() -> None:
+    assert list(GROUPS) == [
+        "llm_apis", "package_registries", "github", "gitlab", "sigstore", "documentation", "google_cloud", "azure",
+        "aws_bedrock",
+    ]  # fmt: skip
+    assert list(NETWORK_PROFILES) == ["minimal", "developer", "claude-code", "codex", "opencode", "enterprise"]
+    assert NETWORK_PROFILES["minimal"] == ("llm_apis",)
+    assert set(NETWORK_PROFILES["enterprise"]) == set(GROUPS)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_is_made_of_whole_hosts_of_https(group: str) -> None:
+    hosts = GROUPS[group]
+    assert len(set(hosts)) == len(hosts)
+    assert not METADATA_HOSTS.intersection(hosts)
+    for text in hosts:
+        entry = parse_entry(text)
+        assert (entry.port, entry.rule) == (0, None)
+        assert text == ("*." if entry.is_suffix else "") + entry.name, "as it is compared"
+        assert entry.name.count(".") >= 1
+
+
+def test_no_host_of_a_package_registry_is_in_any_group() -> None:
+    """What serves packages is computed. Such hosts have one of these labels, or are in a bucket of a cloud's storage."""
+    assert GROUPS[REGISTRIES] == ()
+    labels = {"registry", "packages", "pkg", "index", "mirror", "artifacts", "artifact", "storage", "files", "static"}
+    for host in {host for hosts in GROUPS.values() for host in hosts}:
+        assert labels.isdisjoint(host.split(".")), host
+    everything = Allowlist([], [], [host for hosts in GROUPS.values() for host in hosts])
+    for service in ("storage.googleapis.com", "a.storage.googleapis.com", "s3.us-east-1.amazonaws.com"):
+        with pytest.raises(Refusal):
+            everything(service, 443, tunnel=True)
+
+
+def test_a_profile_is_the_hosts_of_its_groups() -> None:
+    assert profile_hosts("minimal") == (GROUPS["llm_apis"], False)
+    hosts, registries = profile_hosts("claude-code")
+    assert registries
+    assert {"api.anthropic.com", "github.com", "api.github.com", "docs.python.org"} <= set(hosts)
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [("claud-code", "claude-code"), ("CODEX", "codex"), ("devloper", "developer"), ("opencod", "opencode")],
+)
+def test_an_unknown_profile_is_refused_with_the_nearest(slip: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown network profile '{slip}'. Did you mean '{meant}'\\?"):
+        profile_hosts(slip)
+
+
+def test_what_is_near_nothing_gets_the_list_only() -> None:
+    for word in ("", "zzzzzz", "x" * 100_000):
+        assert nearest(word, NETWORK_PROFILES) == ""
+    assert nearest("a", []) == ""
+    with pytest.raises(UsageError, match=r"unknown network profile 'zzz'\. Known ones: minimal, developer"):
+        profile_hosts("zzz")
+
+
+def test_endpoints_of_flags_are_added_to_their_route() -> None:
+    routes = select_routes(["github", "openai"], {})
+    github, openai = add_endpoints(routes, ["github:get:/repos/**", "github:*:/user", "github:GET:/repos/**"])
+    assert github.endpoint_rules == (EndpointRule("GET", "/repos/**"), EndpointRule("*", "/user"))
+    assert openai.endpoint_rules == ()
+    (route,) = add_endpoints(
+        select_routes(["example"], custom(endpoint_rules=[{"method": "POST", "path": "/a"}])), ["example:GET:/b:c"]
+    )
+    assert route.endpoint_rules == (EndpointRule("POST", "/a"), EndpointRule("GET", "/b:c"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "NAME:METHOD:/glob"),
+        ("github", "NAME:METHOD:/glob"),
+        ("github:/repos", "NAME:METHOD:/glob"),
+        ("gitlab:GET:/x", "add --credential gitlab"),
+        ("github::/x", "is no method"),
+        ("github:GET:", "must begin with '/'"),
+        ("github:GET:repos", "must begin with '/'"),
+        ("github:GET:/a/../b", "'..'"),
+        ("github:GET:/a?b", "without query"),
+        ("github:GET,POST:/a", "is no method"),
+        ("github:ＧＥＴ:/a", "is no method"),
+    ],
+)
+def test_refuses_an_endpoint(text: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as error:
+        add_endpoints(select_routes(["github"], {}), [text])
+    assert sentence in str(error.value)

@@ -37,6 +37,7 @@ def test_custom_routes_carry_only_what_was_written() -> None:
     fields = parse(WHOLE, "x.json").custom_routes()["mine"]
     assert fields["proxy"] == {"inject_header": "X-Token"}
     assert "tls_ca" not in fields
+    assert "intercept" not in fields
     assert list(fields["endpoint_rules"]) == [{"method": "POST", "path": "/v1/**"}]
 
 
@@ -51,6 +52,11 @@ def test_custom_routes_carry_only_what_was_written() -> None:
         ('{"network": {"custom_credentials": {"x": {"upstream": "https://x"}}}}', "credential_key"),
         ('{"filesystem": {"allow": [1]}}', "filesystem.allow[0]"),
         ('{"meta": {}} x', "malformed"),
+        ('{"network": {"open_port": [0]}}', "network.open_port[0]"),
+        ('{"network": {"listen_port": [65536]}}', "network.listen_port[0]"),
+        ('{"network": {"open_port": ["80"]}}', "network.open_port[0]"),
+        ('{"network": {"tls_intercept": "yes"}}', "network.tls_intercept"),
+        ('{"network": {"upstream_bypass": "x"}}', "network.upstream_bypass"),
     ],
 )
 def test_names_the_place_of_a_mistake(text: str, sentence: str) -> None:

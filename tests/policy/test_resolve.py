@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from nono.errors import PolicyError, UsageError
-from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, NETWORK_PROXY, READ, WRITE, PathGrant
+from nono.policy.capabilities import (
+    NETWORK_BLOCKED,
+    NETWORK_OPEN,
+    NETWORK_PROXY,
+    READ,
+    WRITE,
+    CapabilitySet,
+    PathGrant,
+    UpstreamProxy,
+)
 from nono.policy.profile import parse
 from nono.policy.resolve import Place, Request, expand, resolve
 
@@ -91,6 +100,13 @@ def test_a_named_host_restricts_the_network_to_it() -> None:
         (Request(allow_domain=("x:0",)), "port"),
         (Request(deny_domain=("x",)), "alone it has no effect"),
         (Request(allow_domain=("x",), block_net=True), "exclude each other"),
+        (Request(network_profile="minimal", block_net=True), "--network-profile exclude each other"),
+        (Request(network_profile="minmal"), "Did you mean 'minimal'"),
+        (Request(allow_domain=("metadata.google.internal",)), "never reachable"),
+        (Request(allow_domain=("*",)), "every host"),
+        (Request(upstream_proxy="p:1"), "nono's own proxy"),
+        (Request(upstream_bypass=("x",), block_net=True), "nono's own proxy"),
+        (Request(allow_endpoint=("github:GET:/x",), network_profile="minimal"), "add --credential github"),
     ],
 )
 def test_refuses_hosts_that_make_no_sense(request_: Request, sentence: str) -> None:
@@ -108,3 +124,81 @@ def test_expands_paths_of_custom_credentials() -> None:
     profile = parse('{"network": {"credentials": ["x"], "custom_credentials": {"x": ' + fields + "}}}", "p")
     (route,) = resolve(Request(), profile, PLACE).routes
     assert route.tls_ca == "/home/u/ca.pem"
+
+
+def with_profile(network: str, request: Request = Request(), **environment: str) -> CapabilitySet:  # noqa: B008
+    return resolve(request, parse(f'{{"network": {network}}}', "p"), PLACE, (), environment)
+
+
+def test_a_network_profile_restricts_the_network_to_its_groups() -> None:
+    capabilities = resolve(Request(network_profile="minimal"), None, PLACE)
+    assert (capabilities.network, capabilities.network_profile) == (NETWORK_PROXY, "minimal")
+    assert "api.anthropic.com" in capabilities.group_hosts
+    assert (capabilities.allowed_hosts, capabilities.registries, capabilities.intercept) == ((), False, False)
+    assert resolve(Request(network_profile="codex"), None, PLACE).registries
+
+
+def test_a_flags_network_profile_is_added_to_the_profiles() -> None:
+    both = with_profile('{"network_profile": "minimal"}', Request(network_profile="developer"))
+    assert both.network_profile == "minimal + developer"
+    assert len(set(both.group_hosts)) == len(both.group_hosts)
+    same = with_profile(
+        '{"network_profile": "minimal"}', Request(network_profile="minimal", deny_domain=("chatgpt.com",))
+    )
+    assert (same.network_profile, same.denied_hosts) == ("minimal", ("chatgpt.com",))
+
+
+@pytest.mark.parametrize(
+    ("network", "request_", "expected"),
+    [
+        ("{}", Request(credential=("openai",)), False),
+        ("{}", Request(credential=("github",)), True),
+        ("{}", Request(allow_domain=("https://a.example",)), False),
+        ("{}", Request(allow_domain=("b.example", "https://a.example/x")), True),
+        ('{"tls_intercept": true}', Request(credential=("openai",)), True),
+        ('{"tls_intercept": true}', Request(network_profile="minimal"), True),
+        ('{"tls_intercept": true}', Request(), False),
+        ('{"tls_intercept": true}', Request(block_net=True), False),
+        ('{"tls_intercept": false}', Request(credential=("github",)), False),
+    ],
+)
+def test_when_tls_is_intercepted(network: str, request_: Request, expected: bool) -> None:
+    assert with_profile(network, request_).intercept is expected
+
+
+def test_paths_that_nobody_could_judge_are_refused() -> None:
+    with pytest.raises(PolicyError, match="tls_intercept"):
+        with_profile('{"tls_intercept": false, "allow_domain": ["https://a.example/x"]}')
+
+
+def test_upstream_proxy_of_profile_flag_and_environment() -> None:
+    proxy = '"upstream_proxy": "a:1", "upstream_proxy_credential": "k", "upstream_bypass": ["b"]'
+    network = f'{{"credentials": ["openai"], {proxy}}}'
+    assert with_profile(network).upstream_proxy == UpstreamProxy("a", 1, "k", ("b",), "profile")
+    flag = Request(upstream_proxy="c:2", upstream_bypass=("d",))
+    assert with_profile(network, flag).upstream_proxy == UpstreamProxy("c", 2, "", ("b", "d"), "--upstream-proxy")
+    assert with_profile(network, Request(upstream_proxy="direct")).upstream_proxy is None
+    inherited = with_profile('{"credentials": ["openai"]}', https_proxy="e:3", no_proxy="f").upstream_proxy
+    assert inherited == UpstreamProxy("e", 3, "", ("f",), "https_proxy")
+
+
+@pytest.mark.parametrize("network", ["{}", '{"block": true}', '{"upstream_proxy": "a:1"}'])
+def test_without_a_proxy_of_its_own_a_run_needs_none_upstream(network: str) -> None:
+    assert with_profile(network, https_proxy="socks5://unusable").upstream_proxy is None
+
+
+def test_ports_of_profile_and_flags() -> None:
+    both = with_profile('{"open_port": [1, 2], "listen_port": [3]}', Request(open_port=(2, 4), listen_port=(5,)))
+    assert (both.open_ports, both.listen_ports) == ((1, 2, 4), (3, 5))
+
+
+def test_no_proxy_is_a_list_of_hosts() -> None:
+    assert with_profile('{"no_proxy": ["a.test", ".b.test"]}').no_proxy == ("a.test", ".b.test")
+    for host in ("", "a,b", "a b", "a\\n", "ä"):
+        with pytest.raises(PolicyError, match="no_proxy"):
+            with_profile(f'{{"no_proxy": ["{host}"]}}')
+
+
+def test_an_endpoint_of_a_flag_is_added_to_the_profiles() -> None:
+    (route,) = with_profile('{"credentials": ["github"]}', Request(allow_endpoint=("github:GET:/x",))).routes
+    assert [rule.path for rule in route.endpoint_rules] == ["/x"]

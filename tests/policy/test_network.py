@@ -151,7 +151,7 @@ def test_a_group_is_made_of_whole_hosts_of_https(group: str) -> None:
 
 
 def test_no_host_of_a_package_registry_is_in_any_group() -> None:
-    """What serves packages is computed. Such hosts have one of these labels, or are in a bucket of a cloud's storage."""
+    """What serves packages is computed. Such a host has one of these labels, or is a bucket in a cloud's storage."""
     assert GROUPS[REGISTRIES] == ()
     labels = {"registry", "packages", "pkg", "index", "mirror", "artifacts", "artifact", "storage", "files", "static"}
     for host in {host for hosts in GROUPS.values() for host in hosts}:

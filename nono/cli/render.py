@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sys
 
-from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, PathGrant
+from nono.errors import Refusal
+from nono.policy.allowlist import Allowlist, parse_entry
+from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, CapabilitySet, PathGrant
 from nono.policy.network import GROUPS, NETWORK_PROFILES
 from nono.supervisor.command import ORIGIN as COMMAND
 
@@ -108,7 +110,7 @@ def _network(what: Summary, home: str, verbose: bool) -> list[tuple[str, str]]:
         for profile in has.network_profile.split(" + ") if has.network_profile else ():
             reachable += _profile(profile, verbose)
         shown = has.allowed_hosts if verbose else has.allowed_hosts[:_HOSTS_SHOWN]
-        reachable += [f"{printable(host)}  (--allow-domain)" for host in shown]
+        reachable += [f"{printable(host)}  (--allow-domain{_wider(host, has)})" for host in shown]
         if len(shown) < len(has.allowed_hosts):
             reachable.append(f"{len(has.allowed_hosts) - len(shown)} more hosts  (-v to list)")
         rows = [("", f"     {text}") if index else ("network", f"only {text}") for index, text in enumerate(reachable)]
@@ -136,6 +138,20 @@ def _profile(name: str, verbose: bool) -> list[str]:
         return [f"{group}: {text}  ({name})" for (group, _), text in zip(groups, lists, strict=True)]
     counted = [f"{group} ({len(hosts)})" if hosts else group for group, hosts in groups]
     return [f"{', '.join(counted)}  (--network-profile {name}, -v to list)"]
+
+
+def _wider(text: str, has: CapabilitySet) -> str:
+    """Say so where a URL's path does not restrict anything: grants add up."""
+    if "://" in text and (entry := parse_entry(text)).rule is not None and not entry.is_suffix:
+        try:
+            granted = Allowlist(has.allowed_hosts, has.denied_hosts, has.group_hosts)(
+                entry.name, entry.port, tunnel=True
+            )
+        except Refusal:
+            return "; but denied"
+        if not granted.rules:
+            return f"; all other paths of {entry.name} are granted, too"
+    return ""
 
 
 def _ports(ports: tuple[int, ...]) -> str:

@@ -1,0 +1,87 @@
+"""What the user is told about the network before the agent starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from nono.cli import render
+from nono.policy.resolve import Place, Request, resolve
+from nono.session import Summary
+
+PLACE = Place("/home/u", "/home/u/app", "/tmp", "/home/u/.config", "/home/u/.local/state", "/run/user/1")
+
+
+def told(request: Request, *, verbose: bool = False, environment: dict[str, str] | None = None) -> list[str]:
+    """The summary's lines about the network."""
+    capabilities = resolve(request, None, PLACE, (), environment or {})
+    routes = tuple((route.name, route.upstream.partition("://")[2], "") for route in capabilities.routes)
+    summary = Summary(("true",), capabilities, (), routes, (), (), (), "none")
+    lines = render.summary(summary, PLACE.home, verbose).splitlines()
+    (first,) = [index for index, line in enumerate(lines) if " network " in line]
+    return [line.strip() for line in lines[first:-1]]
+
+
+def test_names_profiles_groups_and_how_many_hosts_each_has() -> None:
+    (line,) = told(Request(network_profile="claude-code"))
+    assert line.startswith("network     only llm_apis (")
+    assert ", package_registries, github (" in line
+    assert line.endswith("(--network-profile claude-code, -v to list)")
+    assert "api.anthropic.com" not in line
+
+
+def test_names_the_hosts_of_groups_on_demand() -> None:
+    lines = told(Request(network_profile="claude-code"), verbose=True)
+    assert "api.anthropic.com" in lines[0]
+    assert "package_registries: as nono profile groups says  (claude-code)" in lines
+
+
+def test_names_routes_hosts_and_what_is_denied() -> None:
+    request = Request(
+        credential=("github",), allow_domain=("a.example", "*.b.example:8443"), deny_domain=("x.b.example",)
+    )
+    assert told(request) == [
+        "network     only github → api.github.com",
+        "a.example  (--allow-domain)",
+        "*.b.example:8443  (--allow-domain)",
+        "not  x.b.example  (--deny-domain)",
+    ]
+
+
+def test_a_long_list_is_cut() -> None:
+    hosts = tuple(f"h{number}.example" for number in range(100))
+    lines = told(Request(allow_domain=hosts, deny_domain=hosts))
+    assert len(lines) == 10
+    assert lines[8] == "92 more hosts  (-v to list)"
+    assert lines[9].endswith("h7.example and 92 more  (--deny-domain)")
+    assert len(told(Request(allow_domain=hosts), verbose=True)) == 100
+
+
+@pytest.mark.parametrize(
+    ("request_", "note"),
+    [
+        (Request(allow_domain=("https://api.github.com/user",)), ""),
+        (
+            Request(allow_domain=("https://api.github.com/user",), network_profile="developer"),
+            "; all other paths of api.github.com are granted, too",
+        ),
+        (Request(allow_domain=("https://a.example/x", "*.example")), "; all other paths of a.example are granted, too"),
+        (Request(allow_domain=("https://a.example/x",), deny_domain=("a.example",)), "; but denied"),
+    ],
+)
+def test_says_where_a_path_restricts_nothing(request_: Request, note: str) -> None:
+    assert [line for line in told(request_) if line.endswith(f"{request_.allow_domain[0]}  (--allow-domain{note})")]
+
+
+def test_names_the_proxy_upstream_and_who_named_it() -> None:
+    environment = {"HTTPS_PROXY": "http://[2001:db8::1]:3128", "NO_PROXY": "internal.example,10.0.0.0/8"}
+    assert told(Request(credential=("openai",)), environment=environment)[-1] == (
+        "through     the proxy [2001:db8:0:0:0:0:0:1]:3128  (HTTPS_PROXY), but for internal.example, 10.0.0.0/8"
+    )
+
+
+def test_names_relayed_ports_also_without_a_network() -> None:
+    assert told(Request(block_net=True, open_port=(5432, 6379), listen_port=(3000,))) == [
+        "network     blocked",
+        "ports       5432, 6379 of this machine, reached by the agent  (--open-port)",
+        "ports       3000 of the agent, reached from this machine  (--listen-port)",
+    ]

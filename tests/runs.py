@@ -65,6 +65,11 @@ def require_command(name: str) -> str:
     return shutil.which(name) or missing(name)
 
 
+def use_if_present(name: str) -> str:
+    """Return the path of the command `name`, which ci/test does not install (Go, Java, Node), or skip this test."""
+    return shutil.which(name) or pytest.skip(f"{name} is missing, which is not installed for tests")
+
+
 class Site:
     """One user's machine: `home`, a working directory `work`, key files in `vault`, and the stand-in services."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ import pytest
 
 from tests.e2e import standins
 from tests.e2e.world import World
-from tests.runs import TIMEOUT_S, Site, require_command
+from tests.runs import TIMEOUT_S, Site, require_command, use_if_present
 
 CLIENTS = Path(__file__).parent / "clients"
 PAGE, CODE, INDEX, REGISTRY = (
@@ -90,13 +89,13 @@ def pip(proxied: Proxied, token: bool) -> subprocess.CompletedProcess[str]:
 
 
 def npm(proxied: Proxied, token: bool) -> subprocess.CompletedProcess[str]:
-    command = [require_command("npm"), "install", "--fetch-retries=0", standins.PACKAGE]
+    command = [use_if_present("npm"), "install", "--fetch-retries=0", standins.PACKAGE]
     done = proxied.run(command, token=token, NPM_CONFIG_REGISTRY=f"https://{REGISTRY}/")
     return _shows(done, proxied.site.work / "node_modules" / standins.PACKAGE / "index.js")
 
 
 def node_fetch(proxied: Proxied, token: bool) -> subprocess.CompletedProcess[str]:
-    command = [require_command("node"), str(CLIENTS / "fetch.mjs"), f"https://{PAGE}/"]
+    command = [use_if_present("node"), str(CLIENTS / "fetch.mjs"), f"https://{PAGE}/"]
     knows = 'process.exit(process.allowedNodeEnvironmentFlags.has("--use-env-proxy") ? 0 : 1)'
     if subprocess.run([command[0], "-e", knows], check=False).returncode:
         pytest.skip("this Node's fetch reads no proxy from the environment (22.21 and 24.0 do)")
@@ -105,7 +104,7 @@ def node_fetch(proxied: Proxied, token: bool) -> subprocess.CompletedProcess[str
 
 def undici(proxied: Proxied, token: bool) -> subprocess.CompletedProcess[str]:
     """What Node's fetch is made of, as npm brings it; asked by name, it honours the variables in an older Node."""
-    node, npm = require_command("node"), os.path.realpath(require_command("npm"))
+    node, npm = use_if_present("node"), os.path.realpath(use_if_present("npm"))
     package = Path(npm).parent.parent / "node_modules" / "undici"
     has = f"process.exit(require({json.dumps(str(package))}).EnvHttpProxyAgent ? 0 : 1)"
     if subprocess.run([node, "-e", has], check=False, capture_output=True).returncode:
@@ -114,17 +113,15 @@ def undici(proxied: Proxied, token: bool) -> subprocess.CompletedProcess[str]:
 
 
 def go(proxied: Proxied, token: bool) -> subprocess.CompletedProcess[str]:
-    if shutil.which("go") is None:
-        pytest.skip("Go is missing")
+    compiler = use_if_present("go")
     program = proxied.site.work / "fetch"
-    build = ["go", "build", "-o", str(program), str(CLIENTS / "fetch.go")]
+    build = [compiler, "build", "-o", str(program), str(CLIENTS / "fetch.go")]
     subprocess.run(build, env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"}, check=True)
     return proxied.run([str(program), f"https://{PAGE}/"], token=token)
 
 
 def java(client: str, proxied: Proxied, token: bool) -> subprocess.CompletedProcess[str]:
-    if shutil.which("javac") is None:
-        pytest.skip("a JDK is missing")
+    use_if_present("javac")
     url = urlsplit(proxied.variables["HTTPS_PROXY"])
     # Basic for CONNECT is off unless this property says otherwise (JDK-8168839).
     options = (

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from nono.errors import PolicyError, Refusal, UpstreamError
+from nono.kernel.secretmem import SecretBuffer
 from nono.policy.allowlist import METADATA_HOSTS, normalise
 from nono.proxy.inject import BASE64, SLOT_BYTES, LockedBuffer, Outgoing, ScratchPool, Shown
 from nono.proxy.pins import permitted
@@ -53,9 +54,9 @@ class Chain:
         port: int,
         bypass: Iterable[str] = (),
         credential: Secret | None = None,
-        make_scratch: Callable[[int], LockedBuffer] | None = None,
+        make_scratch: Callable[[int], LockedBuffer] = SecretBuffer,
     ) -> None:
-        """credential: USER:PASSWORD, in locked memory. make_scratch: makes more of that; wanted with a credential.
+        """credential: USER:PASSWORD, in locked memory. make_scratch: a stand-in for tests.
 
         Raises PolicyError for a pattern or a credential that cannot be used, KernelError when no memory can be locked.
         """
@@ -66,7 +67,6 @@ class Chain:
         self._secret: memoryview | None = None
         self._scratch: ScratchPool | None = None
         if credential is not None:
-            assert make_scratch is not None
             secret = credential.view[: credential.length]
             if 0x3A not in secret:
                 raise PolicyError("the credential of the upstream proxy must be USER:PASSWORD; store it so")

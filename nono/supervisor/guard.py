@@ -6,6 +6,7 @@ Looks, and refuses or names paths; changes nothing. Everything here is about the
 - `protected_paths`: the files that hold this run's keys stay closed under any grant. What nono is made of (its code,
   its interpreter, the directories it imports from) and what it was told by (the profile, certificates) stays readable
   where it was granted, but is never writable: the supervisor goes on importing after the agent has started.
+- `check_tls_files`, `check_upstream_credential`: what the proxy could not use, found before the agent starts.
 - `refuse_keys_in_argv`, `secret_variables`: a key that the user also put somewhere else.
 - `close_store`: what the agent may have opened to others; Landlock does not confine chmod(2).
 - `check_standard_streams`: a socket on descriptor 0, 1 or 2 belongs to the host's network, whatever the child's is.
@@ -22,11 +23,12 @@ from importlib import import_module
 import nono
 from nono.credentials.credential import Credential
 from nono.credentials.reference import ENV, FILE, Reference
-from nono.errors import PolicyError, UsageError
+from nono.errors import CredentialError, PolicyError, UsageError
 from nono.policy.capabilities import NETWORK_OPEN, READ, WRITE, PathDeny
 from nono.policy.routes import Route
 
 _SHORTEST_RECOGNISABLE_KEY = 8  # bytes; a shorter one would be found in innocent variables
+_LONGEST_USER_AND_PASSWORD = 4096  # bytes; with its head it must fit into locked scratch memory, nono/proxy/chain.py
 
 
 def protected_paths(
@@ -65,6 +67,14 @@ def refuse_keys_in_argv(argv: Sequence[str], credentials: Mapping[str, Credentia
                 f"the command line itself contains the key of '{name}', so the agent would have it; "
                 "leave it out: the agent finds a token in its environment, and the proxy puts the key in"
             )
+
+
+def check_upstream_credential(credential: Credential | None) -> None:
+    """Refuse, before anything starts, a credential of the upstream proxy that cannot be sent as Basic (RFC 7617)."""
+    if credential is not None and (0x3A not in credential.view or credential.length > _LONGEST_USER_AND_PASSWORD):
+        raise CredentialError(
+            f"the credential '{credential.name}' of the upstream proxy is not USER:PASSWORD; store it as that"
+        )
 
 
 def secret_variables(

@@ -36,13 +36,15 @@ socket.socket = Socket
 """
 
 
-def watched(site: Site, requests: list[str], **upstreams: str) -> tuple[list[dict[str, object]], list[str]]:
+def watched(
+    site: Site, requests: list[str], network: dict[str, list[str]] | None = None, **upstreams: str
+) -> tuple[list[dict[str, object]], list[str]]:
     """Let an agent send raw requests to the proxy; return its answers, and what nono looked up and dialled."""
     (site.directory / "watch").mkdir()
     (site.directory / "watch" / "sitecustomize.py").write_text(WATCH)
     log = site.directory / "watched"
     log.touch()
-    profile = site.profile(site.store_in_files(), upstreams=upstreams)
+    profile = site.profile(site.store_in_files(), upstreams=upstreams, **(network or {}))
     command = site.agent("proxied", *requests)
     environment = {"PYTHONPATH": str(site.directory / "watch"), "WATCHED": str(log)}
     done = site.run(["--profile", str(profile), "--allow-cwd"], command, environment=environment)
@@ -83,3 +85,37 @@ def test_a_route_to_a_metadata_address_is_never_dialled(site: Site, upstream: st
     assert answer["status"] in (403, 502), json.dumps(answer)
     address = upstream.removeprefix("https://").partition("/")[0].strip("[]")
     assert not [line for line in seen if line.startswith("connect") and address in line]
+
+
+HOSTS = {
+    "allow_domain": ["*.invalid", "*.internal", "a.invalid:8443"],
+    "deny_domain": ["*.bad.invalid", "worse.invalid"],
+}
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "CONNECT x.bad.invalid:443",
+        "CONNECT worse.invalid:443",
+        "CONNECT WORSE.invalid.:443",
+        "CONNECT evilinvalid:443",
+        "CONNECT invalid:443",
+        "CONNECT a.invalid:22",
+        "CONNECT b.invalid:8443",
+        "CONNECT b.invalid:80",
+        "GET http://b.invalid:8080/",
+        "CONNECT metadata.google.internal:443",
+        "GET http://metadata.google.internal/computeMetadata/v1/",
+    ],
+)
+def test_an_allowlist_opens_nothing_beside_itself(site: Site, request_line: str) -> None:
+    (answer,), seen = watched(site, [request_line], HOSTS)
+    assert (answer["status"], answer["code"]) == (403, "host_denied")
+    assert not [line for line in seen if "invalid" in line.lower() or "internal" in line]
+
+
+def test_an_allowed_host_is_looked_up_and_no_other(site: Site) -> None:
+    answers, seen = watched(site, ["CONNECT b.invalid:443", "CONNECT c.bad.invalid:443"], HOSTS)
+    assert [answer["status"] for answer in answers] == [502, 403]
+    assert {line for line in seen if "invalid" in line} == {"getaddrinfo b'b.invalid'"}

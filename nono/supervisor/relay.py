@@ -88,16 +88,18 @@ class Relays:
         self._serve(LISTEN, port, listener_fd, targets)
 
     def drain(self, timeout_s: float, done: Callable[[], None]) -> None:
-        """Accept no more; call `done` when every connection has ended, after `timeout_s` at the latest."""
+        """Call `done` when every connection has ended, after `timeout_s` at the latest.
+
+        One that the child opened just before it ended may still wait to be accepted: a turn of the loop does that.
+        """
         self._drained = done
-        self._stop_listening()
         self.loop.call_later(timeout_s, self._drain_is_over)
-        if not self.connections:
-            self._drain_is_over()
+        self.loop.call_soon(self._look_whether_drained)
 
     def close(self) -> None:
         """End everything now."""
-        self._stop_listening()
+        for listener in self._listeners:
+            listener.close()
         for connection in list(self.connections):
             connection.close()
         if self._network_fd >= 0:
@@ -107,6 +109,9 @@ class Relays:
     def ended(self, connection: _Connection) -> None:
         """A connection is no more."""
         self.connections.discard(connection)
+        self._look_whether_drained()
+
+    def _look_whether_drained(self) -> None:
         if not self.connections:
             self._drain_is_over()
 
@@ -114,11 +119,6 @@ class Relays:
         done, self._drained = self._drained, None
         if done is not None:
             done()
-
-    def _stop_listening(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
 
     def _serve(self, method: str, port: int, listener_fd: int, targets: Sequence[Target]) -> None:
         def accepted(sock: _socket.socket) -> None:

@@ -40,13 +40,17 @@ from nono.supervisor.scratch import ScratchDirectory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
+
     from nono.loop import Loop
     from nono.policy.profile import Profile
-    from nono.proxy.server import Proxy
+    from nono.proxy.server import Exchange, Proxy
+    from nono.supervisor.relay import Relays
 
 # Above Linux's ephemeral ports (ip_local_port_range: 32768-60999) and the ports of development servers, so that it is
 # in nobody's way.
 _PROXY_PORTS = range(61000, 65536)
+_DELIVERY_S = 0.5  # how long relays deliver what the child sent before it ended
 _DRAIN_S = 5.0  # how long `nono proxy` lets exchanges end after it was told to stop
 _WARM_S = 0.25  # for which `nono proxy` waits, at most, for its first connections
 
@@ -99,6 +103,10 @@ def run(
     command = commands.find(order.argv[0], environment, place.home)
     profile_path = _find_profile(order.profile, place)
     capabilities = resolve(order.request, _profile(profile_path), place, command.grants, environment)
+    if capabilities.open_ports or capabilities.listen_ports:
+        from nono.supervisor import ports
+
+        ports.check(capabilities.network, capabilities.open_ports, capabilities.listen_ports, order.proxy_port)
     guard.check_standard_streams(capabilities.network)
     guard.check_tls_files(capabilities.routes)
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
@@ -115,7 +123,7 @@ def run(
             plan = make_plan(filesystem.expand(capabilities), landlock.abi(), os.uname().machine)
             credentials = {} if order.dry_run else loader.collect()
             token = phantom.new_token()
-            port = order.proxy_port or _PROXY_PORTS[int.from_bytes(os.urandom(2)) % len(_PROXY_PORTS)]
+            port = order.proxy_port or _any_proxy_port((*capabilities.open_ports, *capabilities.listen_ports))
             guard.refuse_keys_in_argv(order.argv, credentials)
             variables = child_environment(
                 environment,
@@ -134,10 +142,13 @@ def run(
             with AuditLog(place.state, notice) as audit, Signals() as signals, Terminal() as terminal:
                 strangers = children()  # of whoever became nono by exec
                 process.set_child_subreaper()
-                child = _start(command.path, argv, variables.variables, place.workdir, plan, port, terminal)
+                host_listeners = _listen_on_host(capabilities.listen_ports)
                 try:
-                    return _supervise(run, child, terminal, signals, audit)
+                    child = _start(command.path, argv, variables.variables, place.workdir, plan, run, terminal)
+                    return _supervise(run, child, host_listeners, terminal, signals, audit)
                 finally:
+                    for listener in host_listeners.values():
+                        listener.close()
                     kill_descendants(strangers)
                     guard.close_store(place.state)
 
@@ -157,7 +168,7 @@ def _start(
     variables: Mapping[str, str],
     workdir: str,
     plan: Plan,
-    port: int,
+    run: _Run,
     terminal: Terminal,
 ) -> Child:
     """Spawn the child behind its wall; CommandNotExecutable when all but its exec succeeded."""
@@ -169,7 +180,8 @@ def _start(
             envp=[os.fsencode(f"{name}={value}") for name, value in variables.items()],
             workdir=os.fsencode(workdir),
             namespaces=plan.namespaces,
-            listen_ports=(port,) if plan.proxied else (),
+            listen_ports=(run.port, *run.capabilities.open_ports) if plan.proxied else run.capabilities.open_ports,
+            keep_network=bool(run.capabilities.listen_ports),
             ruleset_fd=ruleset,
             seccomp_filter=plan.seccomp_filter,
             new_process_group=not terminal.shared,
@@ -183,7 +195,30 @@ def _start(
         os.close(ruleset)
 
 
-def _supervise(run: _Run, child: Child, terminal: Terminal, signals: Signals, audit: AuditLog) -> int:
+def _any_proxy_port(taken: Sequence[int]) -> int:
+    """Return a port for the proxy that is not among the relays' ports."""
+    while (port := _PROXY_PORTS[int.from_bytes(os.urandom(2)) % len(_PROXY_PORTS)]) in taken:
+        pass
+    return port
+
+
+def _listen_on_host(listen_ports: Sequence[int]) -> dict[int, _socket.socket]:
+    """Return a listening socket of this machine for each port."""
+    if not listen_ports:
+        return {}
+    from nono.supervisor import ports
+
+    return ports.listen_on_host(listen_ports)
+
+
+def _supervise(
+    run: _Run,
+    child: Child,
+    host_listeners: Mapping[int, _socket.socket],
+    terminal: Terminal,
+    signals: Signals,
+    audit: AuditLog,
+) -> int:
     """Serve the child until it exits; return its exit status. Late imports: the child is starting meanwhile."""
     from nono.loop import READ as READABLE
     from nono.loop import Loop
@@ -198,31 +233,38 @@ def _supervise(run: _Run, child: Child, terminal: Terminal, signals: Signals, au
 
     job = Job(child.pid, terminal, ended)
     loop.register(signals.fd, READABLE, lambda _: job.handle(signals.take()))
-    if run.capabilities.network != NETWORK_PROXY:
+    is_proxied = run.capabilities.network == NETWORK_PROXY
+    is_relayed = bool(run.capabilities.open_ports or run.capabilities.listen_ports)
+    if not is_proxied and not is_relayed:
         loop.run()
         return statuses[0]
 
     for library in ("ssl", "h11"):  # 45 ms; a command that has already ended is not kept waiting for them
         job.handle(signals.take())
-        if statuses:
+        if statuses and not is_relayed:
             return statuses[0]
         import_module(library)
-    proxy = _make_proxy(loop, child.listener_fds[0], run, audit)
-    proxy.warm()
+    proxy = _make_proxy(loop, child.listener_fds[0], run, audit) if is_proxied else None
+    relays = _make_relays(loop, child, host_listeners, run, audit) if is_relayed else None
+    if proxy is not None:
+        proxy.warm()
     try:
-        loop.run()
+        if not statuses:
+            loop.run()
+        if relays is not None:
+            relays.drain(_DELIVERY_S, loop.stop)
+            loop.run()
     finally:
-        proxy.close()
+        if relays is not None:
+            relays.close()
+        if proxy is not None:
+            proxy.close()
     return statuses[0]
 
 
 def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Proxy:
     """Return the proxy of this run, serving `listener_fd` (its own from now on)."""
-    from nono.proxy.server import BoundRoute, Exchange, Limits, Proxy
-
-    def record(exchange: Exchange) -> None:
-        if audit.append(Exchange._fields, exchange):
-            loop.call_soon(audit.flush)
+    from nono.proxy.server import BoundRoute, Limits, Proxy
 
     process.raise_open_files_limit()
     bound = [BoundRoute(route, run.credentials[route.name]) for route in run.capabilities.routes]
@@ -230,7 +272,34 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
     allowlist = None
     if hosts.allowed_hosts or hosts.group_hosts or hosts.registries:
         allowlist = Allowlist(hosts.allowed_hosts, hosts.denied_hosts, hosts.group_hosts)
-    return Proxy(loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), record)
+    return Proxy(loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), _recorder(loop, audit))
+
+
+def _make_relays(
+    loop: Loop, child: Child, host_listeners: Mapping[int, _socket.socket], run: _Run, audit: AuditLog
+) -> Relays:
+    """Return the relays of this run, serving the child's listeners but the proxy's, and those of the host."""
+    from nono.supervisor.relay import Relays
+
+    process.raise_open_files_limit()
+    relays = Relays(loop, child.network_fd, _recorder(loop, audit))
+    opened = run.capabilities.open_ports
+    for port, listener_fd in zip(opened, child.listener_fds[-len(opened) :], strict=True) if opened else ():
+        relays.open_port(port, listener_fd)
+    for port, listener in host_listeners.items():
+        relays.listen_port(port, listener.detach())
+    return relays
+
+
+def _recorder(loop: Loop, audit: AuditLog) -> Callable[[Exchange], None]:
+    """Return what writes an exchange into the audit log."""
+    from nono.proxy.server import Exchange
+
+    def record(exchange: Exchange) -> None:
+        if audit.append(Exchange._fields, exchange):
+            loop.call_soon(audit.flush)
+
+    return record
 
 
 def serve(

@@ -87,7 +87,7 @@ class Allowlist:
         denied = tuple(denied)
         for text in denied:
             if "://" in text:
-                raise PolicyError(f"host {text!r}: --deny-domain takes HOST or HOST:PORT, for all paths")
+                raise PolicyError(f"host {quoted(text)}: --deny-domain takes HOST or HOST:PORT, for all paths")
         self._allowed = _Table(allowed)
         self._denied = _Table(denied)
         self._groups = _Table(groups)
@@ -182,19 +182,19 @@ def parse_entry(text: str) -> Entry:
     """Read an entry as an operator writes it: see above. Raises PolicyError."""
 
     def fail(why: str) -> PolicyError:
-        return PolicyError(f"host {text!r}: {why}")
+        return PolicyError(f"host {quoted(text)}: {why}")
 
     if text.strip() == "*":
         raise fail("this would allow every host; name those that the agent needs, e.g. '*.example.com'")
     port, rule, authority = 0, None, text.strip()
     scheme, separator, rest = authority.partition("://")
+    if "@" in (rest if separator else authority).partition("/")[0]:
+        raise fail("leave the user name out; a credential is named with --credential")
     if separator:
         port = _SCHEMES.get(scheme.lower(), 0)
         if not port:
             raise fail("write a host name, or a URL that begins with http:// or https://")
         authority, slash, path = rest.partition("/")
-        if "@" in authority:
-            raise fail("leave the user name out; a credential is named with --credential")
         if path:
             try:
                 rule = endpoint_rule("*", slash + path)
@@ -215,6 +215,11 @@ def parse_entry(text: str) -> Entry:
     if is_suffix and is_address(name):
         raise fail("an address has no subdomains")
     return Entry(name, is_suffix, port, rule)
+
+
+def quoted(text: str) -> str:
+    """Return an entry as an error quotes it: without what may be a password."""
+    return repr(text.rpartition("@")[2])
 
 
 def normalise(host: str) -> str:

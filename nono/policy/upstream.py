@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from nono.errors import NonoError, PolicyError, UsageError
-from nono.policy.allowlist import is_address, normalise, parse_entry
+from nono.policy.allowlist import is_address, normalise, parse_entry, quoted
 from nono.policy.capabilities import UpstreamProxy
 
 DIRECT = "direct"
@@ -35,7 +35,9 @@ def upstream_proxy(
     bypass = tuple(dict.fromkeys(bypass))
     for pattern in bypass:
         if not _is_pattern(pattern):
-            raise UsageError(f"--upstream-bypass {pattern}: write HOST, *.SUFFIX, an address or a network (10.0.0.0/8)")
+            raise UsageError(
+                f"--upstream-bypass {quoted(pattern)}: write HOST, *.SUFFIX, an address or a network (10.0.0.0/8)"
+            )
     if named == DIRECT:
         return None
     if named:

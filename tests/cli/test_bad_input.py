@@ -114,6 +114,41 @@ def test_credential_without_network(site: Site) -> None:
     refuse(site, ["--block-net", "--credential", "openai"], USAGE, r"--block-net")
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--network-profile", "claud-code"], r"claud-code.*Did you mean 'claude-code'"),
+        (["--network-profile", "minimal", "--block-net"], r"exclude each other"),
+        (["--allow-domain", "*"], r"every host"),
+        (["--allow-domain", "example.com:0"], r"port"),
+        (["--allow-domain", "a\u200bb\x1b[2J.example"], r"host name"),
+        (["--allow-domain", f"https://user:{SECRET}@example.com/"], r"leave the user name out"),
+        (["--allow-domain", f"user:{SECRET}@example.com"], r"leave the user name out"),
+        (["--allow-domain", f"ftp://user:{SECRET}@example.com"], r"'example.com'"),
+        (["--network-profile", "minimal", "--deny-domain", f"https://{SECRET}@x"], r"'x'"),
+        (["--deny-domain", "example.com"], r"alone it has no effect"),
+        (["--network-profile", "minimal", "--deny-domain", "https://x/y"], r"HOST:PORT"),
+        (["--allow-endpoint", "github:GET:/x"], r"add --credential github"),
+        (["--upstream-proxy", "proxy.example:3128"], r"--network-profile"),
+        (["--network-profile", "minimal", "--upstream-proxy", f"u:{SECRET}@x:1"], r"--upstream-proxy-credential NAME"),
+        (["--network-profile", "minimal", "--upstream-bypass", "a b"], r"--upstream-bypass 'a b'"),
+        (["--open-port", "5432"], r"--open-port.*--block-net"),
+        (["--block-net", "--listen-port", "0"], r"0 is not a port"),
+    ],
+)
+def test_network_flags_that_cannot_be_honoured(site: Site, flags: list[str], sentence: str) -> None:
+    refuse(site, flags, USAGE, sentence)
+
+
+def test_a_proxy_of_the_environment_that_cannot_be_used(site: Site) -> None:
+    socks = {"ALL_PROXY": f"socks5h://u:{SECRET}@localhost:1080"}
+    refuse(site, ["--network-profile", "minimal"], USAGE, r"ALL_PROXY.*--upstream-proxy direct", environment=socks)
+    assert (
+        site.run(["--network-profile", "minimal", "--upstream-proxy", "direct"], ["true"], environment=socks).returncode
+        == 0
+    )
+
+
 # Profiles.
 
 

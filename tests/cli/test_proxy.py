@@ -69,6 +69,8 @@ def test_prints_lines_for_a_shell_without_json(site: Site) -> None:
         ([], 2, "no route to serve"),
         (["--credential", "nope"], 2, "unknown credential 'nope'"),
         (["--port", "x"], 2, "x is not a port"),
+        (["--network-profile", "nope"], 2, "unknown network profile 'nope'"),
+        (["--network-profile", "minimal", "--upstream-proxy", "nope"], 2, "write HOST:PORT"),
     ],
 )
 def test_refuses_to_serve(site: Site, flags: list[str], status: int, sentence: str) -> None:

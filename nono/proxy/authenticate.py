@@ -94,8 +94,13 @@ def split_format(text: str) -> tuple[bytes, bytes]:
     return before.encode(), after.encode()
 
 
-def authenticate(head: RequestHead, match: RouteMatch, where: Places, token: bytes) -> Grant:
-    """Return the Grant for a route's request. Raises Refusal 401, or 400 and 403 for what is left of its path."""
+def authenticate(
+    head: RequestHead, match: RouteMatch, where: Places, token: bytes, *, needs_token: bool = True
+) -> Grant:
+    """Return the Grant for a route's request. Raises Refusal 401, or 400 and 403 for what is left of its path.
+
+    needs_token: false where CONNECT or Proxy-Authorization has authenticated the request; then any credential goes.
+    """
     found = present = False
     dropped: list[int] = []
     for index, name, value in head.fields:
@@ -125,7 +130,7 @@ def authenticate(head: RequestHead, match: RouteMatch, where: Places, token: byt
                 found = True
                 path, after = path[:start], path[rest_at:]
                 break
-    if not found:
+    if needs_token and not found:
         name_text = match.destination.bound.route.name
         if present:
             message = f"The key sent to '{name_text}' is not this session's token; use the one in the environment."

@@ -12,8 +12,10 @@ from nono.proxy.framing import (
     ChunkScanner,
     FramingError,
 )
+from nono.proxy.intercept import ESTABLISHED, InterceptingHalf
 from nono.proxy.limits import Limits
-from nono.proxy.route import ConnectTarget, Origin
+from nono.proxy.memo import ConnectGrant
+from nono.proxy.route import Origin
 from nono.proxy.services import HOLD_BYTES, RECV_BYTES, REPLAY_BYTES
 from nono.proxy.state import (
     AWAITING,
@@ -34,10 +36,9 @@ from nono.proxy.state import (
 )
 from nono.proxy.stream import WOULD_BLOCK
 from nono.proxy.upstream import Upstream
-from nono.proxy.upstream_half import UpstreamHalf
 
 
-class ClientHalf(UpstreamHalf):
+class ClientHalf(InterceptingHalf):
     """Reads requests."""
 
     __slots__ = ()
@@ -121,16 +122,19 @@ class ClientHalf(UpstreamHalf):
             self._refuse(refusal)
             return
         self.client_state = CLIENT[self.client_state][GRANTED]
-        if isinstance(judged, ConnectTarget):
+        if isinstance(judged, ConnectGrant):
             self._target = judged
-            pool = services.pool(Origin(False, judged.host, judged.port), True)
+            if judged.judge is not None:
+                self._begin_interception()
+                return
+            pool = services.pool(Origin(False, judged.host, judged.port), judged.scope)
             dial = pool.dial(self._connected)
             if not dial.over:
                 self._dial = dial
             return
         self._outgoing = judged
         if self._pool is None or self._pool.origin is not judged.origin or judged.secret is None:
-            self._pool = services.pool(judged.origin, judged.secret is None)
+            self._pool = services.pool(judged.origin, judged.scope)
         pool = self._pool
         upstream = pool.take()
         if upstream is not None:
@@ -331,7 +335,7 @@ class ClientHalf(UpstreamHalf):
         self._status = 200
         self._upstream = upstream
         self._address = upstream.address
-        self._to_client(b"HTTP/1.1 200 Connection Established\r\n\r\n")
+        self._to_client(ESTABLISHED)
         self._tunnel_begins(upstream)
 
 

@@ -17,7 +17,7 @@ from nono.proxy.framing import (
     ChunkScanner,
 )
 from nono.proxy.inject import Outgoing
-from nono.proxy.route import ConnectTarget
+from nono.proxy.memo import ConnectGrant
 from nono.proxy.services import Exchange, Services
 from nono.proxy.state import (
     BODY,
@@ -91,7 +91,7 @@ class Ends:
     def _clear(self) -> None:
         """Nothing of the last exchange is left."""
         self._outgoing: Outgoing | None = None
-        self._target: ConnectTarget | None = None
+        self._target: ConnectGrant | None = None
         self._head = b""
         self._left = 0
         self._request_scanner: ChunkScanner | None = None
@@ -131,13 +131,13 @@ class Ends:
         if isinstance(error, UpstreamError) and error.address:
             self._address = error.address
         self._let_upstream_go()
-        head_only = self._head.startswith(b"HEAD ")
+        head_only, to_connect = self._head.startswith(b"HEAD "), self._head.startswith(b"CONNECT ")
         if not self._started:  # its head never was complete
             self._started = self._since
             self._under_way = True
         if self._status == 0:
             self._status = error.status
-            text = answer(error.status, error.code, str(error), close=True, head_only=head_only)
+            text = answer(error.status, error.code, str(error), close=True, head_only=head_only, to_connect=to_connect)
         else:
             text = b""  # an answer has begun: it breaks off here
         self._report(error.code, str(error), refused=isinstance(error, Refusal))
@@ -206,6 +206,7 @@ class Ends:
         else:
             route, refused = "", True
             method, host, path = _shown(self._head, self._services.token)
+            host = self._services.judge.authority or host
         duration = now - self._started
         self._services.report(
             Exchange(

@@ -32,6 +32,7 @@ from nono.proxy.state import (
     CLOSING,
     DONE,
     DRAIN,
+    HANDSHAKE,
     HEAD,
     IDLE,
     TUNNEL,
@@ -84,7 +85,9 @@ class Conversation(ClientHalf):
         limits, waited, state = self._services.limits, now - self._since, self.client_state
         client, upstream = self._client, self._upstream
         if self._tunnel is not None:
-            self._tunnel.check(now, limits.stalled_write_s)
+            overdue = self._tunnel.overdue(now, limits.stalled_write_s, limits.tunnel_idle_s)
+            if overdue:
+                self.close(overdue)
             return
         try:
             if client.queued and limits.stalled_write_s and now - client.stalled_since > limits.stalled_write_s:
@@ -103,6 +106,10 @@ class Conversation(ClientHalf):
                     self.close()
             elif upstream is not None:
                 self._check_exchange(upstream, now)
+            elif state == HANDSHAKE and 0 < limits.tls_s < waited:
+                self._handshake_failed(
+                    "tls_timeout", f"the client did not finish its TLS handshake in {limits.tls_s:g} s"
+                )
         except ClientGone:
             self._client_left()
         except Exception:  # noqa: BLE001 - a bug must end one conversation, not all

@@ -27,7 +27,7 @@ from nono.errors import PolicyError, Refusal
 from nono.policy.routes import Presentation
 from nono.proxy.authenticate import Grant, join_path, split_format
 from nono.proxy.head import HOP_BY_HOP, MESSAGE_HEADERS, RequestHead
-from nono.proxy.route import Destination, HostTarget, Origin, is_ambiguous
+from nono.proxy.route import Destination, Origin, is_ambiguous
 
 RAW = 0
 PERCENT = 1
@@ -58,6 +58,7 @@ class Outgoing(NamedTuple):
     secret: the credential where it lies in locked memory, never a copy; None for a plain request to an allowed host.
     encoding: RAW, PERCENT or BASE64, how the secret is written between `before` and `after`.
     fits: whether head and credential can stand in one slot. length: body bytes or CHUNKED, as in RequestHead.
+    scope: which addresses the origin may have (pins.py); None for a route's own.
     """
 
     before: bytes
@@ -72,6 +73,7 @@ class Outgoing(NamedTuple):
     expects_continue: bool
     upgrade: bytes
     shown: Shown
+    scope: str | None = None
 
 
 class Injection(NamedTuple):
@@ -153,18 +155,17 @@ def plan(grant: Grant, how: Injection, token: bytes) -> Outgoing:
     )  # fmt: skip
 
 
-def plan_plain(head: RequestHead, target: HostTarget, token: bytes) -> Outgoing:
-    """Return the head to forward to an allowed host, to which no credential belongs."""
-    origin = Origin(False, target.host, target.port)
+def plan_plain(head: RequestHead, origin: Origin, target: bytes, scope: str, token: bytes) -> Outgoing:
+    """Return the head to forward to an allowed host, to which no credential belongs. target: in origin-form."""
     lines = forwarded_lines(head, [], origin.authority.encode())
-    start = b"%b %b HTTP/1.1" % (head.method, target.target)
+    start = b"%b %b HTTP/1.1" % (head.method, target)
     before = b"\r\n".join([start, *filter(None, lines), b"\r\n"])
     if token in before:
         raise Refusal(400, "token_misplaced", "The session token stands in the request outside a credential's place.")
-    path = target.target.partition(b"?")[0].decode()
+    path = target.partition(b"?")[0].decode()
     return Outgoing(
         before, b"", RAW, False, None, origin, head.method, head.length, head.close, head.expects_continue,
-        head.upgrade, Shown("", origin.authority, head.method.decode(), path),
+        head.upgrade, Shown("", origin.authority, head.method.decode(), path), scope,
     )  # fmt: skip
 
 

@@ -1,23 +1,43 @@
 """From the bytes of a head to what may be done with it: head, route, authenticate, inject in one call.
 
-Pure. A whole head that was granted is remembered (`_heads`): the same bytes get the same verdict, so an agent that
-repeats itself costs one dictionary look-up. A head enters only after its token was accepted, never with a Cookie, and
-the memo is bounded. What it keeps (Outgoing) holds no credential; that is read from its route at each sending, so a
-head that was granted while a credential was missing stays refused.
+Pure. Two judges with one memory (`memo.py`): Judge for what arrives at the proxy's own port, HostJudge for what is said
+inside a connection whose TLS ends here because CONNECT named a host that has a route, or of which some paths are
+granted only. The order in which a host that the agent names is judged: the token, before anything is said of the host;
+whether it is a name at all; the proxy itself, which is never dialled; the routes' own hosts; the allowlist.
+
+**Inside an intercepted connection** CONNECT has authenticated already. A request for a route's upstream, by the path of
+its base URL, gets that route's credential, whatever credential it carries or none: the token, or a key that the agent
+found somewhere, is dropped as on a route. Another path is forwarded as it is, to the extent that the allowlist grants
+it. Nothing but the host that CONNECT named can be asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv6Address, ip_address
+from typing import NoReturn, Protocol
 
 from nono.errors import Refusal
-from nono.policy.allowlist import Verdict
-from nono.proxy.authenticate import Grant, Places, authenticate, authenticate_proxy, places, presentation_names
-from nono.proxy.head import MEMO_LINE_BYTES, HeadReader, RequestHead
-from nono.proxy.inject import PERCENT, SLOT_BYTES, Injection, Outgoing, injection, plan, plan_plain
-from nono.proxy.pattern import MAX_PATTERN_BYTES, Pattern
-from nono.proxy.route import BoundRoute, ConnectTarget, HostTarget, Router
+from nono.policy.allowlist import Verdict, is_address, normalise
+from nono.proxy.authenticate import Places, authenticate_proxy, places, presentation_names
+from nono.proxy.head import HeadReader, RequestHead
+from nono.proxy.inject import Injection, Outgoing, injection, plan_plain
+from nono.proxy.memo import ConnectGrant, MemoJudge
+from nono.proxy.pins import NAMED, PUBLIC
+from nono.proxy.route import (
+    BoundRoute,
+    ConnectTarget,
+    Destination,
+    HostRouter,
+    HostTarget,
+    Origin,
+    RouteMatch,
+    Router,
+    check_path,
+    check_rules,
+)
+
+INSTALL = "pip install 'nono[intercept]'"
 
 
 class Allowlist(Protocol):
@@ -26,173 +46,185 @@ class Allowlist(Protocol):
     def __call__(self, host: str, port: int, *, tunnel: bool) -> Verdict: ...
 
 
-MEMO_HEADS = 512
-MEMO_HEAD_BYTES = 4096
-_MEMO_HASHES = 16384
-_PATTERNS = 256
-
-
-class _RequestPattern(NamedTuple):
-    """A kind of requests' heads that were granted. model: the first one, as it was forwarded."""
-
-    pattern: Pattern
-    model: Outgoing
-    has_cookie: bool
-
-    def read(self, head: bytes, token: bytes) -> Outgoing | None:
-        """What to send for a head that fits; None when it does not."""
-        pattern, model, _ = self
-        values = pattern.values(head)
-        if values is None or token in b"\n".join(values):
-            return None
-        length = pattern.length(values, model.length)
-        if length is None:
-            return None
-        before, after = pattern.forwarded(values)
-        after += b"\r\n"
-        secret = model.secret
-        assert secret is not None
-        fits = len(before) + 3 * len(secret) + 4 + len(after) <= SLOT_BYTES
-        return Outgoing(
-            before, after, model.encoding, fits, secret, model.origin, model.method, length, model.close,
-            model.expects_continue, model.upgrade, model.shown,
-        )  # fmt: skip
-
-
-class Judge:
+class Judge(MemoJudge):
     """All that is decided about a request before a byte of it is forwarded."""
 
     def __init__(
-        self, token: bytes, routes: Sequence[BoundRoute], port: int, allowlist: Allowlist | None, max_target_bytes: int
+        self,
+        token: bytes,
+        routes: Sequence[BoundRoute],
+        port: int,
+        allowlist: Allowlist | None,
+        max_target_bytes: int,
+        *,
+        intercepts: bool = False,
+        lacks_library: bool = False,
     ) -> None:
-        self._token = token
+        """intercepts: TLS can be ended here. lacks_library: it cannot, though the operator wants it."""
         self._allowlist = allowlist
+        self._port = port
+        self._max_target_bytes = max_target_bytes
+        self._intercepts = intercepts
+        self._lacks_library = lacks_library
         self.router = Router(routes, port, max_target_bytes)
-        self._rooms: dict[str, tuple[Places, Injection]] = {}
+        rooms: dict[str, tuple[Places, Injection]] = {}
         names: set[bytes] = set()
+        self._at: dict[tuple[str, int], list[Destination]] = {}  # the routes whose upstream is at a host and port
         for destination in self.router.destinations:
-            route = destination.bound.route
-            self._rooms[route.name] = (places(route), injection(destination))
+            route, origin = destination.bound.route, destination.origin
+            rooms[route.name] = (places(route), injection(destination))
             names |= presentation_names(route)
-        self.reader = HeadReader(frozenset(names))
-        self._heads: dict[bytes, Outgoing] = {}
-        self._seen_once: set[int] = set()
-        self._similar: dict[bytes, _RequestPattern] = {}
-        self._misfits = 0
-
-    def __call__(self, head: bytes) -> Outgoing | ConnectTarget:
-        """Return what to send, or where to tunnel. Raises Refusal."""
-        known = self._heads.get(head)
-        if known is not None:
-            return known
-        similar = self._similar.get(head[: head.find(b"\r\n")])
-        if similar is not None:
-            outgoing = similar.read(head, self._token)
-            if outgoing is not None:
-                if not similar.has_cookie:
-                    self._remember(head, outgoing)
-                return outgoing
-        return self._judge(head)
+            self._at.setdefault((_compared(origin.host), origin.port), []).append(destination)
+        super().__init__(token, rooms, HeadReader(frozenset(names)))
+        self._hosts: dict[tuple[str, int], HostJudge] = {}
 
     def close(self) -> None:
         """Let go of the credentials' memory, and forget."""
-        self._heads.clear()
-        self._similar.clear()
+        super().close()
+        for judge in self._hosts.values():
+            judge.close()
         for _, how in self._rooms.values():
             if how.secret is not None:
                 how.secret.release()
 
-    def _judge(self, raw: bytes) -> Outgoing | ConnectTarget:
-        """The whole way."""
+    def _judge(self, raw: bytes) -> Outgoing | ConnectGrant:
         head = self.reader.request(raw)
-        target = self.router.route(head)
-        if isinstance(target, (ConnectTarget, HostTarget)):
-            authenticate_proxy(head, self._token)
-            self._allow(target)
-            return target if isinstance(target, ConnectTarget) else plan_plain(head, target, self._token)
-        bound = target.destination.bound
-        where, how = self._rooms[bound.route.name]
-        grant = authenticate(head, target, where, self._token)
-        outgoing = plan(grant, how, self._token)
-        if bound.credential is None:
-            name = bound.route.credential_key
-            message = f"nono holds no credential '{name}'. Store it with: nono credential set {bound.route.name}"
-            raise Refusal(503, "credential_missing", message)
-        self.reader.learn(head)
-        if not any(name == b"cookie" for _, name, _ in head.fields):
-            self._remember(raw, outgoing)
-        self._remember_pattern(head, grant, how, outgoing)
-        return outgoing
+        try:
+            target = self.router.route(head)
+        except Refusal:
+            if head.method == b"CONNECT":
+                authenticate_proxy(head, self._token)  # who has no token is told nothing else
+            raise
+        if isinstance(target, RouteMatch):
+            return self._to_route(raw, head, target)
+        authenticate_proxy(head, self._token)
+        try:
+            name = normalise(target.host)
+        except ValueError as error:
+            raise Refusal(400, "bad_host", f"This is no host name: {error}.") from None
+        if target.port == self._port and _is_loopback(name):
+            raise Refusal(403, "host_denied", "The proxy does not connect to itself; send the request to it directly.")
+        routes = self._at.get((name, target.port))
+        if isinstance(target, ConnectTarget):
+            return self._connect(name, target, routes)
+        return self._plain(raw, head, target, routes)
 
-    def _remember_pattern(self, head: RequestHead, grant: Grant, how: Injection, outgoing: Outgoing) -> None:
-        """Let heads that differ little from this one take a shorter way."""
-        self._misfits += 1
-        raw_lines = [head.start, *head.raw_lines]
-        known = self._similar.get(head.start)
-        if known is not None:
-            wider = known.pattern.widened(raw_lines)
-            if wider is not None:
-                self._similar[head.start] = known._replace(pattern=wider)
-                return
-            if self._misfits % 8:
-                return
-        if how.encoding == PERCENT or len(grant.dropped) != 1 or head.listed or head.upgrade:
-            return  # not the token's line alone, or meaning in many places
-        token_at = grant.dropped[0]
-        if self._token not in head.raw_lines[token_at] or len(head.start) > MEMO_LINE_BYTES:
-            return
-        has_cookie = False
-        length_place = None
-        fixed = {0, token_at + 1}
-        varying = {place for place, line in enumerate(raw_lines) if len(line) > MEMO_LINE_BYTES}
-        for index, name, _ in head.fields:
-            place = index + 1
-            if name == b"content-length" and head.lines[index] == head.raw_lines[index]:
-                length_place = place
-            elif name == b"cookie":
-                has_cookie = True
-                varying.add(place)
-            elif self.reader.is_special(name):
-                fixed.add(place)
-        varying -= fixed
-        start = outgoing.before[: outgoing.before.find(b"\r\n")]
-        pattern = Pattern(
-            raw_lines, [start, *head.lines], set(range(len(raw_lines))) - fixed, varying, length_place,
-            (token_at + 1, how.left, how.right),
-        )  # fmt: skip
-        if pattern.size > MAX_PATTERN_BYTES:
-            return
-        if len(self._similar) >= _PATTERNS:
-            self._similar.clear()
-        self._similar[head.start] = _RequestPattern(pattern, outgoing._replace(before=b"", after=b""), has_cookie)
+    def _connect(self, name: str, target: ConnectTarget, routes: list[Destination] | None) -> ConnectGrant:
+        host, port = target
+        if routes:
+            if not self._intercepts or not routes[0].origin.tls:
+                self._refuse_routed(host, routes[0])
+            judge = self._hosts.get((name, port))
+            if judge is None:
+                judge = self._host_judge(host, port, routes, lambda: self._granted_beside(host, port))
+                self._hosts[name, port] = judge
+            return ConnectGrant(host, port, "", judge)
+        verdict = self._allowed(host, port, tunnel=True)
+        if not verdict.rules:
+            return ConnectGrant(host, port, _scope(verdict), None)
+        if not self._intercepts:
+            message = f"Only some paths of {host} are granted, and this proxy cannot see which one is asked for."
+            raise Refusal(403, "host_denied", message + (f" It can with: {INSTALL}" if self._lacks_library else ""))
+        return ConnectGrant(host, port, "", self._host_judge(host, port, [], lambda: verdict))
 
-    def _remember(self, raw: bytes, outgoing: Outgoing) -> None:
-        # At the second sighting: heads that never come again leave nothing but a number.
-        if len(raw) > MEMO_HEAD_BYTES:
-            return
-        number = hash(raw)
-        if number not in self._seen_once:
-            if len(self._seen_once) >= _MEMO_HASHES:
-                self._seen_once.clear()
-            self._seen_once.add(number)
-            return
-        if len(self._heads) >= MEMO_HEADS:
-            self._heads.clear()
-        self._heads[raw] = outgoing
+    def _plain(self, raw: bytes, head: RequestHead, target: HostTarget, routes: list[Destination] | None) -> Outgoing:
+        host, port, path_and_query = target
+        if routes:
+            if routes[0].origin.tls:
+                self._refuse_routed(host, routes[0])
+            router = HostRouter(host, port, routes, self._max_target_bytes)
+            match = router.match(path_and_query)
+            if match is not None:
+                return self._to_route(raw, head, match, needs_token=False)
+        verdict = self._allowed(host, port, tunnel=False)
+        _check_rules(verdict, host, head, path_and_query)
+        return plan_plain(head, Origin(False, host, port), path_and_query, _scope(verdict), self._token)
 
-    def _allow(self, target: ConnectTarget | HostTarget) -> None:
-        host = target.host
+    def _host_judge(
+        self, host: str, port: int, routes: Sequence[Destination], granted: Callable[[], Verdict | None]
+    ) -> HostJudge:
+        router = HostRouter(host, port, routes, self._max_target_bytes)
+        return HostJudge(self._token, self._rooms, self.reader, router, granted)
+
+    def _granted_beside(self, host: str, port: int) -> Verdict | None:
+        """What the allowlist grants at a route's host, besides the route; None for nothing."""
+        try:
+            return None if self._allowlist is None else self._allowlist(host, port, tunnel=True)
+        except Refusal:
+            return None
+
+    def _allowed(self, host: str, port: int, *, tunnel: bool) -> Verdict:
         if self._allowlist is not None:
-            verdict = self._allowlist(host, target.port, tunnel=isinstance(target, ConnectTarget))
-            if verdict.rules:
-                message = f"Only some paths of {host} are granted, and this proxy cannot see which one is asked for."
-                raise Refusal(403, "host_denied", message)
-            return
+            return self._allowlist(host, port, tunnel=tunnel)
         for destination in self.router.destinations:
             if destination.origin.host == host:
-                route = destination.bound.route
-                where = route.base_url_vars[0] if route.base_url_vars else f"/{route.name}"
-                message = f"{host} is reached through its route only, which holds the key: use the base URL in {where}."
-                raise Refusal(403, "host_denied", message)
+                self._refuse_routed(host, destination)
         message = f"Only the routes are reachable, not {host}. The operator can grant it with --allow-domain {host}"
         raise Refusal(403, "host_denied", message)
+
+    def _refuse_routed(self, host: str, destination: Destination) -> NoReturn:
+        route = destination.bound.route
+        where = route.base_url_vars[0] if route.base_url_vars else f"/{route.name}"
+        message = f"{host} is reached through its route only, which holds the key: use the base URL in {where}."
+        if self._lacks_library:
+            message += f" Programs that insist on https://{host} need: {INSTALL}"
+        raise Refusal(403, "host_denied", message)
+
+
+class HostJudge(MemoJudge):
+    """Judges what is said to one host inside a connection whose TLS ends here."""
+
+    def __init__(
+        self,
+        token: bytes,
+        rooms: Mapping[str, tuple[Places, Injection]],
+        reader: HeadReader,
+        router: HostRouter,
+        granted: Callable[[], Verdict | None],
+    ) -> None:
+        """granted: what the allowlist grants besides the routes; None for nothing."""
+        super().__init__(token, rooms, reader)
+        self.router = router
+        self._granted = granted
+        self._origin = Origin(True, router.host, router.port)
+        self.authority = self._origin.authority
+
+    def _judge(self, raw: bytes) -> Outgoing:
+        head = self.reader.request(raw)
+        target = self.router.route(head)
+        if isinstance(target, RouteMatch):
+            return self._to_route(raw, head, target, needs_token=False)
+        verdict = self._granted()
+        if verdict is None:
+            message = f"This path of {target.host} is not granted, only {self.router.granted}."
+            raise Refusal(403, "endpoint_denied", message)
+        _check_rules(verdict, target.host, head, target.target)
+        return plan_plain(head, self._origin, target.target, _scope(verdict), self._token)
+
+
+def _compared(host: str) -> str:
+    try:
+        return normalise(host)
+    except ValueError:
+        return host  # a route's own affair; the agent cannot name it
+
+
+def _scope(verdict: Verdict) -> str:
+    return NAMED if verdict.named else PUBLIC
+
+
+def _check_rules(verdict: Verdict, host: str, head: RequestHead, target: bytes) -> None:
+    if verdict.rules:
+        path = target.partition(b"?")[0]
+        check_path(path)
+        check_rules(verdict.rules, host, head, path)
+
+
+def _is_loopback(name: str) -> bool:
+    """Whether a normalised name means this machine, however it is written; 0.0.0.0 does too (Linux)."""
+    if not is_address(name):
+        return name == "localhost" or name.endswith(".localhost")
+    address = ip_address(name)
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    return address.is_loopback or address.is_unspecified

@@ -3,11 +3,12 @@
 Pure: no sockets, no clock. Reads a RequestHead, returns a RouteMatch, a ConnectTarget or a HostTarget, or raises
 Refusal. The host is decided here once; later rooms never re-read it.
 
-Three forms of target (RFC 9112 section 3.2):
+Four forms of target (RFC 9112 section 3.2):
 
     /NAME/rest?query       origin-form: the route NAME; `rest` is judged exactly as it will be forwarded
     http://HOST/path       absolute-form: this proxy itself (then as above), or a host for the allowlist
     HOST:PORT              authority-form, with CONNECT only: a host for the allowlist
+    /rest?query            origin-form inside an intercepted connection: the route whose base path `rest` begins with
 
 Paths are never normalised: what has two readings (dot segments in any encoding, `\\`, NUL) is refused. Endpoint rules
 are matched against the path as it is forwarded, without the query, byte for byte; `*` matches one segment, or part of
@@ -174,6 +175,46 @@ class Router:
         return match
 
 
+class HostRouter:
+    """Knows the routes whose upstream is at one host and port; for what is said to that host itself."""
+
+    def __init__(self, host: str, port: int, routes: Sequence[Destination], max_target_bytes: int) -> None:
+        self.host = host
+        self.port = port
+        # The longest base path first; of routes that share one, the first that has a credential.
+        self._routes = sorted(routes, key=lambda found: (-len(found.base), found.bound.credential is None))
+        name = f"[{host}]" if ":" in host else host
+        self._names = {text.encode() for text in (name, name + ".", f"{name}:{port}", f"{name}.:{port}")}
+        self._max_target_bytes = max_target_bytes
+
+    @property
+    def granted(self) -> str:
+        """The routes, for people."""
+        return ", ".join(f"{found.base.decode()}/ (route '{found.bound.route.name}')" for found in self._routes)
+
+    def route(self, head: RequestHead) -> RouteMatch | HostTarget:
+        """Return the route that a request's path belongs to, or the host. Raises Refusal: 400, 405, 414."""
+        target = head.target
+        if len(target) > self._max_target_bytes:
+            raise Refusal(414, "uri_too_long", f"The request target is longer than {self._max_target_bytes} bytes.")
+        if head.method.upper() in _ECHOING:
+            raise Refusal(405, "method_not_allowed", "TRACE would echo the credential and is not allowed.")
+        if target[:1] != b"/" or b"#" in target or head.method == b"CONNECT":
+            raise Refusal(400, "bad_target", "Inside a connection to a host the request target must be a path.")
+        if head.host.lower() not in self._names:
+            raise Refusal(400, "bad_host", f"Host disagrees with {self.host}, to which this connection was made.")
+        return self.match(target) or HostTarget(self.host, self.port, target)
+
+    def match(self, target: bytes) -> RouteMatch | None:
+        """Return the route below whose base path `target` is; None for no route's. Raises Refusal 400."""
+        whole, mark, query = target.partition(b"?")
+        check_path(whole)
+        for found in self._routes:
+            if whole == found.base or whole.startswith(found.base + b"/"):
+                return RouteMatch(found, whole[len(found.base) :], query if mark else None)
+        return None
+
+
 def check_path(path: bytes) -> None:
     """Raise Refusal 400 for a path that has two readings."""
     if is_ambiguous(path):
@@ -186,6 +227,13 @@ def check_endpoint(found: Destination, head: RequestHead, path: bytes) -> None:
         allowed = ", ".join(f"{rule.method} {rule.path}" for rule in found.bound.route.endpoint_rules)
         message = f"This endpoint of '{found.bound.route.name}' is not granted. Granted: {allowed}."
         raise Refusal(403, "endpoint_denied", message)
+
+
+def check_rules(rules: Sequence[EndpointRule], host: str, head: RequestHead, path: bytes) -> None:
+    """Raise Refusal 403 unless one of a host's rules grants `path`, as it will be forwarded."""
+    if not _endpoint_allowed(_compiled(rules), head, path):
+        allowed = ", ".join(f"{rule.method} {rule.path}" for rule in rules)
+        raise Refusal(403, "endpoint_denied", f"This request to {host} is not granted. Granted: {allowed}.")
 
 
 def destination(bound: BoundRoute) -> Destination:
@@ -209,8 +257,7 @@ def destination(bound: BoundRoute) -> Destination:
     if is_ambiguous(base):
         raise PolicyError(f"route '{route.name}': the upstream's path must not have dot segments")
     origin = Origin(tls, host, port, route.tls_ca, route.tls_client_cert, route.tls_client_key)
-    rules = tuple((rule.method.encode(), _glob(rule)) for rule in route.endpoint_rules)
-    return Destination(bound, origin, base, rules)
+    return Destination(bound, origin, base, _compiled(route.endpoint_rules))
 
 
 def is_ambiguous(path: bytes) -> bool:
@@ -245,6 +292,10 @@ _OVERLONG = {b"%c0%ae": b".", b"%e0%80%ae": b".", b"%c0%af": b"/", b"%e0%80%af":
 def _unescape(match: re.Match[bytes]) -> bytes:
     digits = match[1]
     return bytes((int(digits, 16),)) if digits else _OVERLONG[match[0].lower()]
+
+
+def _compiled(rules: Sequence[EndpointRule]) -> tuple[tuple[bytes, Glob], ...]:
+    return tuple((rule.method.encode(), _glob(rule)) for rule in rules)
 
 
 def _glob(rule: EndpointRule) -> Glob:

@@ -19,10 +19,11 @@ from nono.proxy.inject import LockedBuffer, ScratchPool
 from nono.proxy.judge import Allowlist, Judge
 from nono.proxy.limits import Limits
 from nono.proxy.listener import Listener
-from nono.proxy.pins import PUBLIC, Pins, scope_of_route
+from nono.proxy.pins import Pins, scope_of_route
 from nono.proxy.route import BoundRoute, Origin
-from nono.proxy.services import BUFFER_BYTES, Exchange, Services
+from nono.proxy.services import BUFFER_BYTES, Exchange, Interceptor, Services
 from nono.proxy.tls import Contexts
+from nono.proxy.tunnel import Pipes
 from nono.proxy.upstream import DialLimits, Pool
 
 __all__ = ["Allowlist", "BoundRoute", "Chain", "Exchange", "Limits", "Proxy"]
@@ -45,6 +46,8 @@ class Proxy:
         limits: Limits,
         audit: Callable[[Exchange], None],
         *,
+        intercept: Interceptor | None = None,
+        lacks_library: bool = False,
         chain: Chain | None = None,
         pins: Pins | None = None,
         make_scratch: Callable[[int], LockedBuffer] = SecretBuffer,
@@ -52,6 +55,8 @@ class Proxy:
         """Serve `listener_fd` (owned from now on) for 127.0.0.1:`port`.
 
         token: the phantom token, 64 hex characters. allowlist: None when only the routes are reachable.
+        intercept: ends clients' TLS for routes' hosts and for hosts of which some paths are granted. lacks_library: the
+        operator wants that, but what it takes is not installed; refusals then say how to get it.
         chain: the operator's own proxy, through which upstreams are reached; closed with this one.
         pins, make_scratch: stand-ins for tests. Raises PolicyError for a route that cannot be carried out, KernelError
         when no memory can be locked.
@@ -61,19 +66,24 @@ class Proxy:
         self._pins = pins or Pins(loop)
         self._chain = chain
         self._contexts = Contexts(loop)
-        self._pools: dict[tuple[Origin, bool], Pool] = {}
+        self._pools: dict[tuple[Origin, str | None], Pool] = {}
         self._conversations: set[Conversation] = set()
-        judge = Judge(token, routes, port, allowlist, limits.max_target_bytes)
+        judge = self._judge = Judge(
+            token, routes, port, allowlist, limits.max_target_bytes, intercepts=intercept is not None,
+            lacks_library=lacks_library,
+        )  # fmt: skip
         self._destinations = judge.router.destinations
         self._scratch = ScratchPool(make_scratch, limits.scratch_slots)
+        self._pipes = Pipes()
         buffer = bytearray(BUFFER_BYTES)
         self._services = Services(
             loop, limits, judge, token, self._scratch, self._pool, audit, self._conversations.discard,
-            buffer, memoryview(buffer),
+            buffer, memoryview(buffer), self._pipes, intercept,
         )  # fmt: skip
         seconds = (
             limits.client_head_s, limits.client_body_s, limits.client_idle_s, limits.upstream_head_s,
             limits.stalled_write_s, limits.linger_s, limits.slot_s, limits.slot_wait_s, limits.tunnel_idle_s,
+            limits.tls_s,
         )  # fmt: skip
         self._check_s = min([_MAX_CHECK_S, *(s / 4 for s in seconds if s)])
         self._timer: Timer | None = None
@@ -106,7 +116,7 @@ class Proxy:
                 done()
 
         for origin in origins:
-            self._pool(origin, False).warm(ended)
+            self._pool(origin, None).warm(ended)
         if not origins and done is not None:
             self._loop.call_soon(done)
 
@@ -133,8 +143,9 @@ class Proxy:
         for pool in self._pools.values():
             pool.close()
         self._pools.clear()
+        self._pipes.close()
         self._scratch.close()
-        self._services.judge.close()
+        self._judge.close()
         if self._chain is not None:
             self._chain.close()
 
@@ -151,17 +162,18 @@ class Proxy:
             self.close()
             done()
 
-    def _pool(self, origin: Origin, is_public: bool) -> Pool:
+    def _pool(self, origin: Origin, scope: str | None) -> Pool:
         # An origin has a pool for its route and another for the allowlist: an address may be permitted to one only.
-        pool = self._pools.get((origin, is_public))
+        key = (origin, scope)
+        pool = self._pools.get(key)
         if pool is None:
-            scope = PUBLIC if is_public else scope_of_route(origin.host)
+            scope = scope or scope_of_route(origin.host)
             limits = self._limits
             dial_limits = DialLimits(
                 limits.connect_s, limits.tls_s, limits.chain_s, limits.pool_idle_s, limits.pool_size
             )
             pool = Pool(self._loop, origin, scope, self._pins, self._contexts, dial_limits, self._chain)
-            self._pools[(origin, is_public)] = pool
+            self._pools[key] = pool
         return pool
 
     def _has_room(self) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from nono.loop import Loop
 from nono.proxy.inject import ScratchPool
-from nono.proxy.judge import Judge
 from nono.proxy.limits import Limits
+from nono.proxy.memo import MemoJudge
 from nono.proxy.route import Origin
+from nono.proxy.tunnel import Pipes
 from nono.proxy.upstream import Pool
 
 RECV_BYTES = 16384  # a head and the beginning of a body; what follows is read in larger pieces
@@ -42,16 +44,27 @@ class Exchange(NamedTuple):
     reason: str
 
 
+class Interceptor(Protocol):
+    """Ends clients' TLS (authority.py, which is imported only where it is used)."""
+
+    def context_for(self, host: str) -> ssl.SSLContext: ...
+
+
 class Services(NamedTuple):
-    """What all conversations of one proxy share."""
+    """What all conversations of one proxy share; inside an intercepted connection with another judge.
+
+    pool: by origin, and by which addresses it may have; None for a route's own scope.
+    """
 
     loop: Loop
     limits: Limits
-    judge: Judge
+    judge: MemoJudge
     token: bytes
     scratch: ScratchPool
-    pool: Callable[[Origin, bool], Pool]
+    pool: Callable[[Origin, str | None], Pool]
     report: Callable[[Exchange], None]
     closed: Callable[[Any], None]
     buffer: bytearray
     view: memoryview
+    pipes: Pipes
+    interceptor: Interceptor | None = None

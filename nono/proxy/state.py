@@ -14,6 +14,7 @@ Client half:
     HEAD      some bytes of a head                     BODY      the body is being forwarded
     DONE      the request was read to its end          DRAIN     the body's rest is read and dropped
     TUNNEL    bytes are no longer HTTP                 CLOSING   a last answer is on its way, then the end
+    HANDSHAKE CONNECT was answered, TLS is to begin; then IDLE again, inside it
 
 Upstream half:
     IDLE      none bound                               AWAITING  request on its way, no byte answered
@@ -38,6 +39,7 @@ BODY: Final = "BODY"
 DRAIN: Final = "DRAIN"
 DONE: Final = "DONE"
 TUNNEL: Final = "TUNNEL"
+HANDSHAKE: Final = "HANDSHAKE"
 CLOSING: Final = "CLOSING"
 
 # Events of the client half.
@@ -48,6 +50,7 @@ SENT_WHOLE: Final = "SENT_WHOLE"  # the request left for the upstream whole
 END: Final = "END"  # the message's last byte was read (either half)
 DEAF: Final = "DEAF"  # the upstream takes no more of the body
 REFUSED: Final = "REFUSED"  # nono answers itself and hangs up
+INTERCEPTED: Final = "INTERCEPTED"  # CONNECT was established, and its TLS ends here
 SWITCHED: Final = "SWITCHED"  # 101, or CONNECT was established (either half)
 NEXT: Final = "NEXT"  # the exchange is over, the connection goes on
 
@@ -62,7 +65,15 @@ LOST: Final = "LOST"  # the connection ended or failed
 CLIENT: Final[dict[str, dict[str, str]]] = {
     IDLE: {BYTES: HEAD, GRANTED: WAITING, REFUSED: CLOSING},
     HEAD: {BYTES: HEAD, GRANTED: WAITING, REFUSED: CLOSING},
-    WAITING: {SENT_WITH_BODY: BODY, SENT_WHOLE: DONE, REFUSED: CLOSING, NEXT: IDLE, SWITCHED: TUNNEL},
+    WAITING: {
+        SENT_WITH_BODY: BODY,
+        SENT_WHOLE: DONE,
+        REFUSED: CLOSING,
+        NEXT: IDLE,
+        SWITCHED: TUNNEL,
+        INTERCEPTED: HANDSHAKE,
+    },
+    HANDSHAKE: {NEXT: IDLE},
     BODY: {END: DONE, DEAF: DRAIN, REFUSED: CLOSING},
     DRAIN: {END: DONE, DEAF: DRAIN, REFUSED: CLOSING},
     DONE: {NEXT: IDLE, DEAF: DONE, SWITCHED: TUNNEL, REFUSED: CLOSING},

@@ -173,11 +173,25 @@ class Stream:
         self.loop.rebind(self.fd, callback)
 
     def shutdown_write(self) -> None:
-        """Say that no more will be written (FIN)."""
+        """Say that no more will be written: FIN, with TLS close_notify before it; what still comes is not decrypted."""
+        tls: Any = getattr(self.sock, "_sslobj", None)
+        if tls is not None:
+            try:
+                tls.shutdown()
+            except OSError:
+                pass  # it was sent, and the peer's own is not there yet; or the connection is lost
+            # What still comes is dropped: not worth decrypting, and OpenSSL would take data after its end for an error.
+            self.recv = partial(_socket.socket.recv, self.sock)
         try:
-            self.sock.shutdown(socket.SHUT_WR)
+            _socket.socket.shutdown(self.sock, socket.SHUT_WR)
         except OSError:
             pass
+
+    def release(self) -> _socket.socket:
+        """Stop watching; the socket is the caller's."""
+        self.loop.unregister(self.fd)
+        self.fd = -1
+        return self.sock
 
     def close(self) -> None:
         """Close at once; queued bytes are dropped, slots wiped. Twice is once."""

@@ -5,6 +5,11 @@ the tunnel is over when both directions are. Between two plain sockets the bytes
 never enter this process (half the CPU of copying); to or from TLS they are copied through the shared buffer. Back-
 pressure: a direction whose target takes no more stops reading its source.
 
+A direction holds a pipe only while there are bytes in it: what its target did not take. So a few pipes serve thousands
+of tunnels. The kernel counts pipes' capacity for each user and, past pipe-user-pages-soft (64 MiB), gives all programs
+of this user pipes of a page or two; therefore only LARGE_PIPES get the large capacity, and the others the usual one.
+Where no pipe can be had at all, the bytes are copied.
+
 TLS cannot be closed in one direction only: when the plain side ends, what is under way is sent and both are closed.
 """
 
@@ -19,19 +24,61 @@ from nono.loop import READ, WRITE
 from nono.proxy.stream import WOULD_BLOCK, Stream
 
 PIPE_BYTES = 1 << 20
+LARGE_PIPES = 16  # at once; a quarter of what the kernel lets a user have
+KEPT_PIPES = 4
+MAX_ROUNDS = 4  # of splicing in one turn, so that two fast peers do not hold up everybody else
 CAN_SPLICE = hasattr(os, "splice")  # Linux; elsewhere bytes are copied
+
+
+class Pipes:
+    """The empty pipes of one proxy, for whichever tunnel has bytes to move."""
+
+    __slots__ = ("_free", "_large")
+
+    def __init__(self) -> None:
+        self._free: list[splice.Pipe] = []
+        self._large = 0
+
+    def take(self) -> splice.Pipe | None:
+        """Return an empty pipe; None when there are no descriptors left."""
+        if self._free:
+            return self._free.pop()
+        try:
+            pipe = splice.open_pipe(PIPE_BYTES if self._large < LARGE_PIPES else 0)
+        except OSError:
+            return None
+        self._large += pipe.capacity >= PIPE_BYTES
+        return pipe
+
+    def give_back(self, pipe: splice.Pipe) -> None:
+        """Keep an empty pipe for the next."""
+        if len(self._free) < KEPT_PIPES and pipe.capacity >= PIPE_BYTES:
+            self._free.append(pipe)
+        else:
+            self.discard(pipe)
+
+    def discard(self, pipe: splice.Pipe) -> None:
+        """Close a pipe, and drop what is in it."""
+        self._large -= pipe.capacity >= PIPE_BYTES
+        pipe.close()
+
+    def close(self) -> None:
+        """Close those that nobody uses."""
+        while self._free:
+            self.discard(self._free.pop())
 
 
 class _Direction:
     """Bytes from `source` to `target`."""
 
-    __slots__ = ("ended", "in_pipe", "moved", "pipe", "source", "spliced", "target")
+    __slots__ = ("ended", "in_pipe", "moved", "pipe", "pipes", "source", "target")
 
-    def __init__(self, source: Stream, target: Stream, spliced: bool) -> None:
+    def __init__(self, source: Stream, target: Stream, pipes: Pipes | None) -> None:
+        """pipes: None where bytes must be copied."""
         self.source = source
         self.target = target
-        self.spliced = spliced
-        self.pipe: splice.Pipe | None = None  # opened with the first byte: an idle tunnel costs no pipe
+        self.pipes = pipes
+        self.pipe: splice.Pipe | None = None  # while there are bytes in it
         self.in_pipe = 0
         self.moved = 0
         self.ended = False  # the source said FIN
@@ -47,24 +94,29 @@ class _Direction:
 
     def pump(self, buffer: memoryview) -> None:
         """Move what can be moved now. Raises OSError when either end failed."""
-        if self.spliced:
-            self._splice()
-        else:
+        if self.target.queued and not self.target.flush():  # copied bytes, or some that came before the tunnel
+            return
+        pipes = self.pipes
+        pipe = self.pipe or (pipes.take() if pipes is not None else None)
+        if pipes is None or pipe is None:
             self._copy(buffer)
+            return
+        self.pipe = pipe
+        try:
+            self._splice(pipe)
+        finally:
+            if not self.in_pipe:
+                self.pipe = None
+                pipes.give_back(pipe)
 
     def close(self) -> None:
-        if self.pipe is not None:
-            self.pipe.close()
-            self.pipe = None
+        pipe, self.pipe = self.pipe, None
+        if pipe is not None and self.pipes is not None:
+            self.pipes.discard(pipe)
 
-    def _splice(self) -> None:
-        if self.target.queued and not self.target.flush():  # bytes that came before the tunnel
-            return
-        pipe = self.pipe
-        if pipe is None:
-            pipe = self.pipe = splice.open_pipe(PIPE_BYTES)
+    def _splice(self, pipe: splice.Pipe) -> None:
         try:
-            while True:
+            for _ in range(MAX_ROUNDS):
                 if not self.in_pipe:
                     if self.ended:
                         return
@@ -81,8 +133,6 @@ class _Direction:
             return
 
     def _copy(self, buffer: memoryview) -> None:
-        if self.target.queued and not self.target.flush():
-            return
         if self.ended:
             return
         try:
@@ -99,7 +149,19 @@ class _Direction:
 class Tunnel:
     """Takes over both streams; calls `done(bytes_up, bytes_down)` once, when both are closed."""
 
-    def __init__(self, client: Stream, upstream: Stream, buffer: memoryview, done: Callable[[int, int], None]) -> None:
+    __slots__ = (
+        "_buffer", "_client", "_done", "_down", "_is_plain", "_moved_at", "_own_pipes", "_up", "_upstream",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        client: Stream,
+        upstream: Stream,
+        buffer: memoryview,
+        done: Callable[[int, int], None],
+        pipes: Pipes | None = None,
+    ) -> None:
+        """buffer: shared by all who copy. pipes: those that tunnels share; None for some of its own."""
         self._client = client
         self._upstream = upstream
         self._buffer = buffer
@@ -107,8 +169,10 @@ class Tunnel:
         self._done: Callable[[int, int], None] | None = done
         plain = not isinstance(client.sock, ssl.SSLSocket) and not isinstance(upstream.sock, ssl.SSLSocket)
         self._is_plain = plain
-        self._up = _Direction(client, upstream, plain and CAN_SPLICE)
-        self._down = _Direction(upstream, client, plain and CAN_SPLICE)
+        self._own_pipes = Pipes() if pipes is None else None
+        shared = (pipes or self._own_pipes) if plain and CAN_SPLICE else None
+        self._up = _Direction(client, upstream, shared)
+        self._down = _Direction(upstream, client, shared)
 
     def begin(self, early: bytes) -> None:
         """Start moving. early: what the client sent before the tunnel stood."""
@@ -123,17 +187,28 @@ class Tunnel:
                 return
         self._settle()
 
-    def check(self, now: float, stalled_s: float) -> None:
-        """End a tunnel that is half closed, or whose reader takes nothing, and where nothing has moved for a while."""
-        hindered = self._up.ended or self._down.ended or self._up.blocked or self._down.blocked
-        if hindered and stalled_s and now - self._moved_at > stalled_s:
-            self.close()
+    def overdue(self, now: float, stalled_s: float, idle_s: float) -> str:
+        """Why it should be ended, empty where it should not; 0 is no limit.
+
+        stalled_s: for one that is half closed, or whose reader takes nothing. idle_s: for any in which nothing moves.
+        """
+        still_s = now - self._moved_at
+        if idle_s and still_s > idle_s:
+            return f"no byte moved for {idle_s:g} s"
+        if stalled_s and still_s > stalled_s:
+            if self._up.blocked or self._down.blocked:
+                return "its reader takes nothing"
+            if self._up.ended or self._down.ended:
+                return "half closed, and nothing moved"
+        return ""
 
     def close(self) -> None:
         """End it now."""
         done, self._done = self._done, None
         self._up.close()
         self._down.close()
+        if self._own_pipes is not None:
+            self._own_pipes.close()
         self._client.close()
         self._upstream.close()
         if done is not None:

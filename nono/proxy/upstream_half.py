@@ -259,7 +259,8 @@ class UpstreamHalf(Ends):
         self._upstream = None
         upstream.pool.let_go(upstream)
         self._head = b""
-        self._tunnel = tunnel = Tunnel(self._client, upstream, self._services.view, self._tunnel_over)
+        services = self._services
+        self._tunnel = tunnel = Tunnel(self._client, upstream, services.view, self._tunnel_over, services.pipes)
         tunnel.begin(early)
 
     def _tunnel_over(self, bytes_up: int, bytes_down: int) -> None:

@@ -58,6 +58,15 @@ def connect(client: Client, port: int, host: str = "good.example") -> int:
     return client.answer("HEAD").status
 
 
+def test_a_refused_connect_says_why_in_its_status_line(open_proxy: RunningProxy) -> None:
+    # the only words of the answer that pip, npm, Go and Java show
+    with Client(open_proxy) as client:
+        client.request("CONNECT", "bad.example:443", PROXY_AUTH, host="bad.example:443")
+        status_line = client.answer().status_line
+    assert status_line.startswith("HTTP/1.1 403 bad.example is not in the allowlist.")
+    assert status_line.endswith("--allow-domain bad.example")
+
+
 @pytest.mark.parametrize("host", ["", "Host: good.example\r\n"])
 def test_connect_in_http_1_0_needs_no_host(open_proxy: RunningProxy, echoing: Upstream, host: str) -> None:
     # as http.client of Python 3.11 sends it, and with it pip and requests
@@ -222,16 +231,18 @@ def test_absolute_form_is_forwarded_without_credentials(open_proxy: RunningProxy
         assert seen.all("proxy-authorization") == []
 
 
-def test_absolute_form_to_a_routes_host_is_not_injected(authority: Authority) -> None:
+def test_absolute_form_to_a_routes_own_origin_is_that_route() -> None:
     with Upstream() as plain:
         with (
-            RunningProxy([route("local", plain.url)], any_host, pins=local_pins) as proxy,
+            RunningProxy([route("local", plain.url + "/v1")], any_host, pins=local_pins) as proxy,
             Client(proxy) as client,
         ):
             host = f"127.0.0.1:{plain.port}"
-            client.request("GET", f"http://{host}/echo", PROXY_AUTH, host=host)
-            assert client.answer().status == 200
-        assert plain.requests[0].all("authorization") == []
+            for path in ("/v1/echo", "/v1x/echo"):
+                client.request("GET", f"http://{host}{path}", PROXY_AUTH, host=host)
+                assert client.answer().status == 200
+        assert [seen.all("authorization") for seen in plain.requests] == [[f"Bearer {KEY.decode()}"], []]
+        assert [seen.target for seen in plain.requests] == ["/v1/echo", "/v1x/echo"]
 
 
 def websocket_request(client: Client, target: str, *headers: str) -> None:

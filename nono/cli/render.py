@@ -10,7 +10,7 @@ import os
 import sys
 
 from nono.errors import Refusal
-from nono.policy.allowlist import Allowlist, parse_entry
+from nono.policy.allowlist import parse_entry
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, CapabilitySet, PathGrant
 from nono.policy.network import GROUPS, NETWORK_PROFILES
 from nono.supervisor.command import ORIGIN as COMMAND
@@ -142,11 +142,9 @@ def _profile(name: str, verbose: bool) -> list[str]:
 
 def _wider(text: str, has: CapabilitySet) -> str:
     """Say so where a URL's path does not restrict anything: grants add up."""
-    if "://" in text and (entry := parse_entry(text)).rule is not None and not entry.is_suffix:
+    if has.allowlist is not None and "://" in text and (entry := parse_entry(text)).rule and not entry.is_suffix:
         try:
-            granted = Allowlist(has.allowed_hosts, has.denied_hosts, has.group_hosts)(
-                entry.name, entry.port, tunnel=True
-            )
+            granted = has.allowlist(entry.name, entry.port, tunnel=True)
         except Refusal:
             return "; but denied"
         if not granted.rules:

@@ -6,6 +6,7 @@ it and nothing else. Paths are absolute and normalised but need not exist: what 
 
 from __future__ import annotations
 
+from nono.policy.allowlist import Allowlist
 from nono.policy.routes import Route
 from nono.record import Record
 
@@ -62,8 +63,9 @@ class CapabilitySet(Record):
     """What the child may do. `network` is one of NETWORK_*; without NETWORK_PROXY, all that the proxy serves is empty.
 
     allowed_hosts, denied_hosts: entries of allowlist.py that the operator wrote; group_hosts: those of his network
-    profile. With none of them only the routes are reachable. registries: the network profile holds package_registries,
-    which nono/registries computes. network_profile: its name or names, to be shown.
+    profile; allowlist: made of these three, once; None where only the routes are reachable.
+    registries: the network profile holds package_registries, which nono/registries computes. network_profile: its name
+    or names, to be shown.
     open_ports: services on the host's loopback that the child reaches; listen_ports: services of the child that the
     host's loopback reaches.
     intercept: TLS of routes' hosts, and of hosts of which some paths only are granted, is intercepted.
@@ -78,6 +80,7 @@ class CapabilitySet(Record):
     allowed_hosts: tuple[str, ...] = ()
     denied_hosts: tuple[str, ...] = ()
     group_hosts: tuple[str, ...] = ()
+    allowlist: Allowlist | None = None
     registries: bool = False
     network_profile: str = ""
     upstream_proxy: UpstreamProxy | None = None

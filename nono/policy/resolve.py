@@ -174,7 +174,8 @@ def _with_network(
             "--deny-domain takes hosts out of what --allow-domain or --network-profile grants; alone it has no effect"
         )
         raise UsageError(message)
-    allowlist = Allowlist(allowed, denied)  # raises for an entry that is not sound
+    group_hosts = tuple(dict.fromkeys(host for hosts, _ in selected for host in hosts))
+    allowlist = Allowlist(allowed, denied, group_hosts)  # raises for an entry that is not sound
     if allowlist.has_paths and tls_intercept is False:
         raise PolicyError(
             "network.tls_intercept is false, but a URL with a path in allow_domain can be judged no other way"
@@ -200,7 +201,8 @@ def _with_network(
         routes=routes,
         allowed_hosts=tuple(dict.fromkeys(allowed)),
         denied_hosts=tuple(dict.fromkeys(denied)),
-        group_hosts=tuple(dict.fromkeys(host for hosts, _ in selected for host in hosts)),
+        group_hosts=group_hosts,
+        allowlist=allowlist if allowed or selected else None,
         registries=any(registries for _, registries in selected),
         network_profile=" + ".join(network_profiles),
         upstream_proxy=through,

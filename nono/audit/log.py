@@ -2,8 +2,8 @@
 
 One file per run, `STATE/audit/YYYYMMDDTHHMMSSZ-PID.jsonl`, 0600 in a 0700 directory that every sandbox denies. Lines
 are collected and written with one write(2) when the loop comes to rest (`flush`), so that an exchange costs no system
-call of its own. A log that cannot be opened stops the run before the agent starts (fail closed); one that cannot be
-written later is reported when the run ends.
+call of its own; whoever watches (`view`) is shown the same entries then. A log that cannot be opened stops the run
+before the agent starts (fail closed); one that cannot be written later is reported when the run ends.
 
 Nothing secret is here to be written: an entry is made of the proxy's verdicts and of the request's method, route and
 path without its query. Source of the format: JSON Lines, one object a line, UTF-8.
@@ -21,7 +21,7 @@ from nono.errors import StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Any, Self
 
 _MAX_KEPT = 1024  # strings remembered in their encoded form, and as many lines but for their numbers
 _NUMBERS = {int: "%d", float: "%.6f"}
@@ -31,14 +31,24 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 class AuditLog:
     """An open audit file; a context manager. `path` is where it is."""
 
-    def __init__(self, state_directory: str, notice: Callable[[str], None]) -> None:
-        """Open a new log below `state_directory`. notice: told at the end if the log has gaps. Raises StoreError."""
+    def __init__(
+        self,
+        state_directory: str,
+        notice: Callable[[str], None],
+        view: Callable[[Sequence[Any]], None] | None = None,
+    ) -> None:
+        """Open a new log below `state_directory`. notice: told at the end if the log has gaps. Raises StoreError.
+
+        view: shown the entries (each as `append` was given its values) once they are written; raises nothing.
+        """
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         directory = os.path.join(state_directory, "audit")
         self.path = os.path.join(directory, f"{stamp}-{os.getpid()}.jsonl")
         self._notice = notice
         self._fault = ""
         self._pending: list[str] = []
+        self._view = view
+        self._seen: list[Sequence[object]] = []  # what the view is still to be shown
         self._fields: Sequence[str] = ()
         self._kinds: list[str] = []  # for each field, how its numbers are written, or nothing for a text
         self._texts_of = self._numbers_of = _picker(())
@@ -63,6 +73,8 @@ class AuditLog:
         texts = self._texts_of(values)
         line = self._lines.get(texts) or self._line(texts)
         self._pending.append(line % self._numbers_of(values))
+        if self._view is not None:
+            self._seen.append(values)
         return len(self._pending) == 1
 
     def _learn(self, fields: Sequence[str], values: Sequence[object]) -> None:
@@ -100,6 +112,9 @@ class AuditLog:
                 data = data[os.write(self._fd, data) :]
         except OSError as error:
             self._fault = os.strerror(error.errno or 0)
+        if self._view is not None:
+            seen, self._seen = self._seen, []
+            self._view(seen)
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 from nono import session
 from nono.cli import render
+from nono.cli.live import LiveView
 from nono.cli.run import (
     add_credential_arguments,
     add_host_arguments,
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_host_arguments(parser)
     add_upstream_arguments(parser)
     parser.add_argument("--port", type=parse_port, default=0, metavar="N", help="listen on 127.0.0.1:N (default: any)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show each request on stderr when it has ended")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of NAME=VALUE lines")
 
 
@@ -47,4 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(text, end="", flush=True)
 
     order = session.ServeOrder(network_request(arguments), arguments.profile, arguments.port)
-    return session.serve(order, os.environ, ready, render.notice)
+    if not arguments.verbose:
+        return session.serve(order, os.environ, ready, render.notice)
+    with LiveView() as live:
+        return session.serve(order, os.environ, ready, render.notice, live.show)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from importlib import import_module
 
 from nono import session
 from nono.cli import render
@@ -34,6 +35,9 @@ _PATH_HELP = {
     "write_file": ("FILE", "write this file"),
 }
 _SHORT = {"allow": ["-a"], "read": ["-r"], "write": ["-w"]}
+
+
+VERBOSE_HELP = "list every path and variable in the summary; show each request of the agent's when it has ended"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     other = parser.add_argument_group("other")
     other.add_argument("--dry-run", action="store_true", help="print what would be applied, start nothing")
-    other.add_argument("-v", "--verbose", action="count", default=0, help="list every path and variable in the summary")
+    other.add_argument("-v", "--verbose", action="count", default=0, help=VERBOSE_HELP)
     other.add_argument("-s", "--silent", action="store_true", help="no summary")
 
 
@@ -183,7 +187,11 @@ def run(arguments: argparse.Namespace) -> int:
         elif not arguments.silent:
             render.to_stderr(render.summary(what, home, verbose=arguments.verbose > 0))
 
-    return session.run(order, os.environ, tell, render.notice)
+    if not arguments.verbose:
+        return session.run(order, os.environ, tell, render.notice)
+    with import_module("nono.cli.live").LiveView() as live:  # who does not watch does not wait for it
+        status: int = session.run(order, os.environ, tell, render.notice, live.show)
+    return status
 
 
 def parse_port(text: str) -> int:

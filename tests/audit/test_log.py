@@ -37,6 +37,19 @@ def test_remembers_a_bounded_number_of_strings(tmp_path: Path) -> None:
     assert len(Path(log.path).read_bytes().splitlines()) == 3000
 
 
+def test_whoever_watches_is_shown_the_same_entries(tmp_path: Path) -> None:
+    shown: list[object] = []
+    with AuditLog(str(tmp_path), print, shown.append) as log:
+        log.append(("path",), ["/a"])
+        log.append(("path",), ["/b"])
+        assert not shown
+        log.flush()
+        log.flush()
+        assert shown == [[["/a"], ["/b"]]]
+        log.append(("path",), ["/c"])
+    assert shown[1:] == [[["/c"]]]
+
+
 def test_file_and_directory_are_private(tmp_path: Path) -> None:
     with AuditLog(str(tmp_path / "state"), print) as log:
         pass

@@ -34,10 +34,11 @@ class Pipe(NamedTuple):
 
 
 def open_pipe(capacity: int) -> Pipe:
-    """Return a pipe of about `capacity` bytes; smaller where the user's share of pipe memory is used up."""
+    """Return a pipe of about `capacity` bytes (0: the usual); smaller where the user's share is used up."""
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        fcntl.fcntl(write_fd, _F_SETPIPE_SZ, capacity)
+        if capacity:
+            fcntl.fcntl(write_fd, _F_SETPIPE_SZ, capacity)
     except OSError:  # EPERM above pipe-max-size, EBUSY: what it has by default serves as well, slower
         pass
     return Pipe(read_fd, write_fd, fcntl.fcntl(write_fd, _F_GETPIPE_SZ))

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nono.loop import Loop
     from nono.policy.profile import Profile
     from nono.proxy.server import Exchange, Proxy
+    from nono.registries.group import Group
     from nono.supervisor.relay import Relays
 
 # Above Linux's ephemeral ports (ip_local_port_range: 32768-60999) and the ports of development servers, so that it is
@@ -137,7 +138,8 @@ def run(
             tell(_summary(order, capabilities, plan, variables, credentials, environment))
             if order.dry_run:
                 return 0
-            run = _Run(capabilities, credentials, token, port)
+            registries = _registries(capabilities, environment, place, notice)
+            run = _Run(capabilities, credentials, token, port, registries)
             argv = [os.fsencode(argument) for argument in order.argv]
             with AuditLog(place.state, notice) as audit, Signals() as signals, Terminal() as terminal:
                 strangers = children()  # of whoever became nono by exec
@@ -160,6 +162,21 @@ class _Run(Record):
     credentials: dict[str, Credential]
     token: bytes
     port: int
+    registries: Group | None = None
+
+
+def _registries(
+    capabilities: CapabilitySet, environment: Mapping[str, str], place: Place, notice: Callable[[str], None]
+) -> Group | None:
+    """Return the group of the package registries, as far as it is known; None when it is not granted."""
+    if not capabilities.registries:
+        return None
+    from nono.registries.group import Group  # only who has it pays
+
+    group = Group(environment, place, capabilities.grants, capabilities.denies)
+    for note in group.notes:
+        notice(note)
+    return group
 
 
 def _start(
@@ -271,7 +288,13 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
     hosts = run.capabilities
     allowlist = None
     if hosts.allowed_hosts or hosts.group_hosts or hosts.registries:
-        allowlist = Allowlist(hosts.allowed_hosts, hosts.denied_hosts, hosts.group_hosts)
+        registries = run.registries.hosts if run.registries else ()
+        allowlist = Allowlist(hosts.allowed_hosts, hosts.denied_hosts, (*hosts.group_hosts, *registries))
+        if run.registries and run.registries.stale:
+            from nono.registries.refresh import Refresh
+
+            group, refresh = run.registries, Refresh(loop, allowlist.add)
+            loop.call_soon(lambda: refresh.start(group))
     return Proxy(loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), _recorder(loop, audit))
 
 
@@ -279,6 +302,7 @@ def _make_relays(
     loop: Loop, child: Child, host_listeners: Mapping[int, _socket.socket], run: _Run, audit: AuditLog
 ) -> Relays:
     """Return the relays of this run, serving the child's listeners but the proxy's, and those of the host."""
+    from nono.registries.group import Group
     from nono.supervisor.relay import Relays
 
     process.raise_open_files_limit()
@@ -343,7 +367,8 @@ def serve(
         port = listener.getsockname()[1]
         token = phantom.new_token()
         loop = Loop()
-        run = _Run(capabilities, loader.collect(), token, port)
+        registries = _registries(capabilities, environment, place, notice)
+        run = _Run(capabilities, loader.collect(), token, port, registries)
         with Signals() as signals:  # not before: ^C ends the wait for a keystore's dialog
             proxy = _make_proxy(loop, listener.detach(), run, audit)
 
@@ -372,6 +397,21 @@ def serve(
             finally:
                 proxy.close()
     return 0
+
+
+def package_registries(environment: Mapping[str, str], asking: Callable[[list[str]], None]) -> Group:
+    """Return the group of the package registries, for whoever stands here; what is stale is asked for now.
+
+    asking: called before, with the names of the managers that are asked; that takes seconds.
+    """
+    from nono.registries.group import Group
+    from nono.registries.helper import ask_all
+
+    group = Group(environment, _place(None, environment))
+    if group.stale:
+        asking([tool.manager.name for tool in group.stale])
+        group.answers.update(ask_all(group.stale, group.state))
+    return group
 
 
 def _summary(

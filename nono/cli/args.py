@@ -22,6 +22,7 @@ VERBS = {
     "run": ("nono.cli.run", "run a command in the sandbox, with the proxy beside it"),
     "proxy": ("nono.cli.proxy", "run the proxy alone, for an agent isolated by other means"),
     "credential": ("nono.cli.credential", "store, check, list and remove keys in the keystore"),
+    "profile": ("nono.cli.profile", "list the groups of hosts that network profiles are made of"),
     "demo": ("nono.cli.demo", "see the whole of it work, in seconds, without a network"),
 }
 

@@ -127,17 +127,19 @@ class Program:
             Program._groups.add(process.pid)
         timer = threading.Timer(TIMEOUT_S, _kill_group, (process.pid,))
         timer.start()
-        assert process.stdout is not None
-        with process.stdout:
-            output = process.stdout.read(MAX_OUTPUT)
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # not reaped yet: the id is still its own
-        timer.cancel()
-        timer.join()
-        with Program._lock:
-            _kill_group(process.pid)
-            if Program._groups is not None:
-                Program._groups.discard(process.pid)
-        process.wait()
+        try:
+            assert process.stdout is not None
+            with process.stdout:
+                output = process.stdout.read(MAX_OUTPUT)
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # not reaped yet: the id is still its own
+        finally:
+            timer.cancel()
+            timer.join()
+            with Program._lock:
+                _kill_group(process.pid)
+                if Program._groups is not None:
+                    Program._groups.discard(process.pid)
+            process.wait()
         return _ESCAPE_SEQUENCE.sub("", output.decode(errors="replace"))
 
     @classmethod

@@ -94,14 +94,16 @@ def store(state: str, answers: Mapping[str, Answer]) -> None:
 
 def answer(hosts: Iterable[Host], whole: bool) -> Answer:
     """Return the answer that was given now, each host once."""
-    once = {host.entry: host for host in reversed(tuple(hosts))}
-    return Answer(tuple(reversed(once.values()))[:_MAX_HOSTS], whole, time.time())
+    once: dict[str, Host] = {}
+    for host in hosts:
+        once.setdefault(host.entry, host)
+    return Answer(tuple(once.values())[:_MAX_HOSTS], whole, time.time())
 
 
 def _answer(fields: Any) -> Answer:
     """Return an answer as it was stored. Raises for what no answer looks like."""
     hosts = tuple(Host(str(entry), str(source)) for entry, source in fields["hosts"][:_MAX_HOSTS])
     for host in hosts:
-        if parse_entry(host.entry).is_suffix:
+        if parse_entry(host.entry).is_suffix or "/" in host.entry:
             raise PolicyError(f"{host.entry} is not a host")
     return Answer(hosts, fields["whole"] is True, float(fields["asked"]))

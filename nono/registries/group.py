@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from nono.policy.capabilities import PathDeny, PathGrant
+from nono.policy.network import REGISTRIES
 from nono.policy.resolve import Place
 from nono.registries import cache
 from nono.registries.cache import Answer
@@ -42,12 +43,12 @@ class Group:
 
     @property
     def notes(self) -> list[str]:
-        """A sentence for each manager that is left out."""
-        return [_left_out(tool) for tool in self.tools if tool.obstacle]
+        """A sentence on the managers that are asked for the first time, and one for each that is left out."""
+        first = [tool.manager.name for tool in self.stale if tool.key not in self.answers]
+        asked = [f"{REGISTRIES}: {', '.join(first)} are asked for their hosts now, in the background"] if first else []
+        return asked + [_left_out(tool) for tool in self.tools if tool.obstacle]
 
 
 def _left_out(tool: Tool) -> str:
-    return (
-        f"package_registries: {tool.manager.name} is left out, because {tool.obstacle}; "
-        "name its registry with --allow-domain"
-    )
+    sentence = f"{REGISTRIES}: {tool.manager.name} is left out, because {tool.obstacle}"
+    return f"{sentence}; name its registry with --allow-domain"

@@ -35,13 +35,15 @@ def main() -> None:
         for name, path, environment, settings, key in request["tools"]
     ]
 
-    def tell(tool: Tool, answer: Answer) -> None:
+    def tell(answer: Answer) -> None:
         print(json.dumps([host.entry for host in answer.hosts]), flush=True)
 
     ask_all(tools, request["state"], tell)
 
 
-def ask_all(tools: Iterable[Tool], state: str, tell: Callable[[Tool, Answer], None]) -> dict[str, Answer]:
+def ask_all(
+    tools: Iterable[Tool], state: str, tell: Callable[[Answer], None] = lambda answer: None
+) -> dict[str, Answer]:
     """Ask each tool that nobody else has asked since; store each answer and tell it. Returns them by key."""
     answers: dict[str, Answer] = {}
     os.makedirs(state, mode=0o700, exist_ok=True)
@@ -58,7 +60,7 @@ def ask_all(tools: Iterable[Tool], state: str, tell: Callable[[Tool, Answer], No
                 known = _better(said, known)
                 cache.store(state, {tool.key: known})
             answers[tool.key] = known
-            tell(tool, known)
+            tell(known)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(lock)

@@ -27,17 +27,16 @@ _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from nono.registries im
 
 
 class Refresh:
-    """Asks from its making to its end, or until `close`; hosts go to `add`, in the loop's thread."""
+    """Asks from `start` to the last answer, or until `close`; hosts go to `add`, in the loop's thread."""
 
-    def __init__(self, loop: Loop, group: Group, add: Add) -> None:
+    def __init__(self, loop: Loop, add: Add) -> None:
         self._loop = loop
         self._add = add
         self._unread = b""
         self._request_fd = self._answer_fd = -1
-        if group.stale:
-            self._start(group)
 
-    def _start(self, group: Group) -> None:
+    def start(self, group: Group) -> None:
+        """Start the helper; where that does not work, nothing is asked."""
         tools = [[tool.manager.name, tool.path, tool.environment, tool.settings, tool.key] for tool in group.stale]
         request = json.dumps({"state": group.state, "tools": tools}).encode() + b"\n"
         theirs: tuple[int, ...] = ()

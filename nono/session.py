@@ -93,11 +93,12 @@ def run(
     environment: Mapping[str, str],
     tell: Callable[[Summary], None],
     notice: Callable[[str], None],
+    view: Callable[[Sequence[Exchange]], None] | None = None,
 ) -> int:
     """Carry out `order`; return the child's exit status.
 
     tell: called once, before the child starts. notice: called with a sentence for the user, e.g. that the keystore
-    waits for his answer.
+    waits for his answer. view: called now and then, with the exchanges that have ended since.
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
     place = _place(order.workdir, environment)
@@ -141,7 +142,7 @@ def run(
             registries = _registries(capabilities, environment, place, notice)
             run = _Run(capabilities, credentials, token, port, registries)
             argv = [os.fsencode(argument) for argument in order.argv]
-            with AuditLog(place.state, notice) as audit, Signals() as signals, Terminal() as terminal:
+            with AuditLog(place.state, notice, view) as audit, Signals() as signals, Terminal() as terminal:
                 strangers = children()  # of whoever became nono by exec
                 process.set_child_subreaper()
                 host_listeners = _listen_on_host(capabilities.listen_ports)
@@ -331,11 +332,12 @@ def serve(
     environment: Mapping[str, str],
     ready: Callable[[int, Mapping[str, str]], None],
     notice: Callable[[str], None],
+    view: Callable[[Sequence[Exchange]], None] | None = None,
 ) -> int:
     """Run the proxy alone, on the host's loopback, until INT, TERM or HUP; return 0.
 
     For an agent that is isolated by other means: nothing confines it here, and whoever knows the token can use the
-    proxy. ready: called once it serves, with the port and the variables to hand over. notice, errors: as `run`.
+    proxy. ready: called once it serves, with the port and the variables to hand over. notice, view, errors: as `run`.
     """
     place = _place(None, environment)
     capabilities = resolve(order.request, _profile(_find_profile(order.profile, place)), place, (), environment)
@@ -348,7 +350,7 @@ def serve(
     references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
     handed_over = env.hand_over(references.values())
     process.set_dumpable(False)
-    with Loader(place.state, handed_over, notice=notice) as loader, AuditLog(place.state, notice) as audit:
+    with Loader(place.state, handed_over, notice=notice) as loader, AuditLog(place.state, notice, view) as audit:
         loader.start(references)
         import socket
 

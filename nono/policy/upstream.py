@@ -74,7 +74,8 @@ def _parse(text: str, origin: str, credential: str) -> UpstreamProxy:
     port = entry.port or (80 if separator else 0)
     if entry.is_suffix or not port:
         raise fail(f"it names no proxy; {_FORMS}")
-    return UpstreamProxy(entry.name, port, credential, (), origin)
+    literal = authority.partition("]")[0].removeprefix("[").lower()  # an IPv6 address as it was written
+    return UpstreamProxy(literal if ":" in entry.name else entry.name, port, credential, (), origin)
 
 
 def _no_proxy(text: str) -> list[str]:

@@ -75,7 +75,7 @@ def test_says_where_a_path_restricts_nothing(request_: Request, note: str) -> No
 def test_names_the_proxy_upstream_and_who_named_it() -> None:
     environment = {"HTTPS_PROXY": "http://[2001:db8::1]:3128", "NO_PROXY": "internal.example,10.0.0.0/8"}
     assert told(Request(credential=("openai",)), environment=environment)[-1] == (
-        "through     the proxy [2001:db8:0:0:0:0:0:1]:3128  (HTTPS_PROXY), but for internal.example, 10.0.0.0/8"
+        "through     the proxy [2001:db8::1]:3128  (HTTPS_PROXY), but for internal.example, 10.0.0.0/8"
     )
 
 

@@ -25,7 +25,7 @@ def named(text: str, credential: str = "", *bypass: str) -> UpstreamProxy | None
         ("HTTP://proxy.example:3128/", "proxy.example", 3128),
         ("http://proxy.example", "proxy.example", 80),
         ("10.0.0.1:8080", "10.0.0.1", 8080),
-        ("[2001:db8::1]:8080", "2001:db8:0:0:0:0:0:1", 8080),
+        ("[2001:DB8::1]:8080", "2001:db8::1", 8080),
     ],
 )
 def test_reads_a_proxy(text: str, host: str, port: int) -> None:

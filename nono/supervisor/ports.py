@@ -13,20 +13,20 @@ _BACKLOG = 4096  # as the listeners inside
 
 
 def check(network: str, open_ports: Iterable[int], listen_ports: Iterable[int], proxy_port: int | None) -> None:
-    """Raise UsageError for ports that cannot work. proxy_port: the one that the user chose; None for any."""
+    """Raise UsageError for ports that cannot work. The ports are from 1 to 65535.
+
+    proxy_port: the one that the user chose; None for any.
+    """
     opened, listened = set(open_ports), set(listen_ports)
     if (opened or listened) and network == NETWORK_OPEN:
         flag = "--open-port" if opened else "--listen-port"
         raise UsageError(
             f"{flag} is for a network of its own, but this agent is on the machine's, ports and all; leave it out, or "
-            "add --block-net, --credential NAME or --allow-domain HOST"
+            "add --block-net, --credential NAME, --network-profile NAME or --allow-domain HOST"
         )
-    for port in sorted(opened | listened):
-        flag = "--open-port" if port in opened else "--listen-port"
-        if not 1 <= port <= 0xFFFF:
-            raise UsageError(f"{flag} {port}: a port is a number from 1 to 65535")
-        if port == proxy_port:
-            raise UsageError(f"{flag} {port} is what --proxy-port takes; choose another --proxy-port")
+    if proxy_port in opened | listened:
+        flag = "--open-port" if proxy_port in opened else "--listen-port"
+        raise UsageError(f"{flag} {proxy_port} is what --proxy-port takes; choose another --proxy-port")
     if both := opened & listened:
         raise UsageError(
             f"port {min(both)} is either this machine's (--open-port) or the agent's (--listen-port); leave one out"

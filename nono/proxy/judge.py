@@ -22,7 +22,7 @@ from nono.policy.allowlist import Verdict, is_address, normalise
 from nono.proxy.authenticate import Places, authenticate_proxy, places, presentation_names
 from nono.proxy.head import HeadReader, RequestHead
 from nono.proxy.inject import Injection, Outgoing, injection, plan_plain
-from nono.proxy.memo import ConnectGrant, MemoJudge
+from nono.proxy.memo import ConnectGrant, MemoJudge, has_cookie
 from nono.proxy.pins import NAMED, PUBLIC
 from nono.proxy.route import (
     BoundRoute,
@@ -106,7 +106,10 @@ class Judge(MemoJudge):
             raise Refusal(403, "host_denied", "The proxy does not connect to itself; send the request to it directly.")
         routes = self._at.get((name, target.port))
         if isinstance(target, ConnectTarget):
-            return self._connect(name, target, routes)
+            grant = self._connect(name, target, routes)
+            if grant.judge is None and not has_cookie(head):
+                self._remember(raw, grant)  # for good: an allowlist grows, it never shrinks
+            return grant
         return self._plain(raw, head, target, routes)
 
     def _connect(self, name: str, target: ConnectTarget, routes: list[Destination] | None) -> ConnectGrant:

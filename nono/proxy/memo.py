@@ -1,10 +1,10 @@
 """Heads that were granted, remembered, so that an agent that repeats itself costs next to nothing.
 
-Pure. A whole head that was granted for a route is remembered (`_heads`): the same bytes get the same verdict, and cost
-one dictionary look-up. Heads that differ in a few values only are recognised by the bytes between them (`pattern.py`).
-A head enters only after it was authenticated, never with a Cookie, and the memo is bounded. What it keeps (Outgoing)
-holds no credential; that is read from its route at each sending, so a head that was granted while a credential was
-missing stays refused.
+Pure. A whole head that was granted, for a route or for a tunnel, is remembered (`_heads`): the same bytes get the same
+verdict, and cost one dictionary look-up. Heads for a route that differ in a few values only are recognised by the bytes
+between them (`pattern.py`). A head enters only after it was authenticated, never with a Cookie, and the memo is
+bounded. What it keeps (Outgoing) holds no credential; that is read from its route at each sending, so a head that was
+granted while a credential was missing stays refused.
 
 A verdict depends on where the head was sent as well: each judge has a memo of its own.
 """
@@ -79,7 +79,7 @@ class MemoJudge:
         self._token = token
         self._rooms = rooms
         self.reader = reader
-        self._heads: dict[bytes, Outgoing] = {}
+        self._heads: dict[bytes, Outgoing | ConnectGrant] = {}
         self._seen_once: set[int] = set()
         self._similar: dict[bytes, _RequestPattern] = {}
         self._misfits = 0
@@ -118,7 +118,7 @@ class MemoJudge:
             message = f"nono holds no credential '{name}'. Store it with: nono credential set {bound.route.name}"
             raise Refusal(503, "credential_missing", message)
         self.reader.learn(head)
-        keeps_secrets = any(name == b"cookie" for _, name, _ in head.fields) or (
+        keeps_secrets = has_cookie(head) or (
             not needs_token and any(self._token not in head.raw_lines[index] for index in grant.dropped)
         )
         if not keeps_secrets:
@@ -168,7 +168,7 @@ class MemoJudge:
             self._similar.clear()
         self._similar[head.start] = _RequestPattern(pattern, outgoing._replace(before=b"", after=b""), has_cookie)
 
-    def _remember(self, raw: bytes, outgoing: Outgoing) -> None:
+    def _remember(self, raw: bytes, granted: Outgoing | ConnectGrant) -> None:
         # At the second sighting: heads that never come again leave nothing but a number.
         if len(raw) > MEMO_HEAD_BYTES:
             return
@@ -180,4 +180,9 @@ class MemoJudge:
             return
         if len(self._heads) >= MEMO_HEADS:
             self._heads.clear()
-        self._heads[raw] = outgoing
+        self._heads[raw] = granted
+
+
+def has_cookie(head: RequestHead) -> bool:
+    """Whether a Cookie is in it."""
+    return any(name == b"cookie" for _, name, _ in head.fields)

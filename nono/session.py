@@ -16,7 +16,6 @@ import gc
 import os
 import signal
 import stat
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
@@ -37,6 +36,7 @@ from nono.supervisor import command as commands
 from nono.supervisor import guard
 from nono.supervisor.job import Job, Signals, Terminal, children, kill_descendants
 from nono.supervisor.scratch import ScratchDirectory
+from nono.supervisor.whereabouts import find_place, find_profile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from nono.loop import Loop
     from nono.policy.profile import Profile
+    from nono.proxy.authority import Authority
     from nono.proxy.server import Exchange, Proxy
     from nono.registries.group import Group
     from nono.supervisor.relay import Relays
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 # in nobody's way.
 _PROXY_PORTS = range(61000, 65536)
 _DELIVERY_S = 0.5  # how long relays deliver what the child sent before it ended
+_UPSTREAM_PROXY = "upstream proxy"  # beside the names of routes, whose credentials are loaded; none has a space
 _DRAIN_S = 5.0  # how long `nono proxy` lets exchanges end after it was told to stop
 _WARM_S = 0.25  # for which `nono proxy` waits, at most, for its first connections
 
@@ -101,9 +103,9 @@ def run(
     waits for his answer. view: called now and then, with the exchanges that have ended since.
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
-    place = _place(order.workdir, environment)
+    place = find_place(order.workdir, environment)
     command = commands.find(order.argv[0], environment, place.home)
-    profile_path = _find_profile(order.profile, place)
+    profile_path = find_profile(order.profile, place)
     capabilities = resolve(order.request, _profile(profile_path), place, command.grants, environment)
     if capabilities.open_ports or capabilities.listen_ports:
         from nono.supervisor import ports
@@ -111,7 +113,7 @@ def run(
         ports.check(capabilities.network, capabilities.open_ports, capabilities.listen_ports, order.proxy_port)
     guard.check_standard_streams(capabilities.network)
     guard.check_tls_files(capabilities.routes)
-    references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
+    references = _references(capabilities)
     handed_over = env.hand_over(references.values())  # with an env:// source: starts nono anew, without the variable
     with Loader(place.state, handed_over, notice=notice) as loader:
         if not order.dry_run:
@@ -123,7 +125,12 @@ def run(
             denies = (*capabilities.denies, *protected)
             capabilities = capabilities._replace(grants=grants, denies=denies)
             plan = make_plan(filesystem.expand(capabilities), landlock.abi(), os.uname().machine)
+            authority = _authority(capabilities)
+            ca_bundle = os.path.join(scratch.path, "ca-bundle.pem") if authority else ""
+            if authority and not order.dry_run:
+                authority.write_bundle(ca_bundle, environment)
             credentials = {} if order.dry_run else loader.collect()
+            guard.check_upstream_credential(credentials.get(_UPSTREAM_PROXY))
             token = phantom.new_token()
             port = order.proxy_port or _any_proxy_port((*capabilities.open_ports, *capabilities.listen_ports))
             guard.refuse_keys_in_argv(order.argv, credentials)
@@ -135,12 +142,16 @@ def run(
                 token=token.decode(),
                 temporary_directory=scratch.path,
                 secret_variables=guard.secret_variables(environment, references.values(), credentials),
+                ca_bundle=ca_bundle,
+                no_proxy=capabilities.no_proxy,
+                home=place.home,
+                grants=capabilities.grants,
             )
             tell(_summary(order, capabilities, plan, variables, credentials, environment))
             if order.dry_run:
                 return 0
             registries = _registries(capabilities, environment, place, notice)
-            run = _Run(capabilities, credentials, token, port, registries)
+            run = _Run(capabilities, credentials, token, port, registries, authority)
             argv = [os.fsencode(argument) for argument in order.argv]
             with AuditLog(place.state, notice, view) as audit, Signals() as signals, Terminal() as terminal:
                 strangers = children()  # of whoever became nono by exec
@@ -164,6 +175,18 @@ class _Run(Record):
     token: bytes
     port: int
     registries: Group | None = None
+    authority: Authority | None = None
+
+
+def _authority(capabilities: CapabilitySet) -> Authority | None:
+    """Return the authority for hosts whose TLS is intercepted; None where none is, or its library is missing."""
+    if not capabilities.intercept:
+        return None
+    try:
+        from nono.proxy.authority import Authority  # 60 ms: only who has it pays
+    except ImportError:
+        return None  # the proxy's refusals name the extra
+    return Authority()
 
 
 def _registries(
@@ -178,6 +201,15 @@ def _registries(
     for note in group.notes:
         notice(note)
     return group
+
+
+def _references(capabilities: CapabilitySet) -> dict[str, reference.Reference]:
+    """Return where each credential of a run comes from."""
+    references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
+    through = capabilities.upstream_proxy
+    if through is not None and through.credential:
+        references[_UPSTREAM_PROXY] = reference.parse(through.credential)
+    return references
 
 
 def _start(
@@ -282,7 +314,7 @@ def _supervise(
 
 def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Proxy:
     """Return the proxy of this run, serving `listener_fd` (its own from now on)."""
-    from nono.proxy.server import BoundRoute, Limits, Proxy
+    from nono.proxy.server import BoundRoute, Chain, Limits, Proxy
 
     process.raise_open_files_limit()
     bound = [BoundRoute(route, run.credentials[route.name]) for route in run.capabilities.routes]
@@ -296,14 +328,19 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
 
             group, refresh = run.registries, Refresh(loop, allowlist.add)
             loop.call_soon(lambda: refresh.start(group))
-    return Proxy(loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), _recorder(loop, audit))
+    chain, through = None, hosts.upstream_proxy
+    if through is not None:
+        chain = Chain(through.host, through.port, through.bypass, run.credentials.get(_UPSTREAM_PROXY))
+    return Proxy(
+        loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), _recorder(loop, audit),
+        intercept=run.authority, lacks_library=hosts.intercept and run.authority is None, chain=chain,
+    )  # fmt: skip
 
 
 def _make_relays(
     loop: Loop, child: Child, host_listeners: Mapping[int, _socket.socket], run: _Run, audit: AuditLog
 ) -> Relays:
     """Return the relays of this run, serving the child's listeners but the proxy's, and those of the host."""
-    from nono.registries.group import Group
     from nono.supervisor.relay import Relays
 
     process.raise_open_files_limit()
@@ -339,15 +376,15 @@ def serve(
     For an agent that is isolated by other means: nothing confines it here, and whoever knows the token can use the
     proxy. ready: called once it serves, with the port and the variables to hand over. notice, view, errors: as `run`.
     """
-    place = _place(None, environment)
-    capabilities = resolve(order.request, _profile(_find_profile(order.profile, place)), place, (), environment)
+    place = find_place(None, environment)
+    capabilities = resolve(order.request, _profile(find_profile(order.profile, place)), place, (), environment)
     if capabilities.network != NETWORK_PROXY:
         raise UsageError(
             "the proxy has no route to serve; name one with --credential NAME, --network-profile NAME, "
             "--allow-domain HOST or in a profile"
         )
     guard.check_tls_files(capabilities.routes)
-    references = {route.name: reference.parse(route.credential_key) for route in capabilities.routes}
+    references = _references(capabilities)
     handed_over = env.hand_over(references.values())
     process.set_dumpable(False)
     with Loader(place.state, handed_over, notice=notice) as loader, AuditLog(place.state, notice, view) as audit:
@@ -370,7 +407,9 @@ def serve(
         token = phantom.new_token()
         loop = Loop()
         registries = _registries(capabilities, environment, place, notice)
-        run = _Run(capabilities, loader.collect(), token, port, registries)
+        authority = _authority(capabilities)
+        run = _Run(capabilities, loader.collect(), token, port, registries, authority)
+        guard.check_upstream_credential(run.credentials.get(_UPSTREAM_PROXY))
         with Signals() as signals:  # not before: ^C ends the wait for a keystore's dialog
             proxy = _make_proxy(loop, listener.detach(), run, audit)
 
@@ -380,9 +419,13 @@ def serve(
 
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)  # there is no child to stop first
             loop.register(signals.fd, READABLE, signalled)
+            ca_bundle = f"{place.temporary_directory}/nono-ca-{os.urandom(8).hex()}.pem" if authority else ""
+            if authority:
+                authority.write_bundle(ca_bundle, environment)
             variables = child_environment(
-                {}, network=NETWORK_PROXY, routes=capabilities.routes, proxy_port=port, token=token.decode()
-            )
+                {}, network=NETWORK_PROXY, routes=capabilities.routes, proxy_port=port, token=token.decode(),
+                ca_bundle=ca_bundle, no_proxy=capabilities.no_proxy,
+            )  # fmt: skip
             # It serves already. But whoever reads this line sends at once, and should find warm connections.
             said = False
 
@@ -398,6 +441,8 @@ def serve(
                 loop.run()
             finally:
                 proxy.close()
+                if ca_bundle:
+                    os.unlink(ca_bundle)
     return 0
 
 
@@ -409,7 +454,7 @@ def package_registries(environment: Mapping[str, str], asking: Callable[[list[st
     from nono.registries.group import Group
     from nono.registries.helper import ask_all
 
-    group = Group(environment, _place(None, environment))
+    group = Group(environment, find_place(None, environment))
     if group.stale:
         asking([tool.manager.name for tool in group.stale])
         group.answers.update(ask_all(group.stale, group.state))
@@ -439,48 +484,6 @@ def _summary(
         notes=plan.notes,
         wall=plan.wall,
     )
-
-
-def _place(chosen_workdir: str | None, environment: Mapping[str, str]) -> Place:
-    """Return where the user stands. Raises UsageError when there is no home or the working directory does not exist."""
-    home = environment.get("HOME", "")
-    if not home.startswith("/"):
-        raise UsageError("HOME is not set to an absolute path; set it to your home directory")
-    try:
-        workdir = os.path.abspath(chosen_workdir) if chosen_workdir is not None else os.getcwd()
-    except FileNotFoundError:
-        raise UsageError("the current directory does not exist any more; change to one that does") from None
-    if not os.path.isdir(workdir):
-        raise UsageError(f"--workdir {chosen_workdir}: no such directory")
-    return Place(
-        home=os.path.normpath(home),
-        workdir=workdir,
-        temporary_directory=environment.get("TMPDIR") or "/tmp",
-        config_home=_base_directory(environment, "XDG_CONFIG_HOME", home, ".config"),
-        state_home=_base_directory(environment, "XDG_STATE_HOME", home, ".local/state"),
-        runtime_dir=environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}",
-        data_home=_base_directory(environment, "XDG_DATA_HOME", home, ".local/share"),
-        platform=sys.platform,
-    )
-
-
-def _base_directory(environment: Mapping[str, str], name: str, home: str, default: str) -> str:
-    """Return an XDG base directory; a relative value is ignored, as the specification asks."""
-    base = environment.get(name, "")
-    return os.path.normpath(base if base.startswith("/") else os.path.join(home, default))
-
-
-def _find_profile(name: str | None, place: Place) -> str | None:
-    """Return the path of the profile NAME in the configuration directory, or of FILE; None for none."""
-    if name is None:
-        return None
-    if "/" in name or name.endswith((".json", ".jsonc")):
-        return os.path.abspath(name)
-    stem = os.path.join(place.profiles, name)
-    for path in (f"{stem}.json", f"{stem}.jsonc"):
-        if os.path.lexists(path):
-            return path
-    raise PolicyError(f"there is no profile '{name}': {stem}.json does not exist")
 
 
 def _profile(path: str | None) -> Profile | None:

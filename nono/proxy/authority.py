@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from nono.errors import StoreError
 from nono.policy.environment import CA_VARIABLES
 
 _NAME = "nono session authority"
@@ -67,6 +68,18 @@ class Authority:
 
     def __repr__(self) -> str:
         return "<Authority>"
+
+    def write_bundle(self, path: str, environment: Mapping[str, str]) -> None:
+        """Write the file that the child's programs are to trust. Raises StoreError; `path` must not exist."""
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            with open(fd, "wb") as file:
+                file.write(bundle(self.certificate_pem, environment))
+                os.fchmod(file.fileno(), 0o644)  # whatever the umask: an agent in a container may be another user
+        except OSError as error:
+            raise StoreError(
+                f"cannot write the bundle of certificates {path}: {error.strerror}. Check TMPDIR"
+            ) from None
 
     def context_for(self, host: str) -> ssl.SSLContext:
         """Return the server's context for `host`: a name in lower case without a trailing dot, or an IP address.

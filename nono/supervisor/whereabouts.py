@@ -1,0 +1,55 @@
+"""Where the user stands: home, working directory, the XDG base directories; and the profile that a NAME means.
+
+Reads the environment and asks the disk what exists; opens nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+from nono.errors import PolicyError, UsageError
+from nono.policy.resolve import Place
+
+
+def find_place(chosen_workdir: str | None, environment: Mapping[str, str]) -> Place:
+    """Return where the user stands. Raises UsageError when there is no home or the working directory does not exist."""
+    home = environment.get("HOME", "")
+    if not home.startswith("/"):
+        raise UsageError("HOME is not set to an absolute path; set it to your home directory")
+    try:
+        workdir = os.path.abspath(chosen_workdir) if chosen_workdir is not None else os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the current directory does not exist any more; change to one that does") from None
+    if not os.path.isdir(workdir):
+        raise UsageError(f"--workdir {chosen_workdir}: no such directory")
+    return Place(
+        home=os.path.normpath(home),
+        workdir=workdir,
+        temporary_directory=environment.get("TMPDIR") or "/tmp",
+        config_home=_base_directory(environment, "XDG_CONFIG_HOME", home, ".config"),
+        state_home=_base_directory(environment, "XDG_STATE_HOME", home, ".local/state"),
+        runtime_dir=environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}",
+        data_home=_base_directory(environment, "XDG_DATA_HOME", home, ".local/share"),
+        platform=sys.platform,
+    )
+
+
+def _base_directory(environment: Mapping[str, str], name: str, home: str, default: str) -> str:
+    """Return an XDG base directory; a relative value is ignored, as the specification asks."""
+    base = environment.get(name, "")
+    return os.path.normpath(base if base.startswith("/") else os.path.join(home, default))
+
+
+def find_profile(name: str | None, place: Place) -> str | None:
+    """Return the path of the profile NAME in the configuration directory, or of FILE; None for none."""
+    if name is None:
+        return None
+    if "/" in name or name.endswith((".json", ".jsonc")):
+        return os.path.abspath(name)
+    stem = os.path.join(place.profiles, name)
+    for path in (f"{stem}.json", f"{stem}.jsonc"):
+        if os.path.lexists(path):
+            return path
+    raise PolicyError(f"there is no profile '{name}': {stem}.json does not exist")

@@ -7,13 +7,16 @@ docker), and every variable that is known to carry a
 2. added: for each route its key variables with the phantom token and its base URL, the proxy variables, and those that
    name a bundle of certificates where TLS is intercepted;
 3. everything else passes as it is: the agent should find the machine that it knows.
+
+Some programs end, or complain, when they cannot write their cache, and the user's own is not granted for it: what the
+agent leaves there would be executed outside. Such caches are moved to the run's temporary directory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY
+from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY, WRITE, PathGrant
 from nono.policy.network import WITHHELD_CREDENTIALS, WITHHELD_SOCKETS, builtin_routes
 from nono.policy.routes import Route
 from nono.record import Record
@@ -40,6 +43,12 @@ CA_VARIABLES = (
     "AWS_CA_BUNDLE",
     "DENO_CERT",
 )
+# A cache below the home directory: the variable that moves it, and those by which the user has chosen a place himself.
+_CACHES = (
+    (".npm", "npm_config_cache", ("npm_config_cache", "NPM_CONFIG_CACHE")),  # npm: EACCES
+    (".cache", "XDG_CACHE_HOME", ("XDG_CACHE_HOME",)),  # go build: needs one; pip: a warning
+    ("go/pkg/mod", "GOMODCACHE", ("GOMODCACHE", "GOPATH")),  # go: needs one
+)
 
 
 class ChildEnvironment(Record):
@@ -60,13 +69,16 @@ def child_environment(
     secret_variables: Iterable[str] = (),
     ca_bundle: str = "",
     no_proxy: Iterable[str] = (),
+    home: str = "",
+    grants: Iterable[PathGrant] = (),
 ) -> ChildEnvironment:
     """Return the child's environment.
 
     inherited: the user's own. token: the phantom token, 64 hex characters. secret_variables: names that the caller
     found to hold a real credential (an env:// source, or a value that contains a loaded key), withheld in every
     network mode. ca_bundle: a file of the certificates to trust, where TLS is intercepted. no_proxy: hosts besides
-    loopback that programs shall not ask the proxy for.
+    loopback that programs shall not ask the proxy for. home, grants: the user's home directory, and what is granted;
+    with a home, caches are moved to the temporary directory.
     """
     variables = dict(inherited)
     withheld = {*WITHHELD_SOCKETS, *secret_variables}
@@ -93,6 +105,19 @@ def child_environment(
             added.update(dict.fromkeys(CA_VARIABLES, ca_bundle))
     if temporary_directory:
         added.update(TMPDIR=temporary_directory, TMP=temporary_directory, TEMP=temporary_directory)
+        grants = tuple(grants)
+        for cache, variable, chosen in _CACHES if home else ():
+            if not any(name in inherited for name in chosen) and not _is_granted(f"{home}/{cache}", grants):
+                added[variable] = f"{temporary_directory}/{cache.lstrip('.')}"
     variables.update(added)
     gone = (name for name in withheld if name in inherited and name not in added)
     return ChildEnvironment(variables, tuple(sorted(gone)))
+
+
+def _is_granted(directory: str, grants: Iterable[PathGrant]) -> bool:
+    """Whether the agent may write `directory`, or the user has thought of something in it."""
+    return any(
+        f"{grant.path}/".startswith(f"{directory}/")
+        or (grant.access & WRITE and f"{directory}/".startswith(f"{grant.path.rstrip('/')}/"))
+        for grant in grants
+    )

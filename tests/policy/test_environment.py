@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, NETWORK_PROXY
+from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, NETWORK_PROXY, READ, WRITE, PathGrant
 from nono.policy.environment import child_environment
 from nono.policy.network import select_routes
 
@@ -60,3 +60,22 @@ def test_variables_found_to_hold_a_key_are_withheld_in_every_mode() -> None:
 def test_temporary_directory_replaces_the_users() -> None:
     child = child_environment({"TMPDIR": "/tmp"}, network=NETWORK_OPEN, temporary_directory="/tmp/nono-1")
     assert {child.variables[name] for name in ("TMPDIR", "TMP", "TEMP")} == {"/tmp/nono-1"}
+
+
+def caches(inherited: dict[str, str], *grants: PathGrant) -> set[str]:
+    child = child_environment(
+        inherited, network=NETWORK_BLOCKED, temporary_directory="/tmp/run", home="/home/me", grants=grants
+    )
+    moved = {name for name, value in child.variables.items() if value.startswith("/tmp/run/")}
+    assert all(child.variables[name] == value for name, value in inherited.items())
+    return moved
+
+
+def test_caches_that_the_agent_cannot_write_are_moved() -> None:
+    assert caches({}) == {"npm_config_cache", "XDG_CACHE_HOME", "GOMODCACHE"}
+    assert caches({"NPM_CONFIG_CACHE": "/x", "GOPATH": "/go"}) == {"XDG_CACHE_HOME"}
+    assert caches({}, PathGrant("/", READ, False, "--read")) == caches({})
+    assert caches({}, PathGrant("/home/me", READ | WRITE, False, "--allow")) == set()
+    assert caches({}, PathGrant("/home/me/.npm", READ | WRITE, False, "--allow")) == {"XDG_CACHE_HOME", "GOMODCACHE"}
+    assert caches({}, PathGrant("/home/me/.cache/models", READ, False, "--read")) == {"npm_config_cache", "GOMODCACHE"}
+    assert caches({}, PathGrant("/home/me/.npmrc", READ, True, "--read-file")) == caches({})

@@ -12,6 +12,9 @@
  * the child ran, and the visitor has every capability in the child's user namespace, of which
  * the child has none (ptrace(2)); the child's Landlock domain and seccomp filter say no as well.
  *
+ * Rejected: a process that stays in the child's network for the whole run and hands sockets
+ * out (one more to keep, within the child's sight), and sockets made at the spawn (how many?).
+ *
  * It sends no signal when it ends (exit signal 0), so that who waits for his children never
  * hears of it.
  */

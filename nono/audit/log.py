@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 _MAX_KEPT = 1024  # strings remembered in their encoded form, and as many lines but for their numbers
+_MAX_KEPT_CHARACTERS = 1024
 _NUMBERS = {int: "%d", float: "%.6f"}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -88,17 +89,21 @@ class AuditLog:
         left = iter(texts)
         written = (kind or self._quote(next(left)).replace("%", "%%") for kind in self._kinds)
         members = (f"{_encode(name)}:{text}" for name, text in zip(self._fields, written, strict=True))
-        if len(self._lines) >= _MAX_KEPT:
-            self._lines.clear()
-        line = self._lines[texts] = "{" + ",".join(members) + "}"
+        line = "{" + ",".join(members) + "}"
+        if len(line) <= _MAX_KEPT_CHARACTERS:
+            if len(self._lines) >= _MAX_KEPT:
+                self._lines.clear()
+            self._lines[texts] = line
         return line
 
     def _quote(self, value: object) -> str:
         text = self._quoted.get(value)
         if text is None:
-            if len(self._quoted) >= _MAX_KEPT:
-                self._quoted.clear()
-            text = self._quoted[value] = _encode(value)
+            text = _encode(value)
+            if len(text) <= _MAX_KEPT_CHARACTERS:
+                if len(self._quoted) >= _MAX_KEPT:
+                    self._quoted.clear()
+                self._quoted[value] = text
         return text
 
     def flush(self) -> None:

@@ -34,7 +34,7 @@ from typing import NamedTuple
 import h11
 
 from nono.errors import Refusal, UpstreamError
-from nono.proxy.pattern import MAX_PATTERN_BYTES, Pattern
+from nono.proxy.pattern import MAX_PATTERN_BYTES, MAX_PATTERN_LINES, Pattern
 
 CHUNKED = -1
 UNTIL_CLOSE = -2
@@ -42,6 +42,7 @@ UNTIL_CLOSE = -2
 MEMO_LINES = 1024  # in each of two generations
 MEMO_LINE_BYTES = 512
 _MEMO_HASHES = 16384
+_MEMO_CONNECTION_BYTES = 128
 _STATUS_LINES = 64  # for which there are patterns
 _ANSWER_PATTERNS = 4  # for each of them
 
@@ -176,6 +177,9 @@ class _AnswerPattern(NamedTuple):
         return None if read is None else ResponseHead(status, pattern.forwarded(values)[0], read, close, b"")
 
 
+_NO_PATTERNS: list[_AnswerPattern] = []
+
+
 class HeadReader:
     """Reads heads and remembers the lines that h11 has accepted."""
 
@@ -203,6 +207,10 @@ class HeadReader:
     def is_special(self, name: bytes) -> bool:
         """Whether a header (name in lower case) means something to this proxy, beyond being forwarded."""
         return name in _CONTEXTUAL or name in self._never or name[:6] == b"proxy-"
+
+    def is_private(self, name: bytes) -> bool:
+        """Whether a header's value (name in lower case, in any spelling) is not to be remembered."""
+        return name.replace(b"_", b"-") in self._never or name[:6] == b"proxy-"
 
     def learn(self, head: RequestHead) -> None:
         """Remember the lines of a head whose token was accepted. To be called before its lines are changed."""
@@ -277,9 +285,12 @@ class HeadReader:
 
     def _response(self, head: bytes) -> ResponseHead:
         start = head[: head.find(b"\r\n")]
-        for known in self._answers.get(start, ()):
+        patterns = self._answers.get(start, _NO_PATTERNS)
+        for known in patterns:
             same = known.read(head)
             if same is not None:
+                if known is not patterns[0]:  # the one that served last goes first, and stays longest
+                    self._answers[start] = [known, *(other for other in patterns if other is not known)]
                 return same
         raw_lines = head[:-4].split(b"\r\n")
         lines = raw_lines[1:]
@@ -333,7 +344,9 @@ class HeadReader:
         for index in dropped:
             lines[index] = b""
         lines.insert(0, b"HTTP/1.1" + start[8:])
-        if listed:
+        if wants_upgrade:
+            pass
+        elif listed:
             lines[1:] = [line for line in lines[1:] if line.partition(b":")[0].lower() not in listed]
         else:
             self._remember(raw_lines, lines, fields, status, length, close)
@@ -344,7 +357,7 @@ class HeadReader:
         self, raw_lines: list[bytes], lines: list[bytes], fields: list[Field], status: int, length: int, close: bool
     ) -> None:
         """Let heads that differ little from this one take a shorter way."""
-        if status < 200:
+        if status < 200 or len(lines) > MAX_PATTERN_LINES or len(raw_lines[0]) > MEMO_LINE_BYTES:
             return
         patterns = self._answers.get(raw_lines[0])
         if patterns is None:
@@ -368,7 +381,7 @@ class HeadReader:
                 length_place = place
             elif name in _CONTEXTUAL or name[:6] == b"proxy-":
                 fixed.add(place)
-            elif name in self._never:
+            elif self.is_private(name):
                 varying.add(place)
         varying -= fixed
         pattern = Pattern(raw_lines, lines, set(range(len(lines))) - fixed, varying, length_place)
@@ -377,9 +390,8 @@ class HeadReader:
             patterns.insert(0, _AnswerPattern(pattern, status, length, close))
 
     def _learn(self, memo: _Lines, lines: list[bytes], unseen: list[Field]) -> None:
-        never = self._never
         for index, name, value in unseen:
-            if name.replace(b"_", b"-") not in never and name[:6] != b"proxy-":
+            if not self.is_private(name):
                 memo.add(lines[index], name, value)
 
     def _connection(self, value: bytes) -> tuple[bool, bool, frozenset[bytes]]:
@@ -388,18 +400,21 @@ class HeadReader:
         if read is None:
             tokens = frozenset(token.strip(b" \t").lower() for token in value.split(b","))
             read = (b"close" in tokens, b"upgrade" in tokens, _listed_names(tokens))
-            if len(self._connections) >= 64:
-                self._connections.clear()
-            self._connections[value] = read
+            if len(value) <= _MEMO_CONNECTION_BYTES:
+                if len(self._connections) >= 64:
+                    self._connections.clear()
+                self._connections[value] = read
         return read
 
     def _read_status(self, line: bytes) -> tuple[int, bool]:
         match = _STATUS_LINE(line)
         if match is None:
             raise _Bad("a malformed status line")
-        if len(self._statuses) >= 64:
-            self._statuses.clear()
-        read = self._statuses[line] = (int(match[2]), match[1] == b"0")
+        read = (int(match[2]), match[1] == b"0")
+        if len(line) <= MEMO_LINE_BYTES:
+            if len(self._statuses) >= 64:
+                self._statuses.clear()
+            self._statuses[line] = read
         return read
 
 

@@ -18,7 +18,7 @@ from nono.errors import Refusal
 from nono.proxy.authenticate import Grant, Places, authenticate
 from nono.proxy.head import MEMO_LINE_BYTES, HeadReader, RequestHead
 from nono.proxy.inject import PERCENT, SLOT_BYTES, Injection, Outgoing, plan
-from nono.proxy.pattern import MAX_PATTERN_BYTES, Pattern
+from nono.proxy.pattern import MAX_PATTERN_BYTES, MAX_PATTERN_LINES, Pattern
 from nono.proxy.route import RouteMatch
 
 MEMO_HEADS = 512
@@ -129,6 +129,8 @@ class MemoJudge:
     def _remember_pattern(self, head: RequestHead, grant: Grant, how: Injection, outgoing: Outgoing) -> None:
         """Let heads that differ little from this one take a shorter way."""
         self._misfits += 1
+        if len(head.raw_lines) > MAX_PATTERN_LINES or len(head.start) > MEMO_LINE_BYTES:
+            return
         raw_lines = [head.start, *head.raw_lines]
         known = self._similar.get(head.start)
         if known is not None:
@@ -138,10 +140,12 @@ class MemoJudge:
                 return
             if self._misfits % 8:
                 return
+        elif not self._was_seen(head.start):
+            return  # a path that may never come again
         if how.encoding == PERCENT or len(grant.dropped) != 1 or head.listed or head.upgrade:
             return  # not the token's line alone, or meaning in many places
         token_at = grant.dropped[0]
-        if self._token not in head.raw_lines[token_at] or len(head.start) > MEMO_LINE_BYTES:
+        if self._token not in head.raw_lines[token_at]:
             return
         has_cookie = False
         length_place = None
@@ -154,6 +158,8 @@ class MemoJudge:
             elif name == b"cookie":
                 has_cookie = True
                 varying.add(place)
+            elif index != token_at and self.reader.is_private(name):
+                return
             elif self.reader.is_special(name):
                 fixed.add(place)
         varying -= fixed
@@ -169,18 +175,23 @@ class MemoJudge:
         self._similar[head.start] = _RequestPattern(pattern, outgoing._replace(before=b"", after=b""), has_cookie)
 
     def _remember(self, raw: bytes, granted: Outgoing | ConnectGrant) -> None:
-        # At the second sighting: heads that never come again leave nothing but a number.
         if len(raw) > MEMO_HEAD_BYTES:
             return
-        number = hash(raw)
-        if number not in self._seen_once:
-            if len(self._seen_once) >= _MEMO_HASHES:
-                self._seen_once.clear()
-            self._seen_once.add(number)
+        if not self._was_seen(raw):
             return
         if len(self._heads) >= MEMO_HEADS:
             self._heads.clear()
         self._heads[raw] = granted
+
+    def _was_seen(self, text: bytes) -> bool:
+        """Whether this is not the first sighting; of that one, nothing but a number is kept."""
+        number = hash(text)
+        if number in self._seen_once:
+            return True
+        if len(self._seen_once) >= _MEMO_HASHES:
+            self._seen_once.clear()
+        self._seen_once.add(number)
+        return False
 
 
 def has_cookie(head: RequestHead) -> bool:

@@ -8,8 +8,8 @@ by putting the new values between the pieces as they were forwarded.
 
 Which values change is learned: a head that differs from the pattern's own where that is harmless makes another pattern
 (`widened`) in which those values may differ too. Harmless are ordinary headers and Content-Length (its value is read
-again). Never harmless: everything that frames, routes, authenticates or ends a connection. Values of cookies are never
-kept, so they always count as changing; a credential's line is kept only where it is the session token's, and is
+again). Never harmless: everything that frames, routes, authenticates or ends a connection. Values of cookies and of
+credentials are never kept, so they always count as changing; but for the line that holds the session's token, which is
 compared in constant time.
 
 **h11 judges the values**, each time. What it asks of an ordinary header's value is a property of its octets, but for
@@ -25,8 +25,11 @@ from hmac import compare_digest
 import h11
 import h11._headers
 
-MAX_PATTERN_BYTES = 8192  # more is not worth being kept
+# More is not worth being kept.
+MAX_PATTERN_LINES = 100
+MAX_PATTERN_BYTES = 8192
 _MAX_LENGTHS = 1024
+_MAX_LENGTH_BYTES = 24
 
 
 def _judge_value(value: bytes) -> bool:
@@ -37,15 +40,19 @@ def _judge_value(value: bytes) -> bool:
     return True
 
 
-def _has_only_octets(value: bytes) -> bool:
-    return not value.translate(None, _OCTETS)
+def _have_only_octets(values: list[bytes]) -> bool:
+    return not b"".join(values).translate(None, _OCTETS)
+
+
+def _judge_values(values: list[bytes]) -> bool:
+    return all(map(_judge_value, values))
 
 
 _EXPRESSION = getattr(getattr(h11._headers, "_field_value_re", None), "pattern", b"")
 _KNOWN_EXPRESSION = rb"([^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?"
 _OCTETS = bytes(octet for octet in range(256) if _judge_value(b"a%cb" % octet))
-# Whether h11 accepts a value, once the white space at its ends is gone; or each of several joined by spaces.
-is_value: Callable[[bytes], bool] = _has_only_octets if _EXPRESSION == _KNOWN_EXPRESSION else _judge_value
+# Whether h11 accepts each value, once the white space at its ends is gone.
+are_values: Callable[[list[bytes]], bool] = _have_only_octets if _EXPRESSION == _KNOWN_EXPRESSION else _judge_values
 
 
 class Pattern:
@@ -142,7 +149,7 @@ class Pattern:
                     return None
                 at += size
         # Where it does not fit, or h11 refuses, the whole way will say why.
-        return values if head[at:] == self._tail and is_value(b" ".join(values)) else None
+        return values if head[at:] == self._tail and are_values(values) else None
 
     def length(self, values: list[bytes], otherwise: int) -> int | None:
         """The Content-Length among these values, `otherwise` where it does not vary; None for one written oddly."""
@@ -186,7 +193,9 @@ def _read_length(value: bytes) -> int | None:
             h11.EndOfMessage(headers=[(b"content-length", digits)])
         except h11.ProtocolError:
             return None
-        if len(_LENGTHS) >= _MAX_LENGTHS:
-            _LENGTHS.clear()
-        length = _LENGTHS[value] = int(digits)
+        length = int(digits)
+        if len(value) <= _MAX_LENGTH_BYTES:
+            if len(_LENGTHS) >= _MAX_LENGTHS:
+                _LENGTHS.clear()
+            _LENGTHS[value] = length
     return length

@@ -34,7 +34,9 @@ def test_remembers_a_bounded_number_of_strings(tmp_path: Path) -> None:
             log.append(("path",), [f"/{number}"])
         assert len(log._quoted) <= 1024
         assert len(log._lines) <= 1024
-    assert len(Path(log.path).read_bytes().splitlines()) == 3000
+        log.append(("path",), ["/" + "a" * 2000])
+        assert max(map(len, log._lines.values())) < 1100
+    assert len(Path(log.path).read_bytes().splitlines()) == 3001
 
 
 def test_whoever_watches_is_shown_the_same_entries(tmp_path: Path) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import base64
+import errno
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from nono.loop import Loop
+from nono.kernel import splice
+from nono.loop import READ, Loop
 from nono.policy.allowlist import Allowlist, Verdict
 from nono.proxy.pins import Pins
 from nono.proxy.server import Limits
+from nono.proxy.stream import Stream
+from nono.proxy.tunnel import LARGE_PIPES, MAX_ROUNDS, PIPE_BYTES, Pipes, Tunnel
 from tests.fakes import Authority, Connection, Upstream, pattern
 from tests.proxy.harness import KEY, TOKEN, Client, RunningProxy, any_host, bearer, route
 
@@ -335,3 +341,123 @@ def test_name_that_takes_too_long_is_504() -> None:
             answer = client.answer()
             assert (answer.status, answer.code) == (504, "dns_timeout")
         release.set()
+
+
+def test_a_tunnel_in_which_nothing_moves_is_ended_only_where_the_operator_wants_it() -> None:
+    limits = Limits(tunnel_idle_s=0.2)
+    with Upstream(echo) as upstream, RunningProxy([], any_host, limits, pins=local_pins) as proxy:
+        with Client(proxy) as client:
+            connect(client, upstream.port)
+            until = time.monotonic() + 0.5
+            while time.monotonic() < until:  # for longer than the limit, with never so long a pause
+                client.send(b"x")
+                assert client._take_bytes(1) == b"x"
+                time.sleep(0.02)
+            assert client.at_end()
+        entry = proxy.wait(bool)[0]
+        assert (entry.code, entry.reason) == ("cut_off", "no byte moved for 0.2 s")
+        assert entry.bytes_up == entry.bytes_down > 5
+        upstream.wait(lambda: upstream.open == 0)
+    assert Limits().tunnel_idle_s == 0
+
+
+def test_tunnels_hold_no_pipe_but_for_what_their_reader_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[splice.Pipe] = []
+
+    def open_pipe(capacity: int) -> splice.Pipe:
+        made.append(splice_open(capacity))
+        return made[-1]
+
+    splice_open = splice.open_pipe
+    monkeypatch.setattr(splice, "open_pipe", open_pipe)
+    with Upstream(echo) as upstream, RunningProxy([], any_host, pins=local_pins) as proxy, ExitStack() as stack:
+        clients = [stack.enter_context(Client(proxy)) for _ in range(30)]
+        for client in clients:
+            connect(client, upstream.port)
+        for _ in range(2):
+            for number, client in enumerate(clients):
+                client.send(b"%06d" % number * 1000)
+            for number, client in enumerate(clients):
+                assert client._take_bytes(6000) == b"%06d" % number * 1000
+        assert len(made) == 1
+        pipes = proxy.proxy._pipes
+        assert (len(pipes._free), pipes._large) == (1, 1)
+        proxy.call(proxy.proxy.close)
+        assert (len(pipes._free), pipes._large) == (0, 0)
+
+
+def test_what_a_tunnel_that_broke_left_in_its_pipe_reaches_no_other_one() -> None:
+    def script(connection: Connection) -> None:
+        for piece in pattern(100_000_000):
+            connection.send(piece)
+
+    with RunningProxy([], any_host, pins=local_pins) as proxy, Upstream(echo) as echoing:
+        with Upstream(script) as upstream:
+            with Client(proxy, rcvbuf=4096) as client:
+                connect(client, upstream.port)
+                client._take_bytes(1000)
+                proxy.settle(lambda: any(c._tunnel._down.in_pipe for c in proxy.proxy._conversations if c._tunnel))
+            proxy.settle(lambda: proxy.proxy.connections == 0)
+        with Client(proxy) as client:
+            connect(client, echoing.port)
+            client.send(b"mine alone")
+            assert client._take_bytes(10) == b"mine alone"
+
+
+def test_without_a_descriptor_for_a_pipe_bytes_are_copied(
+    open_proxy: RunningProxy, echoing: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_pipe(capacity: int) -> splice.Pipe:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(splice, "open_pipe", open_pipe)
+    with Client(open_proxy) as client:
+        connect(client, echoing.port)
+        data = b"".join(pattern(3_000_000))
+        sender = threading.Thread(target=client.send, args=(data,))
+        sender.start()
+        assert client._take_bytes(len(data)) == data
+        sender.join()
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.at_end()
+
+
+def test_few_pipes_are_large() -> None:
+    pipes = Pipes()
+    taken = [pipe for _ in range(LARGE_PIPES + 5) if (pipe := pipes.take()) is not None]
+    if taken[0].capacity < PIPE_BYTES:
+        pytest.skip("this user may have no large pipes")
+    assert sum(pipe.capacity >= PIPE_BYTES for pipe in taken) <= LARGE_PIPES
+    assert len(taken) == LARGE_PIPES + 5
+    for pipe in taken:
+        pipes.give_back(pipe)
+    again = pipes.take()
+    assert again is not None
+    assert again.capacity >= PIPE_BYTES
+    pipes.discard(again)
+    pipes.close()
+
+
+def test_a_fast_tunnel_does_not_hold_up_the_others() -> None:
+    """Two peers that could keep a direction busy for ever: in each turn it moves so much and no more."""
+    source, ours = socket.socketpair()
+    theirs, target = socket.socketpair()
+    loop = Loop()
+    moved: list[int] = []
+
+    def forever(fd: int, into: int, size: int) -> int:
+        moved.append(size)
+        return min(size, 1000)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splice, "splice", forever)
+        streams = [Stream(loop, sock, lambda events: None) for sock in (ours, theirs)]
+        pipes = Pipes()
+        tunnel = Tunnel(streams[0], streams[1], memoryview(bytearray(10)), lambda up, down: None, pipes)
+        tunnel._client_event(READ)
+        assert len(moved) == 2 * MAX_ROUNDS
+        tunnel.close()
+        pipes.close()
+    for sock in (source, target):
+        sock.close()
+    loop.close()

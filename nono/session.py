@@ -25,7 +25,6 @@ from nono.credentials.loading import Credential, Loader
 from nono.errors import CommandNotExecutable, PolicyError, UsageError
 from nono.kernel import landlock, process
 from nono.kernel.spawn import Child, SpawnError, spawn
-from nono.policy.allowlist import Allowlist
 from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathGrant
 from nono.policy.environment import ChildEnvironment, child_environment
 from nono.policy.resolve import Place, Request, resolve
@@ -133,6 +132,7 @@ def run(
             guard.check_upstream_credential(credentials.get(_UPSTREAM_PROXY))
             token = phantom.new_token()
             port = order.proxy_port or _any_proxy_port((*capabilities.open_ports, *capabilities.listen_ports))
+            guard.check_keys(capabilities.routes, credentials)
             guard.refuse_keys_in_argv(order.argv, credentials)
             variables = child_environment(
                 environment,
@@ -319,11 +319,10 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
     process.raise_open_files_limit()
     bound = [BoundRoute(route, run.credentials[route.name]) for route in run.capabilities.routes]
     hosts = run.capabilities
-    allowlist = None
-    if hosts.allowed_hosts or hosts.group_hosts or hosts.registries:
-        registries = run.registries.hosts if run.registries else ()
-        allowlist = Allowlist(hosts.allowed_hosts, hosts.denied_hosts, (*hosts.group_hosts, *registries))
-        if run.registries and run.registries.stale:
+    allowlist = hosts.allowlist
+    if allowlist is not None and run.registries is not None:
+        allowlist.add(run.registries.hosts)
+        if run.registries.stale:
             from nono.registries.refresh import Refresh
 
             group, refresh = run.registries, Refresh(loop, allowlist.add)
@@ -408,7 +407,9 @@ def serve(
         loop = Loop()
         registries = _registries(capabilities, environment, place, notice)
         authority = _authority(capabilities)
-        run = _Run(capabilities, loader.collect(), token, port, registries, authority)
+        credentials = loader.collect()
+        guard.check_keys(capabilities.routes, credentials)
+        run = _Run(capabilities, credentials, token, port, registries, authority)
         guard.check_upstream_credential(run.credentials.get(_UPSTREAM_PROXY))
         with Signals() as signals:  # not before: ^C ends the wait for a keystore's dialog
             proxy = _make_proxy(loop, listener.detach(), run, audit)

@@ -63,6 +63,20 @@ def test_prints_lines_for_a_shell_without_json(site: Site) -> None:
     assert {"HTTPS_PROXY", "OPENAI_API_KEY", "OPENAI_BASE_URL", "NONO_PROXY_TOKEN"} <= set(names)
 
 
+def test_says_which_proxy_it_goes_through(site: Site) -> None:
+    command = [sys.executable, "-m", "nono", "proxy", "--network-profile", "minimal"]
+    environment = {**site.environment, "https_proxy": "http://127.0.0.1:9"}
+    with subprocess.Popen(
+        command, cwd=site.work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline().endswith("the proxy 127.0.0.1:9 (https_proxy)\n")
+        assert "127.0.0.1:9\n" not in process.stdout.readline(), "the agent's proxy is nono's"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "status", "sentence"),
     [

@@ -170,6 +170,10 @@ def _presentation(fields: Mapping[str, Any], fail: Any) -> Presentation:
         for field, text in (("path_pattern", pattern), ("path_replacement", replacement or pattern)):
             if not text.startswith("/") or text.partition("{}")[2][:1] not in ("", "/"):
                 raise fail(field, "must begin with '/' and have '/' or nothing behind {}, e.g. '/bot{}/'")
+            if not text.isascii() or not text.isprintable() or any(c in text for c in " %\\?#"):
+                raise fail(field, "must be a plain ASCII path without escapes, query or spaces")
+            if not {".", ".."}.isdisjoint(text.split("/")):
+                raise fail(field, "must not have '.' or '..' in it")
     query = fields.get("query_param_name") or ""
     if mode == "query_param" and not _TOKEN.issuperset(query or " "):
         raise fail("query_param_name", "must name the parameter with inject_mode query_param")

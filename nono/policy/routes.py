@@ -31,6 +31,11 @@ def endpoint_rule(method: str, path: str) -> EndpointRule:
     return EndpointRule(method.upper(), path)
 
 
+# Bytes of the longest key, by inject_mode: as it is written (itself, in base64, each octet as %XX) it must fit into one
+# slot of the proxy's locked memory (nono/proxy/inject.py).
+MAX_KEY_BYTES = {"header": 16384, "basic_auth": 12288, "query_param": 5461, "url_path": 5461}
+
+
 class Presentation(Record):
     """Where a credential stands in a request: the fields of `inject_mode` and its parameters."""
 

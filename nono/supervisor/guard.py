@@ -6,7 +6,7 @@ Looks, and refuses or names paths; changes nothing. Everything here is about the
 - `protected_paths`: the files that hold this run's keys stay closed under any grant. What nono is made of (its code,
   its interpreter, the directories it imports from) and what it was told by (the profile, certificates) stays readable
   where it was granted, but is never writable: the supervisor goes on importing after the agent has started.
-- `check_tls_files`, `check_upstream_credential`: what the proxy could not use, found before the agent starts.
+- `check_tls_files`, `check_keys`, `check_upstream_credential`: what the proxy could not use.
 - `refuse_keys_in_argv`, `secret_variables`: a key that the user also put somewhere else.
 - `close_store`: what the agent may have opened to others; Landlock does not confine chmod(2).
 - `check_standard_streams`: a socket on descriptor 0, 1 or 2 belongs to the host's network, whatever the child's is.
@@ -25,7 +25,7 @@ from nono.credentials.credential import Credential
 from nono.credentials.reference import ENV, FILE, Reference
 from nono.errors import CredentialError, PolicyError, UsageError
 from nono.policy.capabilities import NETWORK_OPEN, READ, WRITE, PathDeny
-from nono.policy.routes import Route
+from nono.policy.routes import MAX_KEY_BYTES, Route
 
 _SHORTEST_RECOGNISABLE_KEY = 8  # bytes; a shorter one would be found in innocent variables
 _LONGEST_USER_AND_PASSWORD = 4096  # bytes; with its head it must fit into locked scratch memory, nono/proxy/chain.py
@@ -57,6 +57,17 @@ def check_tls_files(routes: Iterable[Route]) -> None:
             path = getattr(route, field)
             if path and not (os.path.isfile(path) and os.access(path, os.R_OK)):
                 raise PolicyError(f"credential '{route.name}': {field} {path} does not exist or cannot be read")
+
+
+def check_keys(routes: Iterable[Route], credentials: Mapping[str, Credential]) -> None:
+    """Refuse, before anything starts, a key that is too long to be put into a request."""
+    for route in routes:
+        most = MAX_KEY_BYTES[route.inject.inject_mode]
+        if route.name in credentials and credentials[route.name].length > most:
+            raise CredentialError(
+                f"the key of '{route.name}' is longer than {most} bytes, which no service asks for; "
+                "store the key itself, not a file of keys"
+            )
 
 
 def refuse_keys_in_argv(argv: Sequence[str], credentials: Mapping[str, Credential]) -> None:

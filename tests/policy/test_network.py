@@ -86,6 +86,8 @@ def test_custom_route_with_env_var_sets_only_that() -> None:
         ({"inject_mode": "url_path"}, "path_pattern must hold {}"),
         ({"inject_mode": "url_path", "path_pattern": "bot{}/"}, "path_pattern must begin with '/'"),
         ({"inject_mode": "url_path", "path_pattern": "/{}k"}, "nothing behind {}"),
+        ({"inject_mode": "url_path", "path_pattern": "/../{}"}, "must not have '.' or '..'"),
+        ({"inject_mode": "url_path", "path_pattern": "/%2e%2e/{}"}, "without escapes"),
         ({"proxy": {"inject_mode": "url_path", "path_pattern": "k{}k"}}, "path_pattern must begin with '/'"),
         ({"inject_mode": "url_path", "path_pattern": "/{}", "path_replacement": "{}"}, "path_replacement must begin"),
         ({"inject_mode": "query_param"}, "query_param_name must name"),

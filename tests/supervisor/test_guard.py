@@ -8,15 +8,27 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from nono.errors import PolicyError, UsageError
+from nono.errors import CredentialError, PolicyError, UsageError
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN
 from nono.policy.network import select_routes
+from nono.policy.routes import MAX_KEY_BYTES
+from nono.proxy.inject import injection
+from nono.proxy.route import BoundRoute, destination
 from nono.supervisor import guard
 from tests.runs import KEYS, Site
+
+
+class Key(NamedTuple):
+    """A credential, as far as it is looked at here."""
+
+    view: memoryview
+    length: int
 
 
 @pytest.fixture
@@ -78,6 +90,20 @@ def test_tls_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
     fields = {"upstream": "https://x", "credential_key": "k", "tls_ca": str(tmp_path / "absent.pem")}
     with pytest.raises(PolicyError, match=r"tls_ca .*absent.pem does not exist"):
         guard.check_tls_files(select_routes(["x"], {"x": fields}))
+
+
+@pytest.mark.parametrize(("mode", "most"), MAX_KEY_BYTES.items())
+def test_a_key_that_fits_into_no_request_is_refused(mode: str, most: int) -> None:
+    fields = {"upstream": "https://x", "credential_key": "k", "inject_mode": mode, "path_pattern": "/{}"}
+    fields["query_param_name"] = "k"
+    routes = select_routes(["x"], {"x": fields})
+    for length in (most, most + 1):
+        credential = Key(memoryview(b"%" * length), length)
+        judged = nullcontext() if length == most else pytest.raises(CredentialError, match=f"longer than {most} bytes")
+        with judged:
+            guard.check_keys(routes, {"x": credential})  # type: ignore[dict-item]
+        if length == most:  # the proxy agrees
+            injection(destination(BoundRoute(routes[0], credential)))
 
 
 def test_the_profile_cannot_be_changed_by_the_run_that_it_governs(site: Site) -> None:

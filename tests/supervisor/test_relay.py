@@ -23,6 +23,7 @@ from nono.supervisor.relay import Relays
 from tests.kernel.inside import ISOLATED, start
 
 TIMEOUT_S = 20
+SERVER = "server of the host"  # name of its threads
 PREAMBLE = """
 import socket, sys
 def connect(port):
@@ -122,10 +123,10 @@ def host_server(serve: Callable[[socket.socket], None], host: str = "127.0.0.1")
                 connection, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=converse, args=(connection,), daemon=True).start()
+            threading.Thread(target=converse, args=(connection,), daemon=True, name=SERVER).start()
 
     listener = socket.create_server((host, 0), backlog=128)
-    threading.Thread(target=accept, daemon=True).start()
+    threading.Thread(target=accept, daemon=True, name=SERVER).start()
     yield listener.getsockname()[1]
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
@@ -360,10 +361,12 @@ def test_a_server_that_takes_no_connection_is_given_up(monkeypatch: pytest.Monke
     monkeypatch.setattr(relay, "CONNECT_S", 0.2)
     port = free_port()
     rest = """
+import select
 server.listen(0)
-full = [socket.socket() for _ in range(4)]
-for sock in full:
-    sock.setblocking(False); sock.connect_ex(("127.0.0.1", port))
+held = []
+while True:  # until one is left without an answer
+    sock = socket.socket(); sock.setblocking(False); sock.connect_ex(("127.0.0.1", port)); held.append(sock)
+    if not select.select([], [sock], [], 0.3)[1]: break
 say("full")
 input()
 """
@@ -406,9 +409,17 @@ def test_a_drain_does_not_wait_for_ever() -> None:
             assert drained.wait(TIMEOUT_S)
 
 
+def open_descriptors() -> list[str]:
+    """Return this process's, when the threads of the servers above have closed theirs."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(SERVER):
+            thread.join(TIMEOUT_S)
+    process.set_dumpable(True)  # an undumpable process may not look
+    return os.listdir("/proc/self/fd")
+
+
 def test_no_descriptor_is_left() -> None:
-    process.set_dumpable(True)
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     port = free_port()
     with host_server(echo) as opened:
         script = f"""
@@ -425,8 +436,4 @@ open_still = connect({opened}); open_still.sendall(b"x"); open_still.recv(1)
             run.report(40)
             open_still = connect(port)
         open_still.close()
-    process.set_dumpable(True)
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.name.startswith("execnet"):
-            thread.join(1)
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before

@@ -38,7 +38,7 @@ from nono.registries.cache import Answer, Host
 from nono.registries.managers import Tool
 from nono.registries.recorder import Recorder
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 10.0
 MAX_OUTPUT = 1 << 20
 _MAX_FILE = 1 << 20
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -68,8 +68,8 @@ def ask(tool: Tool, scratch: str) -> Answer:
     try:
         found = _ASK[tool.manager.name](run)
         urls, files, whole = list(found.urls), list(found.files), found.whole
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
-        urls, files, whole = [], [], False  # an answer of a form that we do not know
+    except Exception:  # noqa: BLE001  (an answer or a file of whatever form; the other managers are asked all the same)
+        urls, files, whole = [], [], False
     hosts = [Host(entry, _source(tool, entry)) for entry in map(entry_of, urls) if entry]
     hosts += [
         Host(entry, f"named by the index of {tool.manager.name}")
@@ -170,9 +170,10 @@ def _pip(run: Program) -> Found:
 
 
 def _npm(run: Program) -> Found:
-    settings = _json(run("config", "list", "--json"))
+    settings = _json(run("config", "list", "--json", npm_config_cache=run.scratch))
     urls = [str(url) for name, url in settings.items() if name == "registry" or name.endswith(":registry")]
-    file = run("view", "once", "dist.tarball", npm_config_fetch_retries="0", npm_config_update_notifier="false").strip()
+    variables = {"npm_config_fetch_retries": "0", "npm_config_update_notifier": "false"}
+    file = run("view", "once", "dist.tarball", npm_config_cache=run.scratch, **variables).strip()
     return Found(urls, [file], bool(entry_of(file)))
 
 

@@ -45,7 +45,9 @@ class Group:
     def notes(self) -> list[str]:
         """A sentence on the managers that are asked for the first time, and one for each that is left out."""
         first = [tool.manager.name for tool in self.stale if tool.key not in self.answers]
-        asked = [f"{REGISTRIES}: {', '.join(first)} are asked for their hosts now, in the background"] if first else []
+        asked = (
+            [f"{REGISTRIES}: asking {', '.join(first)} where packages come from, in the background"] if first else []
+        )
         return asked + [_left_out(tool) for tool in self.tools if tool.obstacle]
 
 

@@ -39,8 +39,9 @@ class Manager(Record):
     """One package manager.
 
     commands: its program, under any of these names. variables: the beginnings of the names of its own ones.
-    settings: the files that it obeys. code: what it executes besides its own installation. A path begins with "/", "~",
-    $CONFIG, $PREFIX (PREFIX/bin/program; both as it was found and where links lead), or a variable.
+    settings: the files that it obeys. code: what it executes besides its own installation. interpreters: what it may be
+    executed by, found on the PATH. A path begins with "/", "~", $CONFIG, $PREFIX (PREFIX/bin/program; both as it was
+    found and where links lead), or a variable.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Manager(Record):
     variables: tuple[str, ...]
     settings: tuple[str, ...]
     code: tuple[str, ...] = ()
+    interpreters: tuple[str, ...] = ()
 
 
 MANAGERS = (
@@ -66,6 +68,7 @@ MANAGERS = (
             "$PIP_CONFIG_FILE",
         ),
         ("~/.local/lib", "~/Library/Python"),
+        ("python3", "python"),
     ),
     Manager(
         "npm",
@@ -82,6 +85,7 @@ MANAGERS = (
             "$npm_config_globalconfig",
         ),
         ("$PREFIX/node_modules",),
+        ("node",),
     ),
     Manager(
         "cargo",
@@ -108,6 +112,7 @@ MANAGERS = (
             "$PREFIX/libexec/conf/settings.xml",
         ),
         ("$JAVA_HOME", "$MAVEN_HOME", "$M2_HOME"),
+        ("java",),
     ),
     Manager(
         "gem",
@@ -115,6 +120,7 @@ MANAGERS = (
         ("GEMRC",),
         ("~/.gemrc", "$CONFIG/gem/gemrc", "/etc/gemrc", "$GEMRC"),
         ("~/.gem", "~/.local/share/gem"),
+        ("ruby",),
     ),
 )
 
@@ -180,10 +186,10 @@ def survey(environment: Mapping[str, str], place: Place, reach: Reach) -> list[T
     shared["PATH"] = ":".join(directories)
     tools = []
     for manager in MANAGERS:
-        path = _find(manager, directories)
+        path = _find(manager.commands, directories)
         if path:
             tools.append(_look_at(manager, path, shared, _own(manager, environment), place, reach))
-        elif path := _find(manager, found):
+        elif path := _find(manager.commands, found):
             tools.append(Tool(manager, path, {}, (), "", f"the agent may write {os.path.dirname(path)}"))
     return tools
 
@@ -203,7 +209,11 @@ def _look_at(
 ) -> Tool:
     environment = {**shared, **own}
     real = os.path.realpath(path)
-    programs = {path, real, *_interpreter(real)}
+    on_path = [_find((name,), environment["PATH"].split(":")) for name in manager.interpreters]
+    programs = {path, real}
+    for interpreter in (_interpreter(real), *on_path):
+        if interpreter:
+            programs |= {interpreter, os.path.realpath(interpreter)}
     prefixes = [os.path.dirname(os.path.dirname(program)) for program in (path, real)]
     named = {"~": [place.home], "$CONFIG": [place.config_home, f"{place.home}/.config"], "$PREFIX": prefixes}
     settings = list(dict.fromkeys(_expand(manager.settings, named, environment)))
@@ -215,12 +225,12 @@ def _look_at(
     present = [each for each in settings if _identity(each)]
     identities = [_identity(each) for each in (path, real, *settings)]
     text = json.dumps([manager.name, place.home, identities, sorted(own.items())])
-    key = blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    key = blake2b(text.encode(), digest_size=16).hexdigest()
     return Tool(manager, path, environment, tuple(present), key, obstacle)
 
 
-def _find(manager: Manager, directories: Iterable[str]) -> str:
-    for name in manager.commands:
+def _find(names: Iterable[str], directories: Iterable[str]) -> str:
+    for name in names:
         for directory in directories:
             path = f"{directory.rstrip('/')}/{name}"
             if os.path.isfile(path) and os.access(path, os.X_OK):
@@ -228,18 +238,15 @@ def _find(manager: Manager, directories: Iterable[str]) -> str:
     return ""
 
 
-def _interpreter(path: str) -> list[str]:
-    """Return the interpreter that the first line of a script names, as named and where links lead.
-
-    One that env(1) finds is on the PATH that is handed over.
-    """
+def _interpreter(path: str) -> str:
+    """Return the interpreter that the first line of a script names; "" for none. What env(1) finds is on the PATH."""
     try:
         with open(path, "rb") as file:
             line = file.readline(4096)
     except OSError:
-        return []
+        return ""
     words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
-    return [words[0], os.path.realpath(words[0])] if words and words[0].startswith("/") else []
+    return words[0] if words and words[0].startswith("/") else ""
 
 
 def _expand(patterns: Iterable[str], named: Mapping[str, list[str]], environment: Mapping[str, str]) -> Iterator[str]:

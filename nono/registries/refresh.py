@@ -39,11 +39,12 @@ class Refresh:
         """Start the helper; where that does not work, nothing is asked."""
         tools = [[tool.manager.name, tool.path, tool.environment, tool.settings, tool.key] for tool in group.stale]
         request = json.dumps({"state": group.state, "tools": tools}).encode() + b"\n"
-        theirs: tuple[int, ...] = ()
+        theirs: list[int] = []
         try:
             request_fd, self._request_fd = os.pipe()
+            theirs.append(request_fd)
             self._answer_fd, answer_fd = os.pipe()
-            theirs = (request_fd, answer_fd)
+            theirs.append(answer_fd)
             os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-I", "-c", _PROGRAM, os.path.dirname(next(iter(nono.__path__)))],
@@ -59,13 +60,13 @@ class Refresh:
             os.set_blocking(self._request_fd, False)  # a request that does not fit into the pipe is not made
             if os.write(self._request_fd, request) == len(request):
                 self._loop.register(self._answer_fd, READ, self._readable)
-                return
+            else:
+                self._close_fds()
         except OSError:
-            pass
+            self._close_fds()
         finally:
             for fd in theirs:
                 os.close(fd)
-        self._close_fds()
 
     def _readable(self, events: int) -> None:
         data = os.read(self._answer_fd, 65536) if self._answer_fd >= 0 else b""

@@ -135,6 +135,13 @@ def test_a_script_whose_interpreter_the_agent_may_write_is_left_out(machine: Mac
     assert machine.tool("pip").obstacle
 
 
+def test_a_program_whose_interpreter_on_the_path_leads_into_the_working_tree_is_left_out(machine: Machine) -> None:
+    machine.program("npm", "")
+    node = machine.program("node", "", machine.work / "node/bin")
+    (machine.bin / "node").symlink_to(node)
+    assert machine.tool("npm").obstacle
+
+
 def test_links_that_lead_in_a_circle_are_nothing(machine: Machine) -> None:
     machine.program("npm", "")
     (machine.home / ".npmrc").symlink_to(machine.home / ".npmrc")

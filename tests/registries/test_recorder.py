@@ -16,14 +16,14 @@ def send(recorder: Recorder, request: bytes, token: str | None = None) -> bytes:
     proxy = urlsplit(recorder.proxy_url)
     credentials = base64.b64encode(f"{proxy.username}:{token or proxy.password}".encode())
     with socket.create_connection((proxy.hostname, proxy.port), timeout=10) as connection:
-        connection.sendall(request.replace(b"TOKEN", credentials))
-        connection.shutdown(socket.SHUT_WR)
         answer = b""
         try:
+            connection.sendall(request.replace(b"TOKEN", credentials))
+            connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(4096):
                 answer += part
-        except ConnectionResetError:
-            pass  # what was sent behind the head is not read
+        except OSError:
+            pass  # it hangs up when it has read enough
         return answer
 
 

@@ -99,6 +99,10 @@ class Allowlist:
         """Whether only some paths of a host are granted: to be judged, its TLS must be intercepted."""
         return self._allowed.has_rules
 
+    def denies(self, name: str, port: int) -> bool:
+        """Whether a denied entry covers the normalised `name` at this port."""
+        return any(denied_port in (0, port) for denied_port, _ in self._denied.find(name))
+
     def add(self, groups: Iterable[str]) -> None:
         """Grant hosts and suffixes of groups that were computed meanwhile."""
         self._groups.add(groups)
@@ -114,9 +118,8 @@ class Allowlist:
             raise Refusal(400, "bad_host", f"This is no host name: {error}.") from None
         if name in METADATA_HOSTS:
             raise Refusal(403, "host_denied", f"{name} is a cloud's metadata service, which is never reachable.")
-        for denied_port, _ in self._denied.find(name):
-            if denied_port in (0, port):
-                raise Refusal(403, "host_denied", f"{name} is denied by --deny-domain or the profile's deny_domain.")
+        if self.denies(name, port):
+            raise Refusal(403, "host_denied", f"{name} is denied by --deny-domain or the profile's deny_domain.")
         is_default = port == 443 or (port == 80 and not tunnel)
         ports = (0, port) if is_default else (port,)
         named = [rule for granted, rule in self._allowed.hosts.get(name, ()) if granted in ports]

@@ -210,6 +210,13 @@ def check_upstream(upstream: str, fail: Any) -> None:
         raise fail(f"{upstream!r} would send the credential in clear text; use https:// (http:// is for loopback only)")
 
 
+def upstream_host(route: Route) -> tuple[str, int]:
+    """Return the host of a route's upstream, as the allowlist compares it, and its port."""
+    scheme, _, rest = route.upstream.partition("://")
+    host, port = split_authority(rest.partition("/")[0])
+    return host.lower().removesuffix("."), int(port) if port else 443 if scheme == "https" else 80
+
+
 def split_authority(authority: str) -> tuple[str, str]:
     """Return (host without brackets, port or '') of HOST[:PORT] or [IPv6][:PORT]; ('', '') when malformed."""
     if authority.startswith("["):

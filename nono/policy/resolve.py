@@ -25,7 +25,7 @@ from nono.policy.capabilities import (
     CapabilitySet,
     PathGrant,
 )
-from nono.policy.network import add_endpoints, profile_hosts, select_routes
+from nono.policy.network import add_endpoints, profile_hosts, select_routes, upstream_host
 from nono.policy.upstream import upstream_proxy
 from nono.record import Record
 
@@ -184,6 +184,12 @@ def _with_network(
         if not name or not name.isascii() or not name.isprintable() or "," in name or " " in name:
             raise PolicyError(f"network.no_proxy: {name!r} is not one host; write a list of them")
     routes = add_endpoints(select_routes(names, custom), request.allow_endpoint)
+    for route in routes:
+        if denied and allowlist.denies(*upstream_host(route)):
+            raise UsageError(
+                f"--deny-domain denies the upstream of the credential '{route.name}', {upstream_host(route)[0]}; "
+                "leave one of them out"
+            )
     proxied = bool(names or allowed or selected)
     intercept = tls_intercept is True or allowlist.has_paths or any(route.intercept for route in routes)
     through = None

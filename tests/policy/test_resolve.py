@@ -101,6 +101,11 @@ def test_a_named_host_restricts_the_network_to_it() -> None:
         (Request(deny_domain=("x",)), "alone it has no effect"),
         (Request(allow_domain=("x",), block_net=True), "exclude each other"),
         (Request(network_profile="minimal", block_net=True), "--network-profile exclude each other"),
+        (
+            Request(credential=("github",), allow_domain=("x",), deny_domain=("*.github.com",)),
+            "upstream of the credential",
+        ),
+        (Request(credential=("github",), network_profile="codex", deny_domain=("api.github.com:443",)), "leave one"),
         (Request(network_profile="minmal"), "Did you mean 'minimal'"),
         (Request(allow_domain=("metadata.google.internal",)), "never reachable"),
         (Request(allow_domain=("*",)), "every host"),
@@ -112,6 +117,11 @@ def test_a_named_host_restricts_the_network_to_it() -> None:
 def test_refuses_hosts_that_make_no_sense(request_: Request, sentence: str) -> None:
     with pytest.raises((PolicyError, UsageError), match=sentence):
         resolve(request_, None, PLACE)
+
+
+def test_a_denied_host_may_be_near_an_upstream() -> None:
+    denied = ("github.com", "api.github.com:22", "*.openai.com")
+    assert resolve(Request(credential=("github",), network_profile="codex", deny_domain=denied), None, PLACE).routes
 
 
 def test_refuses_blocked_network_with_a_credential() -> None:

@@ -46,7 +46,7 @@ def request(peer: Peer, service: str, path: str, length: int, *, method: str = "
     framing = "" if method == "GET" else f"Content-Length: {length}\r\n"
     return (
         f"{method} {peer.prefixes[service]}{path} HTTP/1.1\r\n"
-        f"Host: 127.0.0.1:{peer.ports[service]}\r\n"
+        f"Host: {peer.authority(service)}\r\n"
         "Accept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nAccept: application/json\r\n"
         "Content-Type: application/json\r\nUser-Agent: OpenAI/Python 1.99.9\r\nX-Stainless-Lang: python\r\n"
         "X-Stainless-Package-Version: 1.99.9\r\nX-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\n"
@@ -262,6 +262,11 @@ def cpu_us(peer: Peer) -> float:
     The kernel's clock of another process is ~PID << 3 | CPUCLOCK_SCHED: clock_getcpuclockid(3).
     """
     return sum(time.clock_gettime_ns((~pid << 3) | 2) for pid in peer.pids) / 1000
+
+
+def resident_kb(peer: Peer) -> int:
+    """Return the resident set of all of the peer's processes."""
+    return _memory_kb(peer, "VmRSS")
 
 
 def allow_many_files() -> None:

@@ -16,7 +16,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,8 +66,18 @@ class Stage(NamedTuple):
         return self.completions_port if service == COMPLETIONS else self.events_port
 
 
+class Tunnel(NamedTuple):
+    """Where CONNECT leads: an upstream's authority, and the head that asks a proxy for it."""
+
+    authority: str
+    head: bytes
+
+
 class Peer(NamedTuple):
-    """A proxy under test, or none. prefixes: of the path, by service; ports likewise. pids: of all its processes."""
+    """A proxy under test, or none. prefixes: of the path, by service; ports likewise. pids: of all its processes.
+
+    tls: for the client's own TLS, with no proxy or through the tunnel, if there is one.
+    """
 
     name: str
     token: str
@@ -77,11 +87,20 @@ class Peer(NamedTuple):
     tls: ssl.SSLContext | None
     start_ms: float  # from exec to the word that it serves
     version: str
+    tunnel: Tunnel | None = None
+
+    def authority(self, service: str) -> str:
+        """Return what a client's Host header says."""
+        return self.tunnel.authority if self.tunnel else f"127.0.0.1:{self.ports[service]}"
 
     def connect(self, service: str) -> socket.socket:
         """Return a connection on which requests for `service` can be sent."""
         sock = socket.create_connection(("127.0.0.1", self.ports[service]))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.tunnel:
+            sock.sendall(self.tunnel.head)
+            answer = sock.recv(4096)
+            assert answer[9:12] == b"200", f"{self.name} refuses the tunnel: {answer[:500]!r}"
         return self.tls.wrap_socket(sock, server_hostname="localhost") if self.tls else sock
 
 
@@ -148,7 +167,6 @@ def _nginx(stage: Stage) -> Iterator[Peer]:
 
 @contextmanager
 def _rust(stage: Stage) -> Iterator[Peer]:
-    python = _venv_program("rust", "python", "nono-py")
     key = stage.directory / "rust.key"
     if not key.exists():
         key.touch(mode=0o600)
@@ -162,6 +180,13 @@ def _rust(stage: Stage) -> Iterator[Peer]:
         }
         for prefix, service, base in (("/openai", COMPLETIONS, "/v1"), ("/events", EVENTS, ""))
     ]
+    with _rust_with(routes, stage) as peer:
+        yield peer
+
+
+@contextmanager
+def _rust_with(routes: list[dict[str, str]], stage: Stage) -> Iterator[Peer]:
+    python = _venv_program("rust", "python", "nono-py")
     program = [python, "-I", str(PEERS / "rust.py"), json.dumps(routes), str(MAX_CONNECTIONS)]
     began = time.perf_counter()
     with _running(program, stage.directory) as process:
@@ -189,10 +214,32 @@ def _mitmproxy(stage: Stage) -> Iterator[Peer]:
 
 
 @contextmanager
-def _nono(stage: Stage) -> Iterator[Peer]:
+def rust_without_routes(stage: Stage) -> Iterator[Peer]:
+    """Start the Rust proxy for tunnels to any host. Raises Missing."""
+    with _rust_with([], stage) as peer:
+        yield peer
+
+
+@contextmanager
+def nono_proxy(
+    stage: Stage, network: Mapping[str, Any], flags: Sequence[str] = ()
+) -> Iterator[tuple[Peer, dict[str, str]]]:
+    """Start `nono proxy` with this network in its profile; yield it, and the variables that it hands over."""
     home = stage.directory / "home"
     home.mkdir(mode=0o700, exist_ok=True)
-    key, profile = home / "nono.key", home / "profile.json"
+    profile = home / "profile.json"
+    profile.write_text(json.dumps({"meta": {"name": "bench"}, "network": network}))
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "LANG": "C.UTF-8"}
+    program = [str(Path(sys.executable).with_name("nono")), "proxy", "--profile", str(profile), "--json", *flags]
+    began = time.perf_counter()
+    with _running(program, stage.directory, environment) as process:
+        said = _first_line(process)
+        yield _proxy(NONO, said["port"], said["env"]["NONO_PROXY_TOKEN"], process, began, ""), said["env"]
+
+
+def nono_routes(stage: Stage, **fields: Any) -> dict[str, Any]:
+    """Return a profile's network with both routes. fields: more of each."""
+    key = stage.directory / "nono.key"
     if not key.exists():
         key.touch(mode=0o600)
         key.write_text(SECRET)
@@ -203,17 +250,17 @@ def _nono(stage: Stage) -> Iterator[Peer]:
             "inject_header": "Authorization",
             "credential_format": "Bearer {}",
             "tls_ca": stage.made.authority,
+            **fields,
         }
         for name, service, base in (("openai", COMPLETIONS, "/v1"), ("events", EVENTS, ""))
     }
-    network = {"credentials": list(routes), "custom_credentials": routes}
-    profile.write_text(json.dumps({"meta": {"name": "bench"}, "network": network}))
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "LANG": "C.UTF-8"}
-    program = [str(Path(sys.executable).with_name("nono")), "proxy", "--profile", str(profile), "--json"]
-    began = time.perf_counter()
-    with _running(program, stage.directory, environment) as process:
-        said = _first_line(process)
-        yield _proxy(NONO, said["port"], said["env"]["NONO_PROXY_TOKEN"], process, began, "")
+    return {"credentials": list(routes), "custom_credentials": routes}
+
+
+@contextmanager
+def _nono(stage: Stage) -> Iterator[Peer]:
+    with nono_proxy(stage, nono_routes(stage)) as (peer, _):
+        yield peer
 
 
 _STARTERS: dict[str, Callable[[Stage], AbstractContextManager[Peer]]] = {

@@ -15,7 +15,7 @@ README = Path(__file__).with_name("README.md")
 class Figure(NamedTuple):
     """One line of a table. ratio: to the baseline of the same run; target: what it must not exceed, None for none.
 
-    unit: of `value`. Where `ratio` is None, the target is one for `value` itself.
+    unit: of `value`. Where `ratio` is None, the target is one for `value` itself. more_is_better: it must be reached.
     """
 
     name: str
@@ -23,12 +23,15 @@ class Figure(NamedTuple):
     unit: str
     ratio: float | None = None
     target: float | None = None
+    more_is_better: bool = False
 
     @property
     def met(self) -> bool:
         """Whether the target, if there is one, is met."""
         measured = self.value if self.ratio is None else self.ratio
-        return self.target is None or measured <= self.target
+        if self.target is None:
+            return True
+        return measured >= self.target if self.more_is_better else measured <= self.target
 
 
 def median(samples: Sequence[float]) -> float:
@@ -42,8 +45,11 @@ def table(figures: Sequence[Figure]) -> str:
     for figure in figures:
         ratio = "" if figure.ratio is None else f"{figure.ratio:.2f} ×"
         unit = "×" if figure.ratio is not None else figure.unit
-        target = "" if figure.target is None else f"≤ {figure.target:g} {unit}{'' if figure.met else ' **missed**'}"
-        rows.append(f"| {figure.name} | {figure.value:.1f} {figure.unit} | {ratio} | {target} |")
+        sign = "≥" if figure.more_is_better else "≤"
+        mark = "" if figure.met else " **missed**"
+        target = "" if figure.target is None else f"{sign} {figure.target:g} {unit}{mark}"
+        value = f"{figure.value:,.0f}" if figure.value >= 100 else f"{figure.value:.1f}"
+        rows.append(f"| {figure.name} | {value} {figure.unit} | {ratio} | {target} |")
     return "\n".join(rows) + "\n"
 
 

@@ -77,7 +77,10 @@ class ServeOrder(Record):
 
 
 class Summary(Record):
-    """What the child may do, for the user. routes: (name, upstream host, where its key came from)."""
+    """What the child may do, for the user.
+
+    routes: (name, upstream host, where its key came from). intercepts: TLS is intercepted, where it is wanted.
+    """
 
     argv: tuple[str, ...]
     capabilities: CapabilitySet
@@ -87,6 +90,7 @@ class Summary(Record):
     added_variables: tuple[str, ...]
     notes: tuple[str, ...]
     wall: str
+    intercepts: bool = False
 
 
 def run(
@@ -134,8 +138,9 @@ def run(
             port = order.proxy_port or _any_proxy_port((*capabilities.open_ports, *capabilities.listen_ports))
             guard.check_keys(capabilities.routes, credentials)
             guard.refuse_keys_in_argv(order.argv, credentials)
+            settings = {} if order.dry_run else _registry_settings(capabilities, environment, place, scratch.path)
             variables = child_environment(
-                environment,
+                {**environment, **settings},
                 network=capabilities.network,
                 routes=capabilities.routes,
                 proxy_port=port,
@@ -147,7 +152,8 @@ def run(
                 home=place.home,
                 grants=capabilities.grants,
             )
-            tell(_summary(order, capabilities, plan, variables, credentials, environment))
+            summary = _summary(order, capabilities, plan, variables, credentials, environment)
+            tell(summary._replace(intercepts=authority is not None))
             if order.dry_run:
                 return 0
             registries = _registries(capabilities, environment, place, notice)
@@ -187,6 +193,17 @@ def _authority(capabilities: CapabilitySet) -> Authority | None:
     except ImportError:
         return None  # the proxy's refusals name the extra
     return Authority()
+
+
+def _registry_settings(
+    capabilities: CapabilitySet, environment: Mapping[str, str], place: Place, directory: str
+) -> dict[str, str]:
+    """Return the variables that tell the child's package managers where to install from, as the user's settings do."""
+    if capabilities.allowlist is None:
+        return {}
+    from nono.registries import settings
+
+    return settings.hand_over(place, environment, directory)
 
 
 def _registries(

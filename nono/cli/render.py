@@ -123,6 +123,8 @@ def _network(what: Summary, home: str, verbose: bool) -> list[tuple[str, str]]:
             host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
             but = f", but for {', '.join(map(printable, proxy.bypass))}" if proxy.bypass else ""
             rows.append(("through", f"the proxy {host}:{proxy.port}  ({proxy.origin}){but}"))
+        if has.intercept:
+            rows.append(_intercepted(what))
     if has.open_ports:
         rows.append(("ports", f"{_ports(has.open_ports)} of this machine, reached by the agent  (--open-port)"))
     if has.listen_ports:
@@ -138,6 +140,17 @@ def _profile(name: str, verbose: bool) -> list[str]:
         return [f"{group}: {text}  ({name})" for (group, _), text in zip(groups, lists, strict=True)]
     counted = [f"{group} ({len(hosts)})" if hosts else group for group, hosts in groups]
     return [f"{', '.join(counted)}  (--network-profile {name}, -v to list)"]
+
+
+def _intercepted(what: Summary) -> tuple[str, str]:
+    """Whose TLS ends at nono, which is not seen otherwise; or that it cannot."""
+    hosts = [host for _, host, _ in what.routes]
+    urls = [parse_entry(text) for text in what.capabilities.allowed_hosts if text.lower().startswith("https:")]
+    hosts += [("*." if url.is_suffix else "") + url.name for url in urls if url.rule is not None]
+    text = ", ".join(dict.fromkeys(hosts)) or "no host"
+    if not what.intercepts:
+        return ("note", f"to be reached by name, {text} would need: pip install 'nono[intercept]'")
+    return ("intercepts", f"TLS of {text}, to put keys in and to judge requests")
 
 
 def _wider(text: str, has: CapabilitySet) -> str:

@@ -96,8 +96,8 @@ class Allowlist:
 
     @property
     def has_paths(self) -> bool:
-        """Whether only some paths of a host are granted: to be judged, its TLS must be intercepted."""
-        return self._allowed.has_rules
+        """Whether only some paths of an https:// host are granted: to be judged, its TLS must be intercepted."""
+        return self._allowed.has_https_rules
 
     def denies(self, name: str, port: int) -> bool:
         """Whether a denied entry covers the normalised `name` at this port."""
@@ -144,7 +144,7 @@ class _Table:
     def __init__(self, texts: Iterable[str]) -> None:
         self.hosts: dict[str, Grants] = {}
         self.suffixes: dict[str, Grants] = {}
-        self.has_rules = False
+        self.has_https_rules = False
         self.add(texts)
 
     def add(self, texts: Iterable[str]) -> None:
@@ -161,7 +161,7 @@ class _Table:
                 table, name = self.suffixes if entry.is_suffix else self.hosts, entry.name
                 if entry.port or entry.rule is not None:
                     grants = ((entry.port, entry.rule),)
-                    self.has_rules = self.has_rules or entry.rule is not None
+                    self.has_https_rules |= entry.rule is not None and text.lstrip().lower().startswith("https:")
             known = table.setdefault(name, grants)
             if known is not grants:
                 table[name] = tuple(dict.fromkeys(known + grants))

@@ -11,11 +11,13 @@ from nono.session import Summary
 PLACE = Place("/home/u", "/home/u/app", "/tmp", "/home/u/.config", "/home/u/.local/state", "/run/user/1")
 
 
-def told(request: Request, *, verbose: bool = False, environment: dict[str, str] | None = None) -> list[str]:
+def told(
+    request: Request, *, verbose: bool = False, environment: dict[str, str] | None = None, intercepts: bool = True
+) -> list[str]:
     """The summary's lines about the network."""
     capabilities = resolve(request, None, PLACE, (), environment or {})
-    routes = tuple((route.name, route.upstream.partition("://")[2], "") for route in capabilities.routes)
-    summary = Summary(("true",), capabilities, (), routes, (), (), (), "none")
+    routes = tuple((route.name, route.upstream.split("/")[2], "") for route in capabilities.routes)
+    summary = Summary(("true",), capabilities, (), routes, (), (), (), "none", intercepts)
     lines = render.summary(summary, PLACE.home, verbose).splitlines()
     (first,) = [index for index, line in enumerate(lines) if " network " in line]
     return [line.strip() for line in lines[first:-1]]
@@ -44,6 +46,7 @@ def test_names_routes_hosts_and_what_is_denied() -> None:
         "a.example  (--allow-domain)",
         "*.b.example:8443  (--allow-domain)",
         "not  x.b.example  (--deny-domain)",
+        "intercepts  TLS of api.github.com, to put keys in and to judge requests",
     ]
 
 
@@ -77,6 +80,17 @@ def test_names_the_proxy_upstream_and_who_named_it() -> None:
     assert told(Request(credential=("openai",)), environment=environment)[-1] == (
         "through     the proxy [2001:db8::1]:3128  (HTTPS_PROXY), but for internal.example, 10.0.0.0/8"
     )
+
+
+def test_names_whose_tls_is_intercepted_or_what_that_would_need() -> None:
+    request = Request(
+        credential=("github", "openai"), allow_domain=("https://a.example/x", "https://*.b.example/y", "c")
+    )
+    (line,) = [line for line in told(request) if line.startswith("intercepts")]
+    assert "TLS of api.github.com, api.openai.com, a.example, *.b.example, to" in line
+    (line,) = [line for line in told(request, intercepts=False) if line.startswith("note")]
+    assert line.endswith("pip install 'nono[intercept]'")
+    assert not [line for line in told(Request(credential=("openai",))) if "ntercept" in line]
 
 
 def test_names_relayed_ports_also_without_a_network() -> None:

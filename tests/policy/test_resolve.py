@@ -165,6 +165,7 @@ def test_a_flags_network_profile_is_added_to_the_profiles() -> None:
         ("{}", Request(credential=("github",)), True),
         ("{}", Request(allow_domain=("https://a.example",)), False),
         ("{}", Request(allow_domain=("b.example", "https://a.example/x")), True),
+        ("{}", Request(allow_domain=("http://a.example/x",)), False),
         ('{"tls_intercept": true}', Request(credential=("openai",)), True),
         ('{"tls_intercept": true}', Request(network_profile="minimal"), True),
         ('{"tls_intercept": true}', Request(), False),

@@ -138,7 +138,11 @@ def run(
             port = order.proxy_port or _any_proxy_port((*capabilities.open_ports, *capabilities.listen_ports))
             guard.check_keys(capabilities.routes, credentials)
             guard.refuse_keys_in_argv(order.argv, credentials)
-            settings = {} if order.dry_run else _registry_settings(capabilities, environment, place, scratch.path)
+            settings: dict[str, str] = {}
+            if capabilities.allowlist is not None and not order.dry_run:
+                from nono.registries.settings import hand_over
+
+                settings = hand_over(place, environment, scratch.path)
             variables = child_environment(
                 {**environment, **settings},
                 network=capabilities.network,
@@ -193,17 +197,6 @@ def _authority(capabilities: CapabilitySet) -> Authority | None:
     except ImportError:
         return None  # the proxy's refusals name the extra
     return Authority()
-
-
-def _registry_settings(
-    capabilities: CapabilitySet, environment: Mapping[str, str], place: Place, directory: str
-) -> dict[str, str]:
-    """Return the variables that tell the child's package managers where to install from, as the user's settings do."""
-    if capabilities.allowlist is None:
-        return {}
-    from nono.registries import settings
-
-    return settings.hand_over(place, environment, directory)
 
 
 def _registries(

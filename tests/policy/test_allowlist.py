@@ -306,6 +306,35 @@ def test_the_short_way_and_the_whole_way_agree(entry: str, host: str) -> None:
     assert (refusal(Allowlist([entry]), host, parsed.port or 443) is None) is expected
 
 
+NAMES = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(".".join)
+ENTRIES = st.lists(
+    st.tuples(st.sampled_from(["", ".", "*."]), NAMES, st.sampled_from(["", ":22", ":443"])).map("".join), max_size=6
+)
+
+
+def covers(text: str, host: str, port: int, default: bool) -> bool:
+    """What an entry means, said in the plainest way."""
+    name, _, digits = text.partition(":")
+    suffix = name.removeprefix("*")
+    fits = host.endswith(suffix) if suffix.startswith(".") else host == name
+    return fits and (port == int(digits) if digits else default)
+
+
+@given(ENTRIES, ENTRIES, ENTRIES, NAMES, st.sampled_from([22, 80, 443]), st.booleans())
+def test_a_list_means_what_its_entries_mean(
+    allowed: list[str], denied: list[str], groups: list[str], host: str, port: int, tunnel: bool
+) -> None:
+    default = port == 443 or (port == 80 and not tunnel)
+    refused = any(covers(entry, host, port, True) for entry in denied)
+    named = any(covers(entry, host, port, default) for entry in allowed if not entry.startswith((".", "*")))
+    reachable = any(covers(entry, host, port, default) for entry in (*allowed, *groups))
+    allowlist = Allowlist(allowed, denied, groups)
+    if refused or not reachable:
+        assert refusal(allowlist, host, port, tunnel=tunnel) is not None
+    else:
+        assert allowlist(host, port, tunnel=tunnel) == Verdict(named)
+
+
 @given(st.text(max_size=20))
 def test_a_suffix_matches_only_at_a_dot(prefix: str) -> None:
     error = refusal(Allowlist(["*.example.com"]), prefix + "example.com")

@@ -459,21 +459,6 @@ def serve(
     return 0
 
 
-def package_registries(environment: Mapping[str, str], asking: Callable[[list[str]], None]) -> Group:
-    """Return the group of the package registries, for whoever stands here; what is stale is asked for now.
-
-    asking: called before, with the names of the managers that are asked; that takes seconds.
-    """
-    from nono.registries.group import Group
-    from nono.registries.helper import ask_all
-
-    group = Group(environment, find_place(None, environment))
-    if group.stale:
-        asking([tool.manager.name for tool in group.stale])
-        group.answers.update(ask_all(group.stale, group.state))
-    return group
-
-
 def _summary(
     order: Order,
     capabilities: CapabilitySet,

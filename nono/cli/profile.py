@@ -17,13 +17,14 @@ import os
 import textwrap
 from typing import Any
 
-from nono import session
 from nono.cli import render
 from nono.cli.args import Parser
 from nono.policy.network import GROUPS, REGISTRIES
 from nono.registries.ask import is_private
 from nono.registries.group import Group
+from nono.registries.helper import ask_all
 from nono.registries.managers import MANAGERS
+from nono.supervisor.whereabouts import find_place
 
 _WRAP = textwrap.TextWrapper(110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
@@ -38,11 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the groups; return 0."""
-
-    def asking(names: list[str]) -> None:
-        render.notice(f"asking {', '.join(names)} where packages come from")
-
-    group = session.package_registries(os.environ, asking)
+    group = Group(os.environ, find_place(None, os.environ))
+    if group.stale:
+        names = ", ".join(tool.manager.name for tool in group.stale)
+        render.notice(f"asking {names} where packages come from")
+        group.answers.update(ask_all(group.stale, group.state))
     managers = [_described(name, group) for name in (manager.name for manager in MANAGERS)]
     if arguments.json:
         groups: dict[str, Any] = {name: {"hosts": hosts} for name, hosts in GROUPS.items()}

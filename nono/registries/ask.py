@@ -20,6 +20,7 @@ import ipaddress
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -109,6 +110,7 @@ class Program:
 
     def __init__(self, tool: Tool, scratch: str) -> None:
         self.tool = tool
+        self.path = tool.path
         self.scratch = scratch
 
     def __call__(self, *arguments: str, **variables: str) -> str:
@@ -116,7 +118,7 @@ class Program:
             if Program._groups is None:
                 return ""
             process = subprocess.Popen(
-                [self.tool.path, *arguments],
+                [self.path, *arguments],
                 cwd="/",
                 env={**self.tool.environment, "TMPDIR": self.scratch, **variables},
                 stdin=subprocess.DEVNULL,
@@ -159,6 +161,7 @@ def _kill_group(group: int) -> None:
 
 
 def _pip(run: Program) -> Found:
+    _pass_pyenv(run)
     no = ("--no-deps", "--no-input", "--no-cache-dir", "--disable-pip-version-check")
     one = (*no, "--only-binary", ":all:", "--retries", "0", "--timeout", "5", "pip")
     with Recorder() as recorder:
@@ -167,6 +170,17 @@ def _pip(run: Program) -> Found:
     report = _json(run("install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", *one))
     files = [str(each["download_info"]["url"]) for each in report.get("install", ())]
     return Found(recorder.urls, files, any(map(entry_of, files)))
+
+
+def _pass_pyenv(run: Program) -> None:
+    """Run the pip that a shim of pyenv stands for: after `install`, a dry run too, a shim writes all shims anew."""
+    directory, name = os.path.split(run.path)
+    places = f"{os.path.dirname(directory)}/bin:{run.tool.environment['PATH']}"
+    pyenv = shutil.which("pyenv", path=places) if os.path.basename(directory) == "shims" else None
+    if pyenv:
+        run.path = pyenv
+        found = run("which", name).strip()
+        run.path = found if os.path.isabs(found) else run.tool.path
 
 
 def _npm(run: Program) -> Found:
@@ -222,7 +236,7 @@ def _gem(run: Program) -> Found:
     with Recorder() as recorder:
         run("install", "--explain", "--http-proxy", recorder.proxy_url, "rake", **recorder.environment())
     listed = [line.strip() for line in run("sources", "--list").splitlines()]
-    return Found([*(line for line in listed if "://" in line), *recorder.urls], (), bool(listed))
+    return Found([*(line for line in listed if "://" in line), *recorder.urls], (), bool(recorder.urls))
 
 
 def _maven(run: Program) -> Found:

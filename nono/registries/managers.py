@@ -67,7 +67,7 @@ MANAGERS = (
             "$PREFIX/pip.conf",
             "$PIP_CONFIG_FILE",
         ),
-        ("~/.local/lib", "~/Library/Python"),
+        ("~/.local/lib", "~/Library/Python", "$PYENV_ROOT"),
         ("python3", "python"),
     ),
     Manager(

@@ -82,6 +82,16 @@ def test_pip_names_its_indexes_and_the_index_its_files(machine: Machine, scratch
     assert answer.whole
 
 
+def test_pip_is_asked_without_the_shim_of_pyenv(machine: Machine, scratch: str) -> None:
+    real = machine.program(
+        "pip", f"FILE = 'https://files.example/pip.whl'{PIP}", machine.home / ".pyenv/versions/3/bin"
+    )
+    machine.program("pip", "sys.exit('this would write all shims anew')", machine.home / ".pyenv/shims")
+    machine.program("pyenv", f"assert arguments == ['which', 'pip']; print({str(real)!r})", machine.home / ".pyenv/bin")
+    machine.environment["PATH"] = str(machine.home / ".pyenv/shims")
+    assert hosts(ask.ask(machine.tool("pip"), scratch)) == ["index.example", "files.example"]
+
+
 def test_pip_without_a_network_names_its_index_only(machine: Machine, scratch: str) -> None:
     program = machine.program("pip", f"FILE = 1{PIP.replace('print', 'sys.exit')}")
     answer = ask.ask(machine.tool("pip"), scratch)

@@ -2,9 +2,10 @@
 
 The settings themselves stay closed to the agent: passwords and tokens stand in them beside the names of indexes. But a
 manager that cannot read them turns to its default index, which package_registries then does not hold; or it asks the
-public one for a company's private name. So the few lines that say where to install from are copied into the run's
-temporary directory, and a variable of the manager names the copy. Nobody's user and password are copied, nor anything
-that looks like one (an @, a ?) behind them; a token in the path of a URL cannot be told from a path.
+public one for a company's private name. So the few lines that say where to install from, and whom to trust there, are
+copied into the run's temporary directory, and a variable of the manager names the copy. Nobody's user and password are
+copied, nor anything that looks like one (an @, a ?) behind them; a token in the path of a URL cannot be told from a
+path.
 
 Where the user has named a file by that variable himself, nothing is done.
 """
@@ -32,9 +33,11 @@ class _Settings(Record):
 
 _SETTINGS = (
     _Settings(
-        "PIP_CONFIG_FILE", ("~/.pip/pip.conf", "$CONFIG/pip/pip.conf"), ("index-url", "extra-index-url", "trusted-host")
+        "PIP_CONFIG_FILE",
+        ("~/.pip/pip.conf", "$CONFIG/pip/pip.conf"),
+        ("index-url", "extra-index-url", "trusted-host", "cert"),
     ),
-    _Settings("npm_config_userconfig", ("~/.npmrc",), ("registry", "@*:registry")),
+    _Settings("npm_config_userconfig", ("~/.npmrc",), ("registry", "@*:registry", "cafile")),
     _Settings(
         "GOENV", ("$CONFIG/go/env",), ("GOPROXY", "GONOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GOINSECURE")
     ),

@@ -23,6 +23,7 @@ from tests.fakes import Upstream
 from tests.runs import Site, require_command, use_if_present
 
 KEY = "github_pat_test_Rk7Wq2ZxVb9LmTs4HdYn8PcJf3Ge6Ua5Xo1Ki0Nv"
+PASSWORD = "company-Hn4Rv8BzKq6WcXt2LpYd9MjGs5"
 INDEX, REGISTRY = "python-packages.example-corp.test", "node-packages.example-corp.test"
 PYTHON = ["--read", sys.prefix, "--read", sys.base_prefix]  # this one may stand anywhere
 FLAGS = ["--network-profile", "claude-code", "--credential", "github", "--allow-cwd", *PYTHON]
@@ -78,12 +79,13 @@ def developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Developer]:
         world.serve("github.com", standins.git_server(repositories))
         world.serve(INDEX, standins.package_index())
         world.serve(REGISTRY, standins.npm_registry(f"https://{REGISTRY}"))
-        site.environment |= {
-            "PATH": f"{Path(sys.executable).parent}:{site.environment['PATH']}",
-            "PIP_INDEX_URL": f"https://{INDEX}/simple/",
-            "npm_config_registry": f"https://{REGISTRY}/",
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        }
+        site.environment["PATH"] = f"{Path(sys.executable).parent}:{site.environment['PATH']}"
+        (site.home / ".config" / "pip").mkdir(parents=True)
+        (site.home / ".config" / "pip" / "pip.conf").write_text(
+            f"[global]\nindex-url = https://me:{PASSWORD}@{INDEX}/simple/\ndisable-pip-version-check = yes\n"
+        )
+        npm = f"registry=https://{REGISTRY}/\n//{REGISTRY}/:_authToken={PASSWORD}\n"
+        (site.home / ".npmrc").write_text(npm)
         made = Developer(world, site, world.serve("api.github.com", standins.api(KEY)))
         made.nono("credential", "set", "github", "--store", "file", stdin=KEY)
         made.nono("profile", "groups")  # asks the package managers, so that the first run need not
@@ -121,6 +123,14 @@ def test_a_call_gets_the_real_key_on_its_way_out(developer: Developer, header: s
     assert '"login": "tester"' in done.stdout, done.stdout
     assert KEY not in done.stdout + done.stderr + json.dumps(developer.audit())
     assert standins.presented(developer.api.requests[before:]) == {f"Bearer {KEY}"}
+
+
+def test_the_settings_that_are_handed_over_hold_no_password(developer: Developer) -> None:
+    done = developer.run("env; cat $PIP_CONFIG_FILE $npm_config_userconfig; cat ~/.npmrc ~/.config/pip/pip.conf")
+    assert f"index-url = https://{INDEX}/simple/" in done.stdout
+    assert f"registry=https://{REGISTRY}/" in done.stdout
+    assert PASSWORD not in done.stdout
+    assert done.stderr.count("Permission denied") == 2
 
 
 def test_another_key_does_not_take_the_place_of_the_real_one(developer: Developer) -> None:

@@ -161,7 +161,7 @@ def join_path(left: bytes, right: bytes) -> bytes:
 def authenticate_proxy(head: RequestHead, token: bytes) -> None:
     """Check Proxy-Authorization of CONNECT or absolute-form. Raises Refusal 407."""
     values = [value for _, name, value in head.fields if name == b"proxy-authorization"]
-    if not any(_authorization_holds(value, token) for value in values):
+    if not any(authorization_holds(value, token) for value in values):
         code = "token_wrong" if values else "token_missing"
         raise Refusal(407, code, "The proxy needs this session's token: use the HTTPS_PROXY of the environment.")
 
@@ -169,7 +169,7 @@ def authenticate_proxy(head: RequestHead, token: bytes) -> None:
 def _header_holds(name: bytes, value: bytes, formats: tuple[tuple[bytes, bytes, bytes], ...], token: bytes) -> bool:
     if compare_digest(value, token):
         return name != b"authorization" or (b"authorization", b"", b"") in formats
-    if name == b"authorization" and _authorization_holds(value, token):
+    if name == b"authorization" and authorization_holds(value, token):
         return True
     for own_name, before, after in formats:
         fits = name == own_name and value[: len(before)].lower() == before.lower() and value.endswith(after)
@@ -178,7 +178,8 @@ def _header_holds(name: bytes, value: bytes, formats: tuple[tuple[bytes, bytes, 
     return False
 
 
-def _authorization_holds(value: bytes, token: bytes) -> bool:
+def authorization_holds(value: bytes, token: bytes) -> bool:
+    """Whether the value of an Authorization header presents the token, as Bearer or in Basic."""
     scheme, _, rest = value.partition(b" ")
     rest = rest.strip(b" ")
     scheme = scheme.lower()

@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol
 
 from nono.errors import PolicyError, Refusal
 from nono.policy.routes import Presentation
-from nono.proxy.authenticate import Grant, join_path, split_format
+from nono.proxy.authenticate import Grant, authorization_holds, join_path, split_format
 from nono.proxy.head import HOP_BY_HOP, MESSAGE_HEADERS, RequestHead
 from nono.proxy.route import Destination, Origin, is_ambiguous
 
@@ -160,7 +160,8 @@ def plan_plain(head: RequestHead, origin: Origin, target: bytes, scope: str, tok
     lines = forwarded_lines(head, [], origin.authority.encode())
     start = b"%b %b HTTP/1.1" % (head.method, target)
     before = b"\r\n".join([start, *filter(None, lines), b"\r\n"])
-    if token in before:
+    encoded = any(name == b"authorization" and authorization_holds(value, token) for _, name, value in head.fields)
+    if encoded or token in before:
         raise Refusal(400, "token_misplaced", "The session token stands in the request outside a credential's place.")
     path = target.partition(b"?")[0].decode()
     return Outgoing(

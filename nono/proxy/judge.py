@@ -162,7 +162,10 @@ class Judge(MemoJudge):
         for destination in self.router.destinations:
             if destination.origin.host == host:
                 self._refuse_routed(host, destination)
-        message = f"Only the routes are reachable, not {host}. The operator can grant it with --allow-domain {host}"
+        wanted = f"[{host}]" if ":" in host else host
+        if port != 443 and (tunnel or port != 80):
+            wanted += f":{port}"
+        message = f"Only the routes are reachable, not {wanted}. The operator can grant it with --allow-domain {wanted}"
         raise Refusal(403, "host_denied", message)
 
     def _refuse_routed(self, host: str, destination: Destination) -> NoReturn:

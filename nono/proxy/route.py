@@ -224,16 +224,16 @@ def check_path(path: bytes) -> None:
 def check_endpoint(found: Destination, head: RequestHead, path: bytes) -> None:
     """Raise Refusal 403 unless an endpoint rule grants `path`, as it will be forwarded; no rules grant everything."""
     if found.rules and not _endpoint_allowed(found.rules, head, path):
-        allowed = ", ".join(f"{rule.method} {rule.path}" for rule in found.bound.route.endpoint_rules)
-        message = f"This endpoint of '{found.bound.route.name}' is not granted. Granted: {allowed}."
+        name, rules = found.bound.route.name, found.bound.route.endpoint_rules
+        message = f"This endpoint of '{name}' is not granted. {_granted(rules)} --allow-endpoint {name}:METHOD:/PATH"
         raise Refusal(403, "endpoint_denied", message)
 
 
 def check_rules(rules: Sequence[EndpointRule], host: str, head: RequestHead, path: bytes) -> None:
     """Raise Refusal 403 unless one of a host's rules grants `path`, as it will be forwarded."""
     if not _endpoint_allowed(_compiled(rules), head, path):
-        allowed = ", ".join(f"{rule.method} {rule.path}" for rule in rules)
-        raise Refusal(403, "endpoint_denied", f"This request to {host} is not granted. Granted: {allowed}.")
+        message = f"This path of {host} is not granted. {_granted(rules)} --allow-domain https://{host}/PATH"
+        raise Refusal(403, "endpoint_denied", message)
 
 
 def destination(bound: BoundRoute) -> Destination:
@@ -292,6 +292,11 @@ _OVERLONG = {b"%c0%ae": b".", b"%e0%80%ae": b".", b"%c0%af": b"/", b"%e0%80%af":
 def _unescape(match: re.Match[bytes]) -> bytes:
     digits = match[1]
     return bytes((int(digits, 16),)) if digits else _OVERLONG[match[0].lower()]
+
+
+def _granted(rules: Sequence[EndpointRule]) -> str:
+    granted = ", ".join(f"{rule.method} {rule.path}".removeprefix("* ") for rule in rules)
+    return f"Granted: {granted}. The operator can grant more with"
 
 
 def _compiled(rules: Sequence[EndpointRule]) -> tuple[tuple[bytes, Glob], ...]:

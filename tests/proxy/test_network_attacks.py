@@ -420,6 +420,7 @@ def test_the_token_never_reaches_an_allowed_host(proxy: RunningProxy, plain: Ups
         get(f"{base}/?token={TOKEN.decode()}", PROXY_AUTH),
         get(f"{base}/{TOKEN.decode()}", PROXY_AUTH),
         get(f"{base}/", PROXY_AUTH, bearer()),
+        get(f"{base}/", PROXY_AUTH, PROXY_AUTH.removeprefix("Proxy-")),
         get(f"{base}/", PROXY_AUTH, f"X-Whatever: {TOKEN.decode()}"),
         get(f"{base}/", PROXY_AUTH, f"Cookie: a={TOKEN.decode()}"),
     ):

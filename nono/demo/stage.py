@@ -182,9 +182,10 @@ class Stage:
             }
             for service in answers.SERVICES
         }
+        network = {"credentials": list(credentials), "custom_credentials": credentials, "upstream_proxy": "direct"}
         return {
             "meta": {"name": "demo"},
-            "network": {"credentials": list(credentials), "custom_credentials": credentials},
+            "network": network,
             "workdir": {"access": "readwrite"},
         }
 

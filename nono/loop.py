@@ -76,12 +76,12 @@ class Loop:
         else:
             self._parked[fd] = self._selector.unregister(fd).data
 
-    def rebind(self, fd: int, callback: Callable[[int], None]) -> None:
-        """Give a registered descriptor another callback; its events stay. Costs no system call."""
+    def rebind(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Give a registered descriptor another callback. events: those that it waits for already."""
         if fd in self._parked:
             self._parked[fd] = callback
         else:
-            self._selector.modify(fd, self._selector.get_key(fd).events, callback)
+            self._selector.modify(fd, events, callback)
 
     def unregister(self, fd: int) -> None:
         """Forget a registered descriptor; to be called before it is closed."""

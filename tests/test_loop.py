@@ -57,11 +57,11 @@ def test_rebinding_keeps_the_events(loop: Loop) -> None:
     a, b = socket.socketpair()
     seen: list[str] = []
     loop.register(a.fileno(), READ, lambda events: seen.append("old"))
-    loop.rebind(a.fileno(), lambda events: (seen.append("new"), loop.stop())[1])
+    loop.rebind(a.fileno(), READ, lambda events: (seen.append("new"), loop.stop())[1])
     b.send(b"x")
     loop.run()
     loop.modify(a.fileno(), 0)
-    loop.rebind(a.fileno(), lambda events: (seen.append("newer"), loop.stop())[1])
+    loop.rebind(a.fileno(), READ, lambda events: (seen.append("newer"), loop.stop())[1])
     loop.modify(a.fileno(), READ)
     loop.run()
     assert seen == ["new", "newer"]

@@ -22,6 +22,7 @@ reaches the agent. Any 2xx is the tunnel (RFC 9110 section 9.3.6), 1xx is passed
 
 from __future__ import annotations
 
+import _socket
 import ipaddress
 import re
 import socket
@@ -93,7 +94,7 @@ class Chain:
             message = f"{origin.host} is an address that this proxy never dials (private, link-local or metadata)."
             raise Refusal(403, "address_denied", message)
 
-    def ask(self, sock: socket.socket, origin: Origin) -> Answer:
+    def ask(self, sock: _socket.socket, origin: Origin) -> Answer:
         """Ask for a tunnel to `origin` on a fresh connection. Raises OSError when the connection is gone."""
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
         target = f"{host}:{origin.port}".encode("ascii")
@@ -131,7 +132,7 @@ class Chain:
         return self._secret is not None
 
     @staticmethod
-    def _send(sock: socket.socket, data: bytes | memoryview) -> None:
+    def _send(sock: _socket.socket, data: bytes | memoryview) -> None:
         if sock.send(data) < len(data):
             raise ConnectionError("a fresh connection did not take a head")
 
@@ -147,7 +148,7 @@ class Answer:
         self._head = b""
         self._bytes = 0  # with the 1xx before it
 
-    def read(self, sock: socket.socket) -> bool:
+    def read(self, sock: _socket.socket) -> bool:
         """Read what has arrived; return whether the tunnel stands. Raises UpstreamError."""
         while True:
             try:

@@ -9,6 +9,7 @@ Source: RFC 8305 section 5. (Section 4's order of families is what `pins` hands 
 
 from __future__ import annotations
 
+import _socket
 import os
 import socket
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from nono.proxy.pins import Address, sockaddr
 ATTEMPT_DELAY_S = 0.25
 
 _PENDING = (EINPROGRESS, EALREADY)
+_NON_BLOCKING = int(getattr(socket, "SOCK_NONBLOCK", 0))  # not on macOS
+_NON_BLOCKING_STREAM = socket.SOCK_STREAM | _NON_BLOCKING
 
 
 class _Attempt:
@@ -28,7 +31,7 @@ class _Attempt:
 
     __slots__ = ("address", "deadline", "race", "sock")
 
-    def __init__(self, race: Race, sock: socket.socket, address: Address, deadline: float) -> None:
+    def __init__(self, race: Race, sock: _socket.socket, address: Address, deadline: float) -> None:
         self.race = race
         self.sock = sock
         self.address = address
@@ -54,7 +57,7 @@ class Race:
         loop: Loop,
         addresses: list[Address],
         connect_s: float,
-        connected: Callable[[socket.socket], None],
+        connected: Callable[[_socket.socket], None],
         failed: Callable[[], None],
     ) -> None:
         """connect_s: seconds for each address, 0 for as long as the kernel tries. One of the callbacks ends a start."""
@@ -78,12 +81,14 @@ class Race:
             address = self.tried = addresses[self._next]
             self._next += 1
             try:
-                sock = socket.socket(address.family, socket.SOCK_STREAM)
+                # Without socket.py, whose enums and wrapper cost more than the call; ssl takes it as well.
+                sock = _socket.socket(address.family, _NON_BLOCKING_STREAM)
             except OSError as error:
                 self.error = os.strerror(error.errno or 0)
                 continue
             try:
-                sock.setblocking(False)
+                if not _NON_BLOCKING:
+                    sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 name = sockaddr(address)
                 result = sock.connect_ex(name)
@@ -133,7 +138,7 @@ class Race:
         self._drop(attempt)
         self.start()
 
-    def _won(self, sock: socket.socket) -> None:
+    def _won(self, sock: _socket.socket) -> None:
         if self._pending or self._timer is not None:
             self.close()
         self._connected(sock)

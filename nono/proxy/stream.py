@@ -170,7 +170,7 @@ class Stream:
 
     def rebind(self, callback: Callable[[int], None]) -> None:
         """Let another callback have this stream's events."""
-        self.loop.rebind(self.fd, callback)
+        self.loop.rebind(self.fd, self._events, callback)
 
     def shutdown_write(self) -> None:
         """Say that no more will be written: FIN, with TLS close_notify before it; what still comes is not decrypted."""

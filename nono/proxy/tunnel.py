@@ -71,7 +71,7 @@ class Pipes:
 class _Direction:
     """Bytes from `source` to `target`."""
 
-    __slots__ = ("ended", "in_pipe", "moved", "pipe", "pipes", "source", "target")
+    __slots__ = ("ended", "in_pipe", "moved", "over", "pipe", "pipes", "source", "target")
 
     def __init__(self, source: Stream, target: Stream, pipes: Pipes | None) -> None:
         """pipes: None where bytes must be copied."""
@@ -82,32 +82,31 @@ class _Direction:
         self.in_pipe = 0
         self.moved = 0
         self.ended = False  # the source said FIN
+        self.over = False  # and nothing is left to be sent
 
     @property
     def blocked(self) -> bool:
         """Whether the target must become writable before more is read."""
         return bool(self.in_pipe or self.target.queued)
 
-    @property
-    def over(self) -> bool:
-        return self.ended and not self.blocked
-
-    def pump(self, buffer: memoryview) -> None:
-        """Move what can be moved now. Raises OSError when either end failed."""
+    def pump(self, buffer: memoryview) -> bool:
+        """Move what can be moved now; return whether all has been. Raises OSError when either end failed."""
         if self.target.queued and not self.target.flush():  # copied bytes, or some that came before the tunnel
-            return
+            return False
         pipes = self.pipes
         pipe = self.pipe or (pipes.take() if pipes is not None else None)
         if pipes is None or pipe is None:
             self._copy(buffer)
-            return
-        self.pipe = pipe
-        try:
-            self._splice(pipe)
-        finally:
-            if not self.in_pipe:
-                self.pipe = None
-                pipes.give_back(pipe)
+        else:
+            self.pipe = pipe
+            try:
+                self._splice(pipe)
+            finally:
+                if not self.in_pipe:
+                    self.pipe = None
+                    pipes.give_back(pipe)
+        self.over = self.ended and not self.blocked
+        return self.over
 
     def close(self) -> None:
         pipe, self.pipe = self.pipe, None
@@ -226,26 +225,18 @@ class Tunnel:
         self._moved_at = self._client.loop.now
         try:
             for direction in (reader, writer):
-                if direction is not None:
-                    was_ended = direction.over
-                    direction.pump(self._buffer)
-                    if direction.over and not was_ended:
-                        if not self._is_plain:
-                            self.close()
-                            return
-                        direction.target.shutdown_write()
+                if direction is not None and not direction.over and direction.pump(self._buffer):
+                    if not self._is_plain or (self._up.over and self._down.over):
+                        self.close()
+                        return
+                    direction.target.shutdown_write()
         except OSError:
             self.close()
             return
         self._settle()
 
     def _settle(self) -> None:
-        if self._up.over and self._down.over:
-            self.close()
-            return
-        for stream, outward, inward in (
-            (self._client, self._up, self._down),
-            (self._upstream, self._down, self._up),
-        ):
-            # `outward` reads this stream, `inward` writes to it.
-            stream.want(outward.ended or outward.blocked, inward.blocked)
+        up, down = self._up, self._down
+        up_blocked, down_blocked = up.blocked, down.blocked
+        self._client.want(up.ended or up_blocked, down_blocked)
+        self._upstream.want(down.ended or down_blocked, up_blocked)

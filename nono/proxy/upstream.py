@@ -14,9 +14,9 @@ TLS sessions are kept per origin and offered on the next dial: an abbreviated ha
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import select
-import socket
 import ssl
 import termios
 from collections.abc import Callable
@@ -43,11 +43,12 @@ class Upstream(Stream):
 
     __slots__ = ("_readable", "address", "fresh", "idle_since", "origin", "owner", "pool", "reusable", "tls")
 
-    def __init__(self, loop: Loop, sock: socket.socket, origin: Origin, pool: Pool) -> None:
+    def __init__(self, loop: Loop, sock: _socket.socket, origin: Origin, pool: Pool, address: str) -> None:
+        """address: where its bytes go, in numbers; for the audit."""
         super().__init__(loop, sock, self.on_event)
         self.origin = origin
         self.pool = pool
-        self.address = _peer(sock)  # for the audit: where its bytes go, in numbers
+        self.address = address
         self.owner: Owner | None = None
         self.fresh = True  # nothing was read yet
         self.reusable = True  # false once an answer says, or shows, that another must not follow
@@ -98,13 +99,6 @@ class Upstream(Stream):
 def literal(host: str, port: int) -> str:
     """Return an address and a port as they are written together (RFC 3986 section 3.2.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _peer(sock: socket.socket) -> str:
-    try:
-        return literal(*sock.getpeername()[:2])
-    except OSError:
-        return ""  # lost already
 
 
 Dialled = Callable[[Upstream | NonoError], None]
@@ -261,7 +255,7 @@ class Dial:
         self._race: Race | None = None
         self._addresses: list[Address] | None = None
         self._context: ssl.SSLContext | None = None
-        self._sock: socket.socket | None = None
+        self._sock: _socket.socket | None = None
         self._answer: Answer | None = None
         self._events = 0
         self._timer: Timer | None = None
@@ -354,7 +348,7 @@ class Dial:
             message = f"Cannot connect to {origin.authority}: {race.error}. Check the upstream and the network."
             self._fail(UpstreamError(status, "connect", message))
 
-    def _connected(self, sock: socket.socket) -> None:
+    def _connected(self, sock: _socket.socket) -> None:
         self._sock = sock
         chain = self._pool.chain
         if chain is None:
@@ -382,14 +376,14 @@ class Dial:
         self._unwatch()
         self._secure(sock)
 
-    def _secure(self, sock: socket.socket) -> None:
+    def _secure(self, sock: _socket.socket) -> None:
         """The bytes reach the origin; agree on TLS where it speaks that."""
         if self._context is None:
             self._done(sock)
             return
         try:
             self._sock = self._context.wrap_socket(
-                sock,
+                sock,  # type: ignore[arg-type]  # ssl takes the base class as well
                 server_hostname=self._host,
                 do_handshake_on_connect=False,
                 suppress_ragged_eofs=False,  # a connection cut without close_notify must not look like an end
@@ -428,11 +422,13 @@ class Dial:
             return
         self._done(sock)
 
-    def _done(self, sock: socket.socket) -> None:
+    def _done(self, sock: _socket.socket) -> None:
+        tried = self._race.tried if self._race is not None else None
         self._end()
         self._unwatch()
         self._sock = None
-        upstream = Upstream(self._loop, sock, self._pool.origin, self._pool)
+        address = literal(tried.host, tried.port) if tried is not None else ""
+        upstream = Upstream(self._loop, sock, self._pool.origin, self._pool, address)
         callback, self._callback = self._callback, None
         if callback is not None:
             self._pool.bind(upstream)

@@ -381,7 +381,7 @@ def test_tunnels_hold_no_pipe_but_for_what_their_reader_does_not_take(monkeypatc
                 assert client._take_bytes(6000) == b"%06d" % number * 1000
         assert len(made) == 1
         pipes = proxy.proxy._pipes
-        assert (len(pipes._free), pipes._large) == (1, 1)
+        assert proxy.call(lambda: (len(pipes._free), pipes._large)) == (1, 1)
         proxy.call(proxy.proxy.close)
         assert (len(pipes._free), pipes._large) == (0, 0)
 

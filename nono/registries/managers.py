@@ -84,7 +84,7 @@ MANAGERS = (
             "$NPM_CONFIG_GLOBALCONFIG",
             "$npm_config_globalconfig",
         ),
-        ("$PREFIX/node_modules",),
+        ("$PREFIX/node_modules", "~/.node_modules", "~/.node_libraries"),
         ("node",),
     ),
     Manager(
@@ -92,6 +92,7 @@ MANAGERS = (
         ("cargo",),
         ("CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "RUSTUP_"),
         ("~/.cargo/config.toml", "~/.cargo/config", "$CARGO_HOME/config.toml", "$CARGO_HOME/config"),
+        ("~/.gitconfig", "$CONFIG/git"),
     ),
     Manager(
         "go",
@@ -260,12 +261,15 @@ def _expand(patterns: Iterable[str], named: Mapping[str, list[str]], environment
 
 
 def _identity(path: str) -> list[object]:
-    """Return path, time and size of a regular file; [] for what is none."""
+    """Return path, number, time and size of a regular file; [] for what is none.
+
+    The time of the last change of the inode: the agent can set the other ones of files that it cannot read.
+    """
     try:
         status = os.stat(path)
     except OSError:
         return []
-    return [path, status.st_mtime_ns, status.st_size] if stat.S_ISREG(status.st_mode) else []
+    return [path, status.st_ino, status.st_ctime_ns, status.st_size] if stat.S_ISREG(status.st_mode) else []
 
 
 def _and_above(path: str) -> Iterator[str]:

@@ -7,7 +7,6 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -27,20 +26,20 @@ def group(machine: Machine) -> Group:
     return Group(machine.environment, machine.place, machine.grants, machine.denies)
 
 
-def refresh(machine: Machine, until: int = 1) -> list[str]:
-    """Run the loop until `until` hosts have arrived; return them."""
+def refresh(machine: Machine) -> list[str]:
+    """Run the loop until the helper has ended; return the hosts that arrived."""
     loop, added = Loop(), list[str]()
+    running = Refresh(loop, added.extend)
+    running.start(group(machine))
 
-    def add(hosts: Iterable[str]) -> None:
-        added.extend(hosts)
-        if len(added) >= until:
+    def look() -> None:
+        if running._answer_fd >= 0:
+            loop.call_later(0.02, look)
+        else:
             loop.stop()
 
-    running = Refresh(loop, add)
-    running.start(group(machine))
-    loop.call_later(TIMEOUT_S, loop.stop)
+    look()
     loop.run()
-    running.close()
     running.close()
     loop.close()
     reap()

@@ -42,6 +42,7 @@ CA_VARIABLES = (
     "PIP_CERT",
     "AWS_CA_BUNDLE",
     "DENO_CERT",
+    "npm_config_cafile",  # a `cafile` of npm's settings would count in the place of NODE_EXTRA_CA_CERTS
 )
 # A cache below the home directory: the variable that moves it, and those by which the user has chosen a place himself.
 _CACHES = (

@@ -27,3 +27,34 @@ def test_names_at_least_one_host(manager: Manager, tmp_path: Path) -> None:
     for host in answer.hosts:
         assert "." in parse_entry(host.entry).name
         assert host.source
+
+
+def test_none_of_them_obeys_the_working_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {
+        ".npmrc": "registry=https://evil.example\n",
+        "package.json": '{"name": "x", "version": "1.0.0"}',
+        "pip.conf": "[global]\nindex-url = https://evil.example\n",
+        ".python-version": "evil",
+        ".cargo/config.toml": '[source.evil]\nregistry = "sparse+https://evil.example/"\n',
+        "rust-toolchain.toml": '[toolchain]\nchannel = "evil"\n',
+        "go.mod": "module evil.example\n",
+        ".mvn/maven.config": "-s settings.xml",
+        "settings.xml": "<settings><mirrors><mirror><mirrorOf>*</mirrorOf><url>https://evil.example</url></mirror>"
+        "</mirrors></settings>",
+        ".gemrc": ":sources:\n- https://evil.example/\n",
+    }.items():
+        path = tmp_path / "work" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.chdir(tmp_path / "work")
+    home = os.environ["HOME"]
+    place = Place(home, str(tmp_path / "work"), "/tmp", f"{home}/.config", str(tmp_path / "state"), "/run/user/0")
+    tools = survey(os.environ, place, Reach(place))
+    if not tools:
+        pytest.skip("no package manager is installed")
+    for tool in tools:
+        scratch = tmp_path / tool.manager.name
+        scratch.mkdir()
+        answer = ask.ask(tool, str(scratch))
+        assert answer.hosts, tool.manager.name
+        assert not any("evil" in host.entry for host in answer.hosts)

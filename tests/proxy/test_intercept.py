@@ -23,7 +23,7 @@ from nono.policy.routes import EndpointRule, Presentation
 from nono.proxy.authority import Authority, bundle
 from nono.proxy.pins import Pins
 from nono.proxy.server import BoundRoute, Limits
-from tests.fakes import TIMEOUT_S, Connection, Upstream
+from tests.fakes import TIMEOUT_S, Connection, Upstream, pattern
 from tests.fakes import Authority as UpstreamAuthority
 from tests.proxy.harness import KEY, TOKEN, Answer, Client, RunningProxy, bearer, route
 
@@ -80,9 +80,9 @@ class TlsClient(Client):
 
     def __init__(
         self, proxy: RunningProxy, authority: Authority, port: int, host: str = HOST, sni: str = "",
-        context: ssl.SSLContext | None = None,
+        context: ssl.SSLContext | None = None, rcvbuf: int = 0,
     ) -> None:  # fmt: skip
-        super().__init__(proxy)
+        super().__init__(proxy, rcvbuf)
         self.request("CONNECT", f"{host}:{port}", PROXY_AUTH, host=f"{host}:{port}")
         self.connected = self.answer("HEAD")
         self.host = host
@@ -154,6 +154,30 @@ def test_bodies_streams_and_pipelines_pass_as_on_a_route(
         client.read_until(b"0\r\n\r\n")
         assert client.ask("/close/100000").complete
         assert client.at_end()
+
+
+def test_back_pressure_holds_inside(intercepting: RunningProxy, session_authority: Authority, api: Upstream) -> None:
+    with TlsClient(intercepting, session_authority, api.port, rcvbuf=8192) as client:
+        for size in (20_000_000, 1):
+            client.request("GET", f"/bytes/{size}", host=HOST)
+            client.read_until(b"\r\n\r\n")
+            assert client._take_bytes(size) == b"".join(pattern(size))
+
+
+def test_an_early_answer_is_read_whole_while_the_body_is_still_sent(
+    intercepting: RunningProxy, session_authority: Authority, api: Upstream
+) -> None:
+    for headers, target, status in ((["Connection: close"], "/early", 413), ([], "/x/../y", 400)):
+        with TlsClient(intercepting, session_authority, api.port) as client:
+            client.request("POST", target, "Content-Length: 30000000", *headers, host=HOST)
+            for _ in range(40):  # more than all buffers on the way hold, were nobody reading
+                try:
+                    client.send(bytes(65536))
+                except OSError:
+                    break
+            answer = client.answer()
+            assert (answer.status, answer.complete) == (status, True)
+            assert client.at_end(), "close_notify, and no reset before it"
 
 
 def test_websocket_inside(intercepting: RunningProxy, session_authority: Authority, api: Upstream) -> None:

@@ -388,5 +388,6 @@ def _port(digits: bytes) -> int:
 
 def _host_text(host: bytes) -> str:
     # h11 has limited the target to visible ASCII. The allowlist sees the name as it came, but for case and brackets.
-    # One trailing dot is the root's, as the allowlist reads it.
-    return host.decode("ascii").strip("[]").removesuffix(".")
+    # One trailing dot is the root's, as the allowlist reads it; with two it is no name, and refused as it came.
+    text = host.decode("ascii").strip("[]")
+    return text if text.endswith("..") else text.removesuffix(".")

@@ -24,8 +24,8 @@ PIECES = (
     b"good.example", b"suf.example", b".suf.example", b"a.suf.example", b"bad.suf.example", b"x.no.suf.example",
     b"10.0.0.1", b"::ffff:10.0.0.1", b"[2001:db8::1]", b"[2001:DB8:0::1]", b"metadata.google.internal", b"0x7f.1",
     b"group.example", b"p.example", b"localhost", b"127.0.0.1", b"xn--", b"EVIL", b"a", b".", b"..", b"%00", b"%2e",
-    b"@", b":443", b":80", b":0443", b":8443", b":0", b":", b"[", b"]", b"[[", b"/", b"?", b"#", b"\\", b" ", b"\t", b"\x00",
-    b"\x80",
+    b"@", b":443", b":80", b":0443", b":8443", b":0", b":", b"[", b"]", b"[[", b"/", b"?", b"#", b"\\", b" ", b"\t",
+    b"\x00", b"\x80",
 )  # fmt: skip
 
 

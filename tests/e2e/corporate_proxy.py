@@ -34,7 +34,9 @@ class CorporateProxy:
         self.address = f"{PRIVATE}:{PORT}"
 
     def __enter__(self) -> Self:
-        command = [*self._world.enter(), require_command("tinyproxy"), "-d", "-c", str(self._settings)]
+        # Should the tests be killed, it ends as well.
+        program = ["setpriv", "--pdeathsig", "TERM", require_command("tinyproxy"), "-d", "-c", str(self._settings)]
+        command = [*self._world.enter(), *program]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + TIMEOUT_S
         while not self._listens() and self._process.poll() is None and time.monotonic() < deadline:

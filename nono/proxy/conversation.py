@@ -86,7 +86,7 @@ class Ends:
         self._pool: Pool | None = None  # the last one: most conversations have one upstream
         self._tunnel: Tunnel | None = None
         self._clear()
-        self._client = Stream(services.loop, sock, self.client_event)
+        self._client = Stream(services.loop, sock, self.client_event, armed=False)
 
     def _clear(self) -> None:
         """Nothing of the last exchange is left."""

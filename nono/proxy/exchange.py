@@ -50,6 +50,11 @@ class Conversation(ClientHalf):
         """Whether an exchange or a tunnel is under way."""
         return self.client_state not in (IDLE, CLOSING) or bool(self._client.queued)
 
+    def begin(self) -> None:
+        """Read what has come with the connection, then wait for more."""
+        self.client_event(READ)
+        self._client.arm()
+
     def client_event(self, events: int) -> None:
         if self._client.fd < 0:
             return

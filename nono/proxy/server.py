@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from nono.kernel.secretmem import SecretBuffer
-from nono.loop import READ, Loop, Timer
+from nono.loop import Loop, Timer
 from nono.proxy.chain import Chain
 from nono.proxy.exchange import Conversation
 from nono.proxy.inject import LockedBuffer, ScratchPool
@@ -191,7 +191,7 @@ class Proxy:
         self._conversations.add(conversation)
         if self._timer is None:
             self._timer = self._loop.call_later(self._check_s, self._check)
-        conversation.client_event(READ)
+        conversation.begin()
 
     def _check(self) -> None:
         now = self._loop.now

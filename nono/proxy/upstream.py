@@ -45,7 +45,7 @@ class Upstream(Stream):
 
     def __init__(self, loop: Loop, sock: _socket.socket, origin: Origin, pool: Pool, address: str) -> None:
         """address: where its bytes go, in numbers; for the audit."""
-        super().__init__(loop, sock, self.on_event)
+        super().__init__(loop, sock, self.on_event, armed=False)
         self.origin = origin
         self.pool = pool
         self.address = address
@@ -435,6 +435,7 @@ class Dial:
             callback(upstream)
         else:
             self._pool.keep(upstream)
+        upstream.arm()
 
     def _fail(self, error: NonoError) -> None:
         race = self._race

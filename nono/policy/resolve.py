@@ -24,6 +24,7 @@ from nono.policy.capabilities import (
     WRITE,
     CapabilitySet,
     PathGrant,
+    UpstreamProxy,
 )
 from nono.policy.network import add_endpoints, profile_hosts, select_routes, upstream_host
 from nono.policy.upstream import upstream_proxy
@@ -31,7 +32,7 @@ from nono.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from nono.policy.profile import Profile
+    from nono.policy.profile import Network, Profile
 
 # A field of Request and of the profile's `filesystem` -> what it grants. The flag is its name with dashes.
 PATH_FIELDS: tuple[tuple[str, int, bool], ...] = (
@@ -42,6 +43,7 @@ PATH_FIELDS: tuple[tuple[str, int, bool], ...] = (
     ("read_file", READ, True),
     ("write_file", WRITE, True),
 )
+_AND = " + "  # between the network profiles of a profile and a flag
 _NO_VARIABLES: Mapping[str, str] = {}
 _WORKDIR_ACCESS = {"none": 0, "read": READ, "write": WRITE, "readwrite": READ | WRITE}
 
@@ -140,42 +142,28 @@ def _with_network(
     environment: Mapping[str, str],
 ) -> CapabilitySet:
     """Return `capabilities` with all that is about the network."""
-    blocked, names, custom = request.block_net, list(request.credential), {}
-    allowed, denied, bypass = request.allow_domain, request.deny_domain, request.upstream_bypass
-    open_ports, listen_ports = request.open_port, request.listen_port
-    named_proxy, proxy_credential = request.upstream_proxy, request.upstream_proxy_credential
-    network_profiles = [request.network_profile] if request.network_profile else []
-    tls_intercept: bool | None = None
+    wanted, custom, tls_intercept = request, {}, None
     no_proxy: tuple[str, ...] = ()
     if profile is not None:
-        network = profile.network
-        blocked = blocked or network.block
-        names = [*network.credentials, *names]
-        allowed, denied = (*network.allow_domain, *allowed), (*network.deny_domain, *denied)
-        open_ports, listen_ports = (*network.open_port, *open_ports), (*network.listen_port, *listen_ports)
-        bypass = (*network.upstream_bypass, *bypass)
-        if not named_proxy:
-            named_proxy = network.upstream_proxy
-            proxy_credential = proxy_credential or network.upstream_proxy_credential
-        if network.network_profile and network.network_profile not in network_profiles:
-            network_profiles.insert(0, network.network_profile)
-        tls_intercept, no_proxy = network.tls_intercept, network.no_proxy
+        wanted = _merged(request, profile.network)
+        tls_intercept, no_proxy = profile.network.tls_intercept, profile.network.no_proxy
         custom = profile.custom_routes()
         for fields in custom.values():
             for field in ("tls_ca", "tls_client_cert", "tls_client_key"):
                 if fields.get(field):
                     fields[field] = expand(fields[field], place)
-    selected = [profile_hosts(name) for name in network_profiles]
-    if blocked and (names or allowed or selected):
-        what = "a credential" if names else "--allow-domain" if allowed else "--network-profile"
+    selected = [profile_hosts(name) for name in wanted.network_profile.split(_AND) if name]
+    proxied = bool(wanted.credential or wanted.allow_domain or selected)
+    if wanted.block_net and proxied:
+        what = "--allow-domain" if wanted.allow_domain else "--network-profile"
+        what = "a credential" if wanted.credential else what
         raise UsageError(f"--block-net and {what} exclude each other: one needs the network; give up one of them")
-    if denied and not (allowed or selected):
-        message = (
+    if wanted.deny_domain and not (wanted.allow_domain or selected):
+        raise UsageError(
             "--deny-domain takes hosts out of what --allow-domain or --network-profile grants; alone it has no effect"
         )
-        raise UsageError(message)
     group_hosts = tuple(dict.fromkeys(host for hosts, _ in selected for host in hosts))
-    allowlist = Allowlist(allowed, denied, group_hosts)  # raises for an entry that is not sound
+    allowlist = Allowlist(wanted.allow_domain, wanted.deny_domain, group_hosts)  # raises for an entry that is not sound
     if allowlist.has_paths and tls_intercept is False:
         raise PolicyError(
             "network.tls_intercept is false, but a URL with a path in allow_domain can be judged no other way"
@@ -183,40 +171,73 @@ def _with_network(
     for name in no_proxy:
         if not name or not name.isascii() or not name.isprintable() or "," in name or " " in name:
             raise PolicyError(f"network.no_proxy: {name!r} is not one host; write a list of them")
-    routes = add_endpoints(select_routes(names, custom), request.allow_endpoint)
+    routes = add_endpoints(select_routes(wanted.credential, custom), request.allow_endpoint)
     for route in routes:
-        if denied and allowlist.denies(*upstream_host(route)):
+        host, port = upstream_host(route)
+        if wanted.deny_domain and allowlist.denies(host, port):
             raise UsageError(
-                f"--deny-domain denies the upstream of the credential '{route.name}', {upstream_host(route)[0]}; "
-                "leave one of them out"
+                f"--deny-domain denies the upstream of the credential '{route.name}', {host}; leave one of them out"
             )
-    proxied = bool(names or allowed or selected)
     intercept = tls_intercept is True or allowlist.has_paths or any(route.intercept for route in routes)
-    through = None
-    if proxied:
-        through = upstream_proxy(named_proxy, proxy_credential, bypass, environment)
-        if through is not None and named_proxy and not request.upstream_proxy:
-            through = through._replace(origin="profile")
-    elif request.upstream_proxy or request.upstream_proxy_credential or request.upstream_bypass:
-        raise UsageError(
-            "--upstream-proxy is where nono's own proxy connects through, which this run has none of; "
-            "add --credential NAME, --network-profile NAME or --allow-domain HOST"
-        )
     return capabilities._replace(
-        network=NETWORK_BLOCKED if blocked else NETWORK_PROXY if proxied else NETWORK_OPEN,
+        network=NETWORK_BLOCKED if wanted.block_net else NETWORK_PROXY if proxied else NETWORK_OPEN,
         routes=routes,
-        allowed_hosts=tuple(dict.fromkeys(allowed)),
-        denied_hosts=tuple(dict.fromkeys(denied)),
+        allowed_hosts=tuple(dict.fromkeys(wanted.allow_domain)),
+        denied_hosts=tuple(dict.fromkeys(wanted.deny_domain)),
         group_hosts=group_hosts,
-        allowlist=allowlist if allowed or selected else None,
+        allowlist=allowlist if wanted.allow_domain or selected else None,
         registries=any(registries for _, registries in selected),
-        network_profile=" + ".join(network_profiles),
-        upstream_proxy=through,
-        open_ports=tuple(dict.fromkeys(open_ports)),
-        listen_ports=tuple(dict.fromkeys(listen_ports)),
+        network_profile=wanted.network_profile,
+        upstream_proxy=_upstream_proxy(request, wanted, proxied, environment),
+        open_ports=tuple(dict.fromkeys(wanted.open_port)),
+        listen_ports=tuple(dict.fromkeys(wanted.listen_port)),
         intercept=intercept and tls_intercept is not False and proxied,
         no_proxy=no_proxy,
     )
+
+
+def _merged(request: Request, network: Network) -> Request:
+    """Return what flags and profile ask of the network together; the upstream proxy is the flag's or the profile's."""
+    names = dict.fromkeys(name for name in (network.network_profile, request.network_profile) if name)
+    merged = request._replace(
+        block_net=request.block_net or network.block,
+        credential=(*network.credentials, *request.credential),
+        allow_domain=(*network.allow_domain, *request.allow_domain),
+        deny_domain=(*network.deny_domain, *request.deny_domain),
+        network_profile=_AND.join(names),
+        upstream_bypass=(*network.upstream_bypass, *request.upstream_bypass),
+        open_port=(*network.open_port, *request.open_port),
+        listen_port=(*network.listen_port, *request.listen_port),
+    )
+    if request.upstream_proxy:
+        return merged
+    return merged._replace(
+        upstream_proxy=network.upstream_proxy,
+        upstream_proxy_credential=request.upstream_proxy_credential or network.upstream_proxy_credential,
+    )
+
+
+def _upstream_proxy(
+    request: Request, wanted: Request, proxied: bool, environment: Mapping[str, str]
+) -> UpstreamProxy | None:
+    """Return the proxy that nono's own goes through. request: the flags alone, which must not be without effect."""
+    if not proxied:
+        if request.upstream_proxy or request.upstream_proxy_credential or request.upstream_bypass:
+            raise UsageError(
+                "--upstream-proxy is where nono's own proxy connects through, which this run has none of; "
+                "add --credential NAME, --network-profile NAME or --allow-domain HOST"
+            )
+        return None
+    through = upstream_proxy(
+        wanted.upstream_proxy, wanted.upstream_proxy_credential, wanted.upstream_bypass, environment
+    )
+    if through is None:
+        if request.upstream_proxy_credential:
+            raise UsageError(
+                "--upstream-proxy-credential: there is no proxy to use it with; name one with --upstream-proxy"
+            )
+        return None
+    return through._replace(origin="profile") if wanted.upstream_proxy and not request.upstream_proxy else through
 
 
 def _flag_grants(request: Request, place: Place) -> list[PathGrant]:

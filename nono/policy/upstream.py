@@ -47,8 +47,6 @@ def upstream_proxy(
             found = _parse(environment[variable].strip(), variable, credential)
             direct = _no_proxy(environment.get("no_proxy") or environment.get("NO_PROXY") or "")
             return None if "*" in direct else found._replace(bypass=tuple(dict.fromkeys((*bypass, *direct))))
-    if credential:
-        raise UsageError(f"--upstream-proxy-credential names the credential of no proxy; name the proxy with {FLAG}")
     return None
 
 

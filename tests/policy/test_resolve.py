@@ -110,6 +110,11 @@ def test_a_named_host_restricts_the_network_to_it() -> None:
         (Request(allow_domain=("metadata.google.internal",)), "never reachable"),
         (Request(allow_domain=("*",)), "every host"),
         (Request(upstream_proxy="p:1"), "nono's own proxy"),
+        (Request(upstream_proxy_credential="k", network_profile="minimal"), "there is no proxy"),
+        (
+            Request(upstream_proxy_credential="k", upstream_proxy="direct", network_profile="minimal"),
+            "there is no proxy",
+        ),
         (Request(upstream_bypass=("x",), block_net=True), "nono's own proxy"),
         (Request(allow_endpoint=("github:GET:/x",), network_profile="minimal"), "add --credential github"),
     ],
@@ -191,6 +196,12 @@ def test_upstream_proxy_of_profile_flag_and_environment() -> None:
     assert with_profile(network, Request(upstream_proxy="direct")).upstream_proxy is None
     inherited = with_profile('{"credentials": ["openai"]}', https_proxy="e:3", no_proxy="f").upstream_proxy
     assert inherited == UpstreamProxy("e", 3, "", ("f",), "https_proxy")
+
+
+def test_a_profile_may_be_used_where_no_proxy_is() -> None:
+    network = '{"credentials": ["openai"], "upstream_proxy_credential": "k", "upstream_bypass": ["b"]}'
+    assert with_profile(network).upstream_proxy is None
+    assert with_profile(network, https_proxy="e:3").upstream_proxy == UpstreamProxy("e", 3, "k", ("b",), "https_proxy")
 
 
 @pytest.mark.parametrize("network", ["{}", '{"block": true}', '{"upstream_proxy": "a:1"}'])

@@ -36,6 +36,7 @@ class Listener:
         self._loop = loop
         self._sock: _socket.socket | None = _socket.socket(fileno=listener_fd)
         self._sock.setblocking(False)
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones have it from here
         self._has_room = has_room
         self._accepted = accepted
         self._turned_away = turned_away
@@ -71,7 +72,6 @@ class Listener:
                 sock.recv(65536)  # what was read cannot turn the close into a reset
                 sock.close()
                 return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:
             sock.close()
             return

@@ -14,25 +14,25 @@ import pytest
 from tests.runs import Site, lines
 
 WATCH = """
-import os, socket
-def watch(what, owner):
-    original = getattr(owner, what)
-    def watched(*args, **kwargs):
-        with open(os.environ["WATCHED"], "a") as file:
-            print(what, args[1] if owner is not socket else args[0], file=file)
-        return original(*args, **kwargs)
-    return watched
-socket.getaddrinfo = watch("getaddrinfo", socket)
-class Socket(socket.socket):
+import os, _socket
+def note(*words):
+    with open(os.environ["WATCHED"], "a") as file:
+        print(*words, file=file)
+class Socket(_socket.socket):
+    __slots__ = ()
     def connect(self, address):
-        with open(os.environ["WATCHED"], "a") as file:
-            print("connect", address[0], file=file)
+        note("connect", address[0])
         return super().connect(address)
     def connect_ex(self, address):
-        with open(os.environ["WATCHED"], "a") as file:
-            print("connect", address[0], file=file)
+        note("connect", address[0])
         return super().connect_ex(address)
-socket.socket = Socket
+_socket.socket = Socket  # before socket.socket is made of it
+import socket
+original = socket.getaddrinfo
+def getaddrinfo(host, *rest, **options):
+    note("getaddrinfo", host)
+    return original(host, *rest, **options)
+socket.getaddrinfo = getaddrinfo
 """
 
 

@@ -3,8 +3,8 @@
 It listens on this machine's loopback and prints the variables that the agent needs, then serves until it is ended.
 Nothing is sandboxed here: whoever gets the token, and reaches the port, can use the routes.
 
-Where TLS is intercepted (github, gitlab), the variables name a bundle of certificates, SSL_CERT_FILE and others: give the
-container that file under the same path. It is removed when the proxy ends.
+Where TLS is intercepted (github, gitlab), variables as SSL_CERT_FILE name a bundle of certificates: give the container
+that file under the same path. It is removed when the proxy ends.
 
 examples:
   nono proxy --credential openai > agent.env

@@ -25,7 +25,7 @@ _HANDSHAKE_RECORD = b"\x16"  # RFC 8446 section 5.1
 
 _DISTRUST = (
     "the client does not trust nono's certificate: let it read the bundle that SSL_CERT_FILE names "
-    "(Java and Firefox-like programs keep a trust store of their own)"
+    "(Java and browsers keep a trust store of their own)"
 )
 # Alerts of a client that did not accept a certificate, as OpenSSL names them (RFC 8446 section 6.2).
 _ALERTS_OF_DISTRUST = ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNSUPPORTED_CERTIFICATE")

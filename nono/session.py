@@ -99,11 +99,13 @@ def run(
     tell: Callable[[Summary], None],
     notice: Callable[[str], None],
     view: Callable[[Sequence[Exchange]], None] | None = None,
+    footer: Callable[[Sequence[str]], None] | None = None,
 ) -> int:
     """Carry out `order`; return the child's exit status.
 
     tell: called once, before the child starts. notice: called with a sentence for the user, e.g. that the keystore
     waits for his answer. view: called now and then, with the exchanges that have ended since.
+    footer: called at the end, with the reasons of all refusals.
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
     place = find_place(order.workdir, environment)
@@ -163,7 +165,7 @@ def run(
             registries = _registries(capabilities, environment, place, notice)
             run = _Run(capabilities, credentials, token, port, registries, authority)
             argv = [os.fsencode(argument) for argument in order.argv]
-            with AuditLog(place.state, notice, view) as audit, Signals() as signals, Terminal() as terminal:
+            with AuditLog(place.state, notice, view, footer) as audit, Signals() as signals, Terminal() as terminal:
                 strangers = children()  # of whoever became nono by exec
                 process.set_child_subreaper()
                 host_listeners = _listen_on_host(capabilities.listen_ports)

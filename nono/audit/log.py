@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_KEPT = 1024  # strings remembered in their encoded form, and as many lines but for their numbers
 _MAX_KEPT_CHARACTERS = 1024
+_MAX_REASONS = 256
 _NUMBERS = {int: "%d", float: "%.6f"}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -37,10 +38,12 @@ class AuditLog:
         state_directory: str,
         notice: Callable[[str], None],
         view: Callable[[Sequence[Any]], None] | None = None,
+        footer: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         """Open a new log below `state_directory`. notice: told at the end if the log has gaps. Raises StoreError.
 
-        view: shown the entries (each as `append` was given its values) once they are written; raises nothing.
+        view: shown the entries (each as `append` was given its values) once they are written; raises nothing. footer:
+        told at the end for what reasons something was refused, each once, at most _MAX_REASONS.
         """
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         directory = os.path.join(state_directory, "audit")
@@ -49,8 +52,11 @@ class AuditLog:
         self._fault = ""
         self._pending: list[str] = []
         self._view = view
+        self._footer = footer
+        self._refused: dict[str, None] = {}  # reasons
         self._seen: list[Sequence[object]] = []  # what the view is still to be shown
         self._fields: Sequence[str] = ()
+        self._text_fields: Sequence[str] = ()
         self._kinds: list[str] = []  # for each field, how its numbers are written, or nothing for a text
         self._texts_of = self._numbers_of = _picker(())
         self._lines: dict[Sequence[object], str] = {}  # by their texts, with places for the numbers
@@ -81,11 +87,16 @@ class AuditLog:
     def _learn(self, fields: Sequence[str], values: Sequence[object]) -> None:
         self._fields = fields
         self._kinds = [_NUMBERS.get(value.__class__, "") for value in values]
+        self._text_fields = [name for name, kind in zip(fields, self._kinds, strict=True) if not kind]
         self._numbers_of = _picker([index for index, kind in enumerate(self._kinds) if kind])
         self._texts_of = _picker([index for index, kind in enumerate(self._kinds) if not kind])
         self._lines.clear()
 
     def _line(self, texts: Sequence[object]) -> str:
+        if "refused" in texts and len(self._refused) < _MAX_REASONS:
+            named = dict(zip(self._text_fields, texts, strict=True))
+            if named.get("verdict") == "refused":
+                self._refused[str(named.get("reason"))] = None
         left = iter(texts)
         written = (kind or self._quote(next(left)).replace("%", "%%") for kind in self._kinds)
         members = (f"{_encode(name)}:{text}" for name, text in zip(self._fields, written, strict=True))
@@ -129,6 +140,8 @@ class AuditLog:
         os.close(self._fd)
         if self._fault:
             self._notice(f"the audit log {self.path} is not whole: {self._fault}")
+        if self._footer is not None:
+            self._footer(list(self._refused))
 
 
 def _picker(indices: Sequence[int]) -> Callable[[Sequence[object]], Sequence[object]]:

@@ -16,7 +16,7 @@ import select
 from collections.abc import Sequence
 from time import monotonic
 
-from nono.cli.render import printable
+from nono.cli.render import GRANT, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 RATE, BURST = 20, 60
 _PIECE_BYTES = 4096  # PIPE_BUF: where poll(2) says that a pipe is writable, this much goes in without waiting
-_GRANT = " The operator can grant it with "
 _TARGET, _REASON = 160, 240  # characters shown
 
 
@@ -98,7 +97,7 @@ def line(exchange: Exchange) -> str:
     if exchange.bytes_up or exchange.bytes_down:
         text += f"  {_size(exchange.bytes_up)} up, {_size(exchange.bytes_down)} down"
     if exchange.reason:
-        reason, _, flag = exchange.reason.partition(_GRANT)
+        reason, _, flag = exchange.reason.partition(GRANT)
         text += f"  {_cut(reason, _REASON)}" + (f"  {_cut(flag, _REASON)}" if flag else "")
     return text
 

@@ -17,10 +17,14 @@ from nono.supervisor.command import ORIGIN as COMMAND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nono.session import Summary
 
 _ACCESS = {READ: "read", WRITE: "write", READ | WRITE: "read+write"}
 _WIDTH = 11
+_MAX_DENIED = 10
+GRANT = " The operator can grant it with "  # in a refusal's reason, before the flag (policy/allowlist.py)
 _HOSTS_SHOWN = 8
 
 
@@ -59,6 +63,18 @@ def to_stderr(text: str) -> None:
             sys.stderr.flush()
     except OSError:
         pass
+
+
+def denied(reasons: Sequence[str]) -> str:
+    """Return the footer: what was refused that a flag would grant, and the flag; nothing where nothing was."""
+    rows = []
+    for reason in reasons:
+        sentence, grantable, flag = reason.partition(GRANT)
+        if grantable:
+            rows.append(("denied", f"{printable(sentence)}  {printable(flag)}"))
+    if len(rows) > _MAX_DENIED:
+        rows[_MAX_DENIED:] = [("", f"{len(rows) - _MAX_DENIED} more, in the audit log")]
+    return "".join(f"{'nono' if first else '    '}  {label:<{_WIDTH}} {text}\n" for first, label, text in _first(rows))
 
 
 def plan(what: Summary, home: str) -> str:

@@ -1,7 +1,8 @@
 """Run a command in the sandbox, with the proxy beside it.
 
 The agent holds a token of this session in the place of each key; the proxy puts the real key in on the way out. It
-touches only the paths that are granted here. Its output is its own: nono writes to stderr only, before it starts.
+touches only the paths that are granted here. Its output is its own: nono writes to stderr only, before it starts, and
+after its end what was refused that a flag would grant.
 
 examples:
   nono run --allow-cwd -- bash                                 a shell that may change this directory only
@@ -24,6 +25,7 @@ from nono.policy.resolve import PATH_FIELDS, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 _PATH_HELP = {
@@ -77,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     other = parser.add_argument_group("other")
     other.add_argument("--dry-run", action="store_true", help="print what would be applied, start nothing")
     other.add_argument("-v", "--verbose", action="count", default=0, help=VERBOSE_HELP)
-    other.add_argument("-s", "--silent", action="store_true", help="no summary")
+    other.add_argument("-s", "--silent", action="store_true", help="no summary, before or after")
 
 
 def add_credential_arguments(parser: argparse._ActionsContainer) -> None:
@@ -187,10 +189,14 @@ def run(arguments: argparse.Namespace) -> int:
         elif not arguments.silent:
             render.to_stderr(render.summary(what, home, verbose=arguments.verbose > 0))
 
+    def footer(reasons: Sequence[str]) -> None:
+        if not arguments.silent:
+            render.to_stderr(render.denied(reasons))
+
     if not arguments.verbose:
-        return session.run(order, os.environ, tell, render.notice)
+        return session.run(order, os.environ, tell, render.notice, footer=footer)
     with import_module("nono.cli.live").LiveView() as live:  # who does not watch does not wait for it
-        status: int = session.run(order, os.environ, tell, render.notice, live.show)
+        status: int = session.run(order, os.environ, tell, render.notice, live.show, footer)
     return status
 
 

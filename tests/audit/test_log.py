@@ -52,6 +52,21 @@ def test_whoever_watches_is_shown_the_same_entries(tmp_path: Path) -> None:
     assert shown[1:] == [[["/c"]]]
 
 
+def test_the_footer_is_told_each_reason_once(tmp_path: Path) -> None:
+    told: list[object] = []
+    fields = ("host", "verdict", "reason", "ms")
+    with AuditLog(str(tmp_path), print, footer=told.append) as log:
+        for host, verdict, reason in [("a", "refused", "no a"), ("b", "allowed", "late"), ("c", "refused", "no c")] * 2:
+            log.append(fields, [host, verdict, reason, 1.0])
+        for number in range(3000):
+            log.append(fields, [str(number), "refused", f"no {number}", 1.0])
+        assert not told
+    (reasons,) = told
+    assert isinstance(reasons, list)
+    assert reasons[:3] == ["no a", "no c", "no 0"]
+    assert len(reasons) == 256
+
+
 def test_file_and_directory_are_private(tmp_path: Path) -> None:
     with AuditLog(str(tmp_path / "state"), print) as log:
         pass

@@ -146,6 +146,9 @@ def test_what_is_not_named_is_refused_with_the_flag(developer: Developer) -> Non
     assert "--allow-domain www.example.org" in done.stdout, "the body of an answer to http://"
     assert "response 403" in done.stderr
     assert "403 www.example.org is not in the allowlist" in done.stderr, "what pip says"
+    *_, footer = done.stderr.splitlines()
+    said = " ".join(footer.split())
+    assert said == "nono denied www.example.org is not in the allowlist. --allow-domain www.example.org"
     assert not page.connections
     assert "www.example.org" not in done.queries, "a denied name is never looked up"
     done = developer.run(tunnelled, "--allow-domain", "www.example.org")

@@ -5,7 +5,8 @@ what follows (TLS, a request, the agent's own tunnel) is as without. Plain http:
 corporate proxy is named by the operator, so it may have a private or loopback address; `pins` checks it as any other.
 
 The origin's name is then resolved over there, so its addresses cannot be checked here. Refused before anything is asked
-for: an address literal that its scope does not permit, and names under which clouds keep their metadata.
+for: an address literal that its scope does not permit, names under which clouds keep their metadata, and the corporate
+proxy itself, which would let the agent out past the allowlist.
 
 Direct, without the proxy: loopback, always; and what `bypass` names, as curl and Go read NO_PROXY:
 
@@ -79,12 +80,19 @@ class Chain:
     def takes(self, origin: Origin) -> bool:
         """Whether connections to `origin` go through the proxy. Pure."""
         host, address = origin.host.lower().rstrip("."), _address(origin.host)
+        if self._is_itself(origin):
+            return True  # so that `check` refuses it
         if host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback):
             return False
         return not any(bypass.covers(host, address, origin.port) for bypass in self._bypasses)
 
     def check(self, origin: Origin, scope: str) -> None:
         """Raise Refusal 403 for an origin that must not be asked for, wherever it is resolved. Pure."""
+        if self._is_itself(origin):
+            message = (
+                f"{self.authority} is the proxy that nono goes through; a tunnel to it would pass the allowlist by."
+            )
+            raise Refusal(403, "host_denied", message)
         host = origin.host.lower().rstrip(".")
         if _address(host) is not None:
             allowed = permitted(host, scope)
@@ -130,6 +138,9 @@ class Chain:
     @property
     def has_credential(self) -> bool:
         return self._secret is not None
+
+    def _is_itself(self, origin: Origin) -> bool:
+        return origin.port == self.port and origin.host.lower().rstrip(".") == self.host
 
     @staticmethod
     def _send(sock: _socket.socket, data: bytes | memoryview) -> None:
@@ -247,8 +258,9 @@ def parse_bypass(pattern: str) -> Bypass:
 
 
 def _network(text: str) -> _Network | None:
+    address, slash, bits = text.partition("/")
     try:
-        return ipaddress.ip_network(text, strict=False)
+        return ipaddress.ip_network(f"{address.rstrip('.')}{slash}{bits.lstrip('0') or bits[:1]}", strict=False)
     except ValueError:
         return None
 

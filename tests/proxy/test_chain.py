@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nono.errors import PolicyError, Refusal, UpstreamError
+from nono.errors import PolicyError, Refusal, UpstreamError, UsageError
 from nono.policy.allowlist import Allowlist
+from nono.policy.upstream import upstream_proxy
 from nono.proxy.chain import MAX_ANSWER_BYTES, Answer, Chain
 from nono.proxy.pins import NAMED, PUBLIC, ROUTE
 from nono.proxy.route import Origin
@@ -519,6 +520,28 @@ def test_a_credential_that_cannot_be_used_is_the_operator_s_error(credential: by
     with pytest.raises(PolicyError) as caught:
         a_chain(1, credential=credential)
     assert credential.decode() not in str(caught.value)
+
+
+@pytest.mark.parametrize("bypass", [(), ("*",)])
+def test_the_corporate_proxy_itself_is_no_destination(bypass: tuple[str, ...]) -> None:
+    with Upstream(echo) as origin, Corporate(origin.port) as corporate:
+        here = f"127.0.0.1:{corporate.server.port}"
+        with RunningProxy([], Allowlist([here]), chain=a_chain(corporate.server.port, bypass)) as proxy:
+            with Client(proxy) as client:
+                answer = connect(client, here)
+                assert (answer.status, answer.code) == (403, "host_denied")
+        assert corporate.server.connections == 0
+
+
+@given(st.lists(st.sampled_from(["*", ".", "a.b", "10.0.0.1", "/8", "/032", ":80", "[", "]", "::1", "/"]), max_size=4))
+def test_every_pattern_that_the_policy_takes_is_one(pieces: list[str]) -> None:
+    pattern = "".join(pieces)
+    try:
+        found = upstream_proxy("proxy.corp:3128", "", (pattern,), {})
+    except UsageError:
+        return
+    assert found is not None
+    Chain(found.host, found.port, found.bypass)
 
 
 def test_errors_of_the_chain_are_upstream_errors() -> None:

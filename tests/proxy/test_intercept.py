@@ -325,6 +325,19 @@ def test_a_token_in_the_path_is_replaced(
         assert client.ask("/getMe").code == "token_missing"
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_host_that_is_an_address(authority: UpstreamAuthority, session_authority: Authority, address: str) -> None:
+    host = f"[{address}]" if ":" in address else address
+    with Upstream(context=authority.server_context(), host=address) as api:
+        bound = route("api", f"https://{host}:{api.port}", authority.ca)
+        with (
+            RunningProxy([bound], intercept=session_authority) as proxy,
+            TlsClient(proxy, session_authority, api.port, host) as client,
+        ):
+            assert client.ask("/echo").status == 200
+        assert api.requests[0].all("host") == [f"{host}:{api.port}"]
+
+
 def test_missing_credential_is_503_inside(
     api: Upstream, authority: UpstreamAuthority, session_authority: Authority, net: Net
 ) -> None:

@@ -67,6 +67,22 @@ def test_a_program_that_insists_on_https_gets_the_key_injected(site: Site) -> No
     ]  # fmt: skip
 
 
+def test_a_path_of_a_host_is_granted_without_a_key_and_no_other(site: Site) -> None:
+    url = site.upstream.url("openai")
+    program = site.work / "child.py"
+    program.write_text(CHILD)
+    environment = {"SSL_CERT_FILE": site.certificates.authority}  # as the user trusts this host
+    for path, status in (("/openai/**", 401), ("/other/**", 403)):  # 401: the upstream's own, there was no key
+        granted = f"https://{urllib.parse.urlsplit(url).netloc}{path}"
+        done = site.run(
+            ["--allow-domain", granted, "--allow-cwd"], [sys.executable, str(program), url], environment=environment
+        )
+        assert done.returncode == 0, done.stderr
+        (shown,) = lines(done.stdout)
+        assert shown["status"] == status, shown
+        assert ("--allow-domain" in shown["body"]) is (status == 403)
+
+
 def test_who_does_not_intercept_has_no_bundle(site: Site) -> None:
     shown = ask(site, intercept=False)
     assert shown["bundles"] == [""]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, NETWORK_PROXY, READ, WRITE, PathGrant
-from nono.policy.environment import child_environment
+from nono.policy.environment import CA_VARIABLES, child_environment
 from nono.policy.network import select_routes
 
 TOKEN = "ab" * 32
@@ -79,3 +79,17 @@ def test_caches_that_the_agent_cannot_write_are_moved() -> None:
     assert caches({}, PathGrant("/home/me/.npm", READ | WRITE, False, "--allow")) == {"XDG_CACHE_HOME", "GOMODCACHE"}
     assert caches({}, PathGrant("/home/me/.cache/models", READ, False, "--read")) == {"npm_config_cache", "GOMODCACHE"}
     assert caches({}, PathGrant("/home/me/.npmrc", READ, True, "--read-file")) == caches({})
+
+
+def test_a_bundle_is_named_in_every_variable_and_only_through_the_proxy() -> None:
+    inherited = {"SSL_CERT_FILE": "/mine.pem"}
+    child = child_environment(inherited, network=NETWORK_PROXY, proxy_port=1, ca_bundle="/tmp/run/ca.pem")
+    assert {child.variables[name] for name in CA_VARIABLES} == {"/tmp/run/ca.pem"}
+    for network, bundle in ((NETWORK_OPEN, "/tmp/run/ca.pem"), (NETWORK_PROXY, "")):
+        child = child_environment(inherited, network=network, proxy_port=1, ca_bundle=bundle)
+        assert {name: child.variables.get(name) for name in CA_VARIABLES if name in child.variables} == inherited
+
+
+def test_hosts_beside_loopback_that_are_not_asked_of_the_proxy() -> None:
+    child = child_environment({"NO_PROXY": "old"}, network=NETWORK_PROXY, no_proxy=["a.example", ".b.example"])
+    assert child.variables["NO_PROXY"] == child.variables["no_proxy"] == "localhost,127.0.0.1,::1,a.example,.b.example"

@@ -14,10 +14,13 @@ from typing import NamedTuple
 
 import pytest
 
+from nono.credentials.credential import Credential
 from nono.errors import CredentialError, PolicyError, UsageError
+from nono.kernel.secretmem import SecretBuffer
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN
 from nono.policy.network import select_routes
 from nono.policy.routes import MAX_KEY_BYTES
+from nono.proxy.chain import Chain
 from nono.proxy.inject import injection
 from nono.proxy.route import BoundRoute, destination
 from nono.supervisor import guard
@@ -104,6 +107,22 @@ def test_a_key_that_fits_into_no_request_is_refused(mode: str, most: int) -> Non
             guard.check_keys(routes, {"x": credential})  # type: ignore[dict-item]
         if length == most:  # the proxy agrees
             injection(destination(BoundRoute(routes[0], credential)))
+
+
+@pytest.mark.parametrize(
+    ("text", "sound"), [(b"me:secret", True), (b":", True), (b"secret", False), (b"a:" * 4000, False)]
+)
+def test_the_upstream_proxys_credential_must_be_user_and_password(text: bytes, sound: bool) -> None:
+    with SecretBuffer(len(text)) as buffer:
+        buffer.view[:] = text
+        credential = Credential("corp", "files", buffer, len(text), "credential 'corp'")
+        judged = nullcontext() if sound else pytest.raises(CredentialError, match=r"'corp' .* is not USER:PASSWORD")
+        with judged:
+            guard.check_upstream_credential(credential)
+        if sound:  # the proxy agrees
+            Chain("proxy.corp", 3128, (), credential, SecretBuffer).close()
+        credential.close()
+    guard.check_upstream_credential(None)
 
 
 def test_the_profile_cannot_be_changed_by_the_run_that_it_governs(site: Site) -> None:

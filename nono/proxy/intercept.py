@@ -71,7 +71,11 @@ class InterceptingHalf(UpstreamHalf):
                 "not_tls", "what follows CONNECT is no TLS, and nothing of it was read", refused=True
             )
             return
-        context = services.interceptor.context_for(target.host)
+        try:
+            context = services.interceptor.context_for(target.host)
+        except OSError as error:  # EMFILE, ENFILE
+            self._handshake_failed("tls_config", f"no certificate could be made for this host: {error.strerror}")
+            return
         sock = client.release()
         try:
             tls = context.wrap_socket(

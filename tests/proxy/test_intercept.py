@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import http.client
 import os
 import shutil
@@ -487,6 +488,23 @@ def test_a_client_that_hangs_up_or_dawdles_in_the_handshake(
             client.send(b"\x16\x03\x01")
         assert proxy.wait(lambda exchanges: len(exchanges) == 3)[2].code in ("tls_client", "client_left")
         proxy.settle(lambda: proxy.proxy.connections == 0)
+
+
+def test_a_machine_without_descriptors_left_is_no_bug_of_ours(
+    api: Upstream, authority: UpstreamAuthority, net: Net
+) -> None:
+    class Poor:
+        def context_for(self, host: str) -> ssl.SSLContext:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with RunningProxy([api_route(api, authority)], intercept=Poor(), pins=net.pins) as proxy:
+        with Client(proxy) as client:
+            client.request("CONNECT", f"{HOST}:{api.port}", PROXY_AUTH, host=f"{HOST}:{api.port}")
+            client.answer("HEAD")
+            client.send(b"\x16\x03\x01")
+            assert client.at_end()
+        (entry,) = proxy.wait(lambda exchanges: bool(exchanges))
+        assert entry.code == "tls_config"
 
 
 def test_a_handshake_that_comes_octet_by_octet(

@@ -46,9 +46,10 @@ class Group:
         """A sentence on the managers that are asked for the first time, and one for each that is left out."""
         first = [tool.manager.name for tool in self.stale if tool.key not in self.answers]
         asked = (
-            [f"{REGISTRIES}: asking {', '.join(first)} where packages come from, in the background"] if first else []
+            f"{REGISTRIES}: asking {', '.join(first)} where packages come from, in the background; until they answer, "
         )
-        return asked + [_left_out(tool) for tool in self.tools if tool.obstacle]
+        asked += "their hosts are refused (to wait for them: nono profile groups)"
+        return [asked] * bool(first) + [_left_out(tool) for tool in self.tools if tool.obstacle]
 
 
 def _left_out(tool: Tool) -> str:

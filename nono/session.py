@@ -345,6 +345,7 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
     return Proxy(
         loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), _recorder(loop, audit),
         intercept=run.authority, lacks_library=hosts.intercept and run.authority is None, chain=chain,
+        opened=_watcher(loop, audit) if audit.is_watched else None,
     )  # fmt: skip
 
 
@@ -362,6 +363,16 @@ def _make_relays(
     for port, listener in host_listeners.items():
         relays.listen_port(port, listener.detach())
     return relays
+
+
+def _watcher(loop: Loop, audit: AuditLog) -> Callable[[Exchange], None]:
+    """Return what shows an exchange that has begun."""
+
+    def watch(exchange: Exchange) -> None:
+        audit.show(exchange)
+        loop.call_soon(audit.flush)
+
+    return watch
 
 
 def _recorder(loop: Loop, audit: AuditLog) -> Callable[[Exchange], None]:

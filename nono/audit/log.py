@@ -117,18 +117,26 @@ class AuditLog:
                 self._quoted[value] = text
         return text
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether there is a view."""
+        return self._view is not None
+
+    def show(self, values: Sequence[object]) -> None:
+        """Let the view see, at the next flush, what is no entry."""
+        self._seen.append(values)
+
     def flush(self) -> None:
         """Write what was taken; an error is kept for the end, never raised into an exchange."""
-        if not self._pending:
-            return
-        data = memoryview(("\n".join(self._pending) + "\n").encode())
-        self._pending.clear()
-        try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-        except OSError as error:
-            self._fault = os.strerror(error.errno or 0)
-        if self._view is not None:
+        if self._pending:
+            data = memoryview(("\n".join(self._pending) + "\n").encode())
+            self._pending.clear()
+            try:
+                while data:
+                    data = data[os.write(self._fd, data) :]
+            except OSError as error:
+                self._fault = os.strerror(error.errno or 0)
+        if self._view is not None and self._seen:
             seen, self._seen = self._seen, []
             self._view(seen)
 

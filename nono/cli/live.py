@@ -1,4 +1,4 @@
-"""The live view of `-v`: a line on stderr for each exchange when it ends, in the voice of DESIGN section 5.
+"""The live view of `-v`: a line on stderr for each exchange when it ends, and for each tunnel when it begins, too.
 
     nono  allowed     POST api.openai.com/chat/completions   200   812 ms  2.1 kB up, 14 kB down
     nono  denied      CONNECT example.org:443                403     0 ms  … not in the allowlist.  --allow-domain …
@@ -91,7 +91,7 @@ class LiveView:
 
 def line(exchange: Exchange) -> str:
     """Return the line of one exchange, without its end."""
-    label = "denied" if exchange.verdict == "refused" else "allowed"
+    label = "opened" if exchange.code == "opened" else "denied" if exchange.verdict == "refused" else "allowed"
     what = _cut(f"{exchange.method} {exchange.host}{exchange.path}" if exchange.method else "a connection", _TARGET)
     text = f"nono  {label:<11} {what:<44}  {exchange.status or '-':>3}  {_duration(exchange.duration_ms):>7}"
     if exchange.bytes_up or exchange.bytes_down:

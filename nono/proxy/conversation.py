@@ -226,6 +226,19 @@ class Ends:
             )
         )
 
+    def _opening(self) -> Exchange:
+        """What can be told of a tunnel that begins."""
+        outgoing, target, now = self._outgoing, self._target, self._services.loop.now
+        if outgoing is not None:
+            route, host, method, path = outgoing.shown
+        else:
+            assert target is not None
+            route, host, method, path = "", f"{target.host}:{target.port}", "CONNECT", ""
+        ms = int((now - self._started) * 1e6) / 1e3
+        return Exchange(
+            time.time(), route, host, self._address, method, path, "allowed", self._status, "opened", 0, 0, ms, ""
+        )
+
     # What the halves do, for each other.
 
     def client_event(self, events: int) -> None:

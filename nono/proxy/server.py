@@ -49,6 +49,7 @@ class Proxy:
         intercept: Interceptor | None = None,
         lacks_library: bool = False,
         chain: Chain | None = None,
+        opened: Callable[[Exchange], None] | None = None,
         pins: Pins | None = None,
         make_scratch: Callable[[int], LockedBuffer] = SecretBuffer,
     ) -> None:
@@ -58,6 +59,7 @@ class Proxy:
         intercept: ends clients' TLS for routes' hosts and for hosts of which some paths are granted. lacks_library: the
         operator wants that, but what it takes is not installed; refusals then say how to get it.
         chain: the operator's own proxy, through which upstreams are reached; closed with this one.
+        opened: told of each tunnel that begins, as `audit` is of its end; its code is "opened".
         pins, make_scratch: stand-ins for tests. Raises PolicyError for a route that cannot be carried out, KernelError
         when no memory can be locked.
         """
@@ -78,7 +80,7 @@ class Proxy:
         buffer = bytearray(BUFFER_BYTES)
         self._services = Services(
             loop, limits, judge, token, self._scratch, self._pool, audit, self._conversations.discard,
-            buffer, memoryview(buffer), self._pipes, intercept,
+            buffer, memoryview(buffer), self._pipes, intercept, opened,
         )  # fmt: skip
         seconds = (
             limits.client_head_s, limits.client_body_s, limits.client_idle_s, limits.upstream_head_s,

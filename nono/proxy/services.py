@@ -53,7 +53,8 @@ class Interceptor(Protocol):
 class Services(NamedTuple):
     """What all conversations of one proxy share; inside an intercepted connection with another judge.
 
-    pool: by origin, and by which addresses it may have; None for a route's own scope.
+    pool: by origin, and by which addresses it may have; None for a route's own scope. opened: told of each tunnel that
+    begins, when somebody watches.
     """
 
     loop: Loop
@@ -68,3 +69,4 @@ class Services(NamedTuple):
     view: memoryview
     pipes: Pipes
     interceptor: Interceptor | None = None
+    opened: Callable[[Exchange], None] | None = None

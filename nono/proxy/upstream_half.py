@@ -260,6 +260,8 @@ class UpstreamHalf(Ends):
         upstream.pool.let_go(upstream)
         self._head = b""
         services = self._services
+        if services.opened is not None:
+            services.opened(self._opening())
         self._tunnel = tunnel = Tunnel(self._client, upstream, services.view, self._tunnel_over, services.pipes)
         tunnel.begin(early)
 

@@ -49,7 +49,9 @@ def test_whoever_watches_is_shown_the_same_entries(tmp_path: Path) -> None:
         log.flush()
         assert shown == [[["/a"], ["/b"]]]
         log.append(("path",), ["/c"])
-    assert shown[1:] == [[["/c"]]]
+        log.show(["opened"])
+    assert shown[1:] == [[["/c"], ["opened"]]]
+    assert len(Path(log.path).read_bytes().splitlines()) == 3
 
 
 def test_the_footer_is_told_each_reason_once(tmp_path: Path) -> None:

@@ -141,3 +141,12 @@ def test_a_run_shows_its_exchanges_only_when_asked(site: Site) -> None:
         assert all(f"GET localhost:{site.upstream.port}/models " in text for text in lines)
         assert "secret=query" not in done.stderr
         assert done.stdout == ""
+
+
+def test_a_tunnel_is_shown_when_it_begins_and_when_it_ends(site: Site) -> None:
+    where = f"localhost:{site.upstream.port}"
+    done = site.run(["-v", "--allow-domain", where], ["curl", "-sk", "--noproxy", "", f"https://{where}/"])
+    shown = [text for text in done.stderr.splitlines() if f" CONNECT {where} " in text]
+    assert [text.split()[1] for text in shown] == ["opened", "allowed"], done.stderr
+    assert [" up, " in text for text in shown] == [False, True]
+    assert site.audit_log().count("CONNECT") == 1

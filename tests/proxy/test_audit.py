@@ -182,6 +182,17 @@ def test_connect_that_comes_again_is_granted_again(
     assert sorted(entry.verdict for entry in entries) == ["allowed"] * 4 + ["refused"]
 
 
+def test_who_watches_is_told_of_a_tunnel_when_it_begins(upstream: Upstream) -> None:
+    opened: list[Exchange] = []
+    with RunningProxy([], Allowlist([f"*.example:{upstream.port}"]), pins=pins, opened=opened.append) as proxy:
+        ended = connect(proxy, "here.example", upstream.port)
+        connect(proxy, "denied.invalid", upstream.port)
+        assert told(proxy, 2).verdict == "refused"
+    (begun,) = opened
+    assert (begun.code, begun.verdict, begun.status, begun.host) == ("opened", "allowed", 200, ended.host)
+    assert begun.address == ended.address == f"127.0.0.1:{upstream.port}"
+
+
 def test_addresses_are_written_as_in_a_url() -> None:
     assert literal("203.0.113.7", 443) == "203.0.113.7:443"
     assert literal("2001:db8::7", 443) == "[2001:db8::7]:443"

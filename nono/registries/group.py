@@ -47,8 +47,8 @@ class Group:
         first = [tool.manager.name for tool in self.stale if tool.key not in self.answers]
         asked = (
             f"{REGISTRIES}: asking {', '.join(first)} where packages come from, in the background; until they answer, "
+            "their hosts are refused (to wait for them: nono profile groups)"
         )
-        asked += "their hosts are refused (to wait for them: nono profile groups)"
         return [asked] * bool(first) + [_left_out(tool) for tool in self.tools if tool.obstacle]
 
 

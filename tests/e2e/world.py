@@ -60,7 +60,7 @@ class World:
             undo.callback(self._end)
             if self._control.recv(1000) != b"ready":
                 _, stderr = self._process.communicate(timeout=TIMEOUT_S)
-                missing(f"a mount and a network namespace of our own ({stderr.strip().splitlines()[-1:]})")
+                missing(f"a mount and a network namespace of our own ({stderr.strip()})")
             self.dns = StubDNS(self.socket("udp", NAME_SERVER, 53))
             undo.callback(self.dns.close)
             self._undo = undo.pop_all()

@@ -148,9 +148,7 @@ class _Direction:
 class Tunnel:
     """Takes over both streams; calls `done(bytes_up, bytes_down)` once, when both are closed."""
 
-    __slots__ = (
-        "_buffer", "_client", "_done", "_down", "_is_plain", "_moved_at", "_own_pipes", "_up", "_upstream",
-    )  # fmt: skip
+    __slots__ = ("_buffer", "_client", "_done", "_down", "_is_plain", "_moved_at", "_up", "_upstream")
 
     def __init__(
         self,
@@ -158,9 +156,9 @@ class Tunnel:
         upstream: Stream,
         buffer: memoryview,
         done: Callable[[int, int], None],
-        pipes: Pipes | None = None,
+        pipes: Pipes,
     ) -> None:
-        """buffer: shared by all who copy. pipes: those that tunnels share; None for some of its own."""
+        """buffer, pipes: shared by all tunnels of one loop."""
         self._client = client
         self._upstream = upstream
         self._buffer = buffer
@@ -168,8 +166,7 @@ class Tunnel:
         self._done: Callable[[int, int], None] | None = done
         plain = not isinstance(client.sock, ssl.SSLSocket) and not isinstance(upstream.sock, ssl.SSLSocket)
         self._is_plain = plain
-        self._own_pipes = Pipes() if pipes is None else None
-        shared = (pipes or self._own_pipes) if plain and CAN_SPLICE else None
+        shared = pipes if plain and CAN_SPLICE else None
         self._up = _Direction(client, upstream, shared)
         self._down = _Direction(upstream, client, shared)
 
@@ -206,8 +203,6 @@ class Tunnel:
         done, self._done = self._done, None
         self._up.close()
         self._down.close()
-        if self._own_pipes is not None:
-            self._own_pipes.close()
         self._client.close()
         self._upstream.close()
         if done is not None:

@@ -37,7 +37,7 @@ from nono.loop import WRITE, Loop, Timer
 from nono.proxy.listener import Listener
 from nono.proxy.services import Exchange
 from nono.proxy.stream import Stream
-from nono.proxy.tunnel import Tunnel
+from nono.proxy.tunnel import Pipes, Tunnel
 
 CONNECT_S = 10.0
 MAX_CONNECTIONS = 512  # of all relays of a run; each is two sockets and, with bytes under way, two pipes
@@ -68,6 +68,7 @@ class Relays:
         self.loop = loop
         self.report = report
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self.pipes = Pipes()
         self.connections: set[_Connection] = set()
         self._network_fd = network_fd
         self._listeners: list[Listener] = []
@@ -102,6 +103,7 @@ class Relays:
             listener.close()
         for connection in list(self.connections):
             connection.close()
+        self.pipes.close()
         if self._network_fd >= 0:
             os.close(self._network_fd)
             self._network_fd = -1
@@ -201,7 +203,8 @@ class _Connection:
             return
         dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         upstream = Stream(self._relays.loop, dialled, _ignore)
-        self._tunnel = Tunnel(self._client, upstream, self._relays.buffer, partial(self._report, "", ""))
+        relays = self._relays
+        self._tunnel = Tunnel(self._client, upstream, relays.buffer, partial(self._report, "", ""), relays.pipes)
         self._tunnel.begin(b"")
 
     def _gave_up(self) -> None:

@@ -205,7 +205,14 @@ class Answer:
                 known if self._chain.has_credential else "wants a credential: name one with --upstream-proxy-credential"
             )
         elif status in (401, 403, 405):
-            advice = f"does not let you reach {where}: ask whoever runs it, or go around it with --upstream-bypass"
+            port = (
+                ""
+                if self._origin.port == 443
+                else f" (for one, whether CONNECT to port {self._origin.port} is allowed)"
+            )
+            advice = (
+                f"does not let you reach {where}: ask whoever runs it{port}, or go around it with --upstream-bypass"
+            )
         elif status >= 500:
             advice = f"could not reach {where}: check the name, or go around the proxy with --upstream-bypass"
         else:

@@ -237,6 +237,14 @@ def test_a_refusal_is_a_502_with_its_status_and_never_its_body(status: int, says
         assert client.at_end()
 
 
+def test_a_refusal_of_another_port_says_that_it_may_be_the_ports() -> None:
+    with answering(b"HTTP/1.1 403 Filtered\r\n\r\n") as port, behind(port) as client:
+        client.request("GET", "http://origin.example/", PROXY_AUTH, host="origin.example")
+        answer = client.answer()
+    assert (answer.status, answer.code) == (502, "upstream_proxy")
+    assert "whether CONNECT to port 80 is allowed" in answer.json()["error"]["message"]
+
+
 def test_a_credential_that_is_not_accepted_is_said_to_be_so() -> None:
     with answering(b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\n\r\n") as port:
         with behind(port, credential=USER) as client:

@@ -162,20 +162,20 @@ class Answer:
     def read(self, sock: _socket.socket) -> bool:
         """Read what has arrived; return whether the tunnel stands. Raises UpstreamError."""
         while True:
+            known = len(self._head)
             try:
                 ahead = sock.recv(MAX_ANSWER_BYTES, socket.MSG_PEEK)
+                head = self._head + ahead
+                end = head.find(_END, max(0, known - 3))
+                head = head if end < 0 else head[: end + 4]
+                taken = sock.recv(len(head) - known) if ahead else b""
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError:
-                ahead = b""
-            if not ahead:
+                taken = b""
+            if not taken or known + len(taken) != len(head):
                 raise self._chain.failure(f"closed the connection instead of answering for {self._origin.authority}.")
-            known = len(self._head)
-            head = self._head + ahead
-            end = head.find(_END, max(0, known - 3))
-            head = head if end < 0 else head[: end + 4]
-            sock.recv(len(head) - known)
-            self._bytes += len(head) - known
+            self._bytes += len(taken)
             if self._bytes > MAX_ANSWER_BYTES or (end < 0 and self._bytes == MAX_ANSWER_BYTES):
                 raise self._chain.failure(f"sent an answer whose head is larger than {MAX_ANSWER_BYTES} bytes.")
             if not head.startswith(_VERSION[: len(head)]) or _BARE(head):

@@ -424,6 +424,21 @@ def test_whatever_is_answered_in_whatever_pieces_is_a_tunnel_or_an_error(data: s
         theirs.close()
 
 
+@pytest.mark.parametrize("then", [ConnectionResetError(), b"HTTP/1.1 200 O"])
+def test_what_was_seen_and_is_gone_when_it_is_read_is_an_error(then: Exception | bytes) -> None:
+    class Fickle:
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            if flags:
+                return STANDS
+            if isinstance(then, Exception):
+                raise then
+            return then
+
+    answer = Answer(Chain("proxy.corp", 3128), Origin(True, "origin.example", 443))
+    with pytest.raises(UpstreamError, match="closed the connection"):
+        answer.read(Fickle())  # type: ignore[arg-type]
+
+
 # What is direct, and what is refused.
 
 HOSTS = (

@@ -405,11 +405,11 @@ def serve(
             "the proxy has no route to serve; name one with --credential NAME, --network-profile NAME, "
             "--allow-domain HOST or in a profile"
         )
-    if (through := capabilities.upstream_proxy) is not None:
-        notice(f"upstreams are reached through the proxy {through.host}:{through.port} ({through.origin})")
     guard.check_tls_files(capabilities.routes)
     references = _references(capabilities)
     handed_over = env.hand_over(references.values())
+    if (through := capabilities.upstream_proxy) is not None:
+        notice(f"upstreams are reached through the proxy {through.host}:{through.port} ({through.origin})")
     process.set_dumpable(False)
     with Loader(place.state, handed_over, notice=notice) as loader, AuditLog(place.state, notice, view) as audit:
         loader.start(references)

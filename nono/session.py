@@ -16,7 +16,7 @@ import gc
 import os
 import signal
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 
 from nono.audit.log import AuditLog
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import _socket
 
     from nono.loop import Loop
+    from nono.policy.allowlist import Allowlist
     from nono.policy.profile import Profile
     from nono.proxy.authority import Authority
     from nono.proxy.server import Exchange, Proxy
@@ -334,19 +335,30 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
     allowlist = hosts.allowlist
     if allowlist is not None and run.registries is not None:
         allowlist.add(run.registries.hosts)
-        if run.registries.stale:
-            from nono.registries.refresh import Refresh
-
-            group, refresh = run.registries, Refresh(loop, allowlist.add)
-            loop.call_soon(lambda: refresh.start(group))
     chain, through = None, hosts.upstream_proxy
     if through is not None:
         chain = Chain(through.host, through.port, through.bypass, run.credentials.get(_UPSTREAM_PROXY))
-    return Proxy(
+    proxy = Proxy(
         loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), _recorder(loop, audit),
         intercept=run.authority, lacks_library=hosts.intercept and run.authority is None, chain=chain,
         opened=_watcher(loop, audit) if audit.is_watched else None,
     )  # fmt: skip
+    if allowlist is not None and run.registries is not None and run.registries.stale:
+        _ask_package_managers(loop, run.registries, allowlist, proxy)
+    return proxy
+
+
+def _ask_package_managers(loop: Loop, group: Group, allowlist: Allowlist, proxy: Proxy) -> None:
+    """Find out, beside the child's start, what is not known of the package registries."""
+    from nono.registries.refresh import Refresh
+
+    def add(hosts: Iterable[str]) -> None:
+        allowlist.add(hosts)
+        proxy.latecomers.came()
+
+    refresh = Refresh(loop, add, proxy.latecomers.over)
+    proxy.latecomers.expect()
+    loop.call_soon(lambda: refresh.start(group))
 
 
 def _make_relays(

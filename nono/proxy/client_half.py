@@ -119,7 +119,11 @@ class ClientHalf(InterceptingHalf):
         try:
             judged = services.judge(head)
         except Refusal as refusal:
-            self._refuse(refusal)
+            if refusal.code == "host_denied" and services.latecomers.expected:
+                self._client.pause()
+                services.latecomers.wait(self._judge_again)
+            else:
+                self._refuse(refusal)
             return
         self.client_state = CLIENT[self.client_state][GRANTED]
         if isinstance(judged, ConnectGrant):
@@ -142,6 +146,11 @@ class ClientHalf(InterceptingHalf):
             self._send(upstream)
         else:
             self._find_fresh()
+
+    def _judge_again(self) -> None:
+        if self._client.fd >= 0 and self._under_way:
+            self._client.resume()
+            self._guarded(lambda: self._begin(self._head))
 
     def _find_fresh(self) -> None:
         assert self._pool is not None

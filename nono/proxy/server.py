@@ -17,6 +17,7 @@ from nono.proxy.chain import Chain
 from nono.proxy.exchange import Conversation
 from nono.proxy.inject import LockedBuffer, ScratchPool
 from nono.proxy.judge import Allowlist, Judge
+from nono.proxy.latecomers import Latecomers
 from nono.proxy.limits import Limits
 from nono.proxy.listener import Listener
 from nono.proxy.pins import Pins, scope_of_route
@@ -77,10 +78,11 @@ class Proxy:
         self._destinations = judge.router.destinations
         self._scratch = ScratchPool(make_scratch, limits.scratch_slots)
         self._pipes = Pipes()
+        self.latecomers = Latecomers(loop)
         buffer = bytearray(BUFFER_BYTES)
         self._services = Services(
             loop, limits, judge, token, self._scratch, self._pool, audit, self._conversations.discard,
-            buffer, memoryview(buffer), self._pipes, intercept, opened,
+            buffer, memoryview(buffer), self._pipes, self.latecomers, intercept, opened,
         )  # fmt: skip
         seconds = (
             limits.client_head_s, limits.client_body_s, limits.client_idle_s, limits.upstream_head_s,

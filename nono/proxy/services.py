@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from nono.loop import Loop
 from nono.proxy.inject import ScratchPool
+from nono.proxy.latecomers import Latecomers
 from nono.proxy.limits import Limits
 from nono.proxy.memo import MemoJudge
 from nono.proxy.route import Origin
@@ -68,5 +69,6 @@ class Services(NamedTuple):
     buffer: bytearray
     view: memoryview
     pipes: Pipes
+    latecomers: Latecomers
     interceptor: Interceptor | None = None
     opened: Callable[[Exchange], None] | None = None

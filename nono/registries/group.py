@@ -47,7 +47,7 @@ class Group:
         first = [tool.manager.name for tool in self.stale if tool.key not in self.answers]
         asked = (
             f"{REGISTRIES}: asking {', '.join(first)} where packages come from, in the background; until they answer, "
-            "their hosts are refused (to wait for them: nono profile groups)"
+            "a request for a host that is not granted waits"
         )
         return [asked] * bool(first) + [_left_out(tool) for tool in self.tools if tool.obstacle]
 

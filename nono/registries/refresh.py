@@ -29,9 +29,11 @@ _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from nono.registries im
 class Refresh:
     """Asks from `start` to the last answer, or until `close`; hosts go to `add`, in the loop's thread."""
 
-    def __init__(self, loop: Loop, add: Add) -> None:
+    def __init__(self, loop: Loop, add: Add, over: Callable[[], None]) -> None:
+        """over: called when no more hosts will come, perhaps more than once."""
         self._loop = loop
         self._add = add
+        self._over = over
         self._unread = b""
         self._request_fd = self._answer_fd = -1
 
@@ -90,3 +92,4 @@ class Refresh:
             if fd >= 0:
                 os.close(fd)
         self._request_fd = self._answer_fd = -1
+        self._over()

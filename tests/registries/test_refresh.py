@@ -29,7 +29,7 @@ def group(machine: Machine) -> Group:
 def refresh(machine: Machine) -> list[str]:
     """Run the loop until the helper has ended; return the hosts that arrived."""
     loop, added = Loop(), list[str]()
-    running = Refresh(loop, added.extend)
+    running = Refresh(loop, added.extend, lambda: None)
     running.start(group(machine))
 
     def look() -> None:
@@ -118,7 +118,7 @@ def test_the_helper_ends_with_the_supervisor_and_takes_its_programs_along(machin
     os.mkfifo(fifo)
     machine.program("go", f"os.write(os.open({str(fifo)!r}, os.O_WRONLY), str(os.getpid()).encode()); time.sleep(60)")
     loop = Loop()
-    running = Refresh(loop, lambda hosts: None)
+    running = Refresh(loop, lambda hosts: None, lambda: None)
     running.start(group(machine))
     reader = os.open(fifo, os.O_RDONLY)
     pidfd = os.pidfd_open(int(os.read(reader, 100)))
@@ -135,7 +135,7 @@ def test_a_run_without_a_helper_goes_on(machine: Machine, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     before = len(os.listdir("/proc/self/fd"))
     loop = Loop()
-    running = Refresh(loop, lambda hosts: None)
+    running = Refresh(loop, lambda hosts: None, lambda: None)
     running.start(group(machine))
     running.close()
     loop.close()
@@ -146,7 +146,7 @@ def test_a_state_directory_that_cannot_be_written_is_no_harm(machine: Machine, t
     machine.program("go", GO)
     machine.file(".local/state", "not a directory")
     loop = Loop()
-    running = Refresh(loop, lambda hosts: None)
+    running = Refresh(loop, lambda hosts: None, lambda: None)
     running.start(group(machine))
     loop.call_later(0.0, loop.stop)
     loop.run()
@@ -157,7 +157,7 @@ def test_a_state_directory_that_cannot_be_written_is_no_harm(machine: Machine, t
 
 def test_lines_that_no_helper_writes_are_passed_over() -> None:
     loop, added = Loop(), list[str]()
-    running = Refresh(loop, added.extend)
+    running = Refresh(loop, added.extend, lambda: None)
     running._answer_fd, write_fd = os.pipe()
     loop.register(running._answer_fd, 1, running._readable)
     os.write(write_fd, b'null\n{"\n\xff\n["a.example"]\n["b.exa')
@@ -176,7 +176,7 @@ def test_a_second_helper_waits_for_the_first(machine: Machine) -> None:
     with open(machine.state / "registries.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         loop = Loop()
-        running = Refresh(loop, lambda hosts: None)
+        running = Refresh(loop, lambda hosts: None, lambda: None)
         running.start(group(machine))
         running.close()  # it ends while it waits
         reap()

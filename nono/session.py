@@ -329,6 +329,10 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
     """Return the proxy of this run, serving `listener_fd` (its own from now on)."""
     from nono.proxy.server import BoundRoute, Chain, Limits, Proxy
 
+    def opened(exchange: Exchange) -> None:
+        audit.show(exchange)
+        loop.call_soon(audit.flush)
+
     process.raise_open_files_limit()
     bound = [BoundRoute(route, run.credentials[route.name]) for route in run.capabilities.routes]
     hosts = run.capabilities
@@ -341,7 +345,7 @@ def _make_proxy(loop: Loop, listener_fd: int, run: _Run, audit: AuditLog) -> Pro
     proxy = Proxy(
         loop, listener_fd, run.token, run.port, bound, allowlist, Limits(), _recorder(loop, audit),
         intercept=run.authority, lacks_library=hosts.intercept and run.authority is None, chain=chain,
-        opened=_watcher(loop, audit) if audit.is_watched else None,
+        opened=opened if audit.is_watched else None,
     )  # fmt: skip
     if allowlist is not None and run.registries is not None and run.registries.stale:
         _ask_package_managers(loop, run.registries, allowlist, proxy)
@@ -375,16 +379,6 @@ def _make_relays(
     for port, listener in host_listeners.items():
         relays.listen_port(port, listener.detach())
     return relays
-
-
-def _watcher(loop: Loop, audit: AuditLog) -> Callable[[Exchange], None]:
-    """Return what shows an exchange that has begun."""
-
-    def watch(exchange: Exchange) -> None:
-        audit.show(exchange)
-        loop.call_soon(audit.flush)
-
-    return watch
 
 
 def _recorder(loop: Loop, audit: AuditLog) -> Callable[[Exchange], None]:

@@ -32,13 +32,13 @@ def test_an_endpoint_of_a_flag_restricts_its_route(
 
 
 def test_a_network_profile_grants_its_hosts_and_no_other(site: Site) -> None:
-    requests = ["CONNECT gist.github.com:443", "CONNECT a.invalid:443", "CONNECT api.openai.com:22"]
-    flags = ["--network-profile", "developer", "--deny-domain", "gist.github.com", "--allow-cwd"]
+    requests = ["CONNECT api.anthropic.com:443", "CONNECT a.invalid:443", "CONNECT api.openai.com:22"]
+    flags = ["--network-profile", "minimal", "--deny-domain", "api.anthropic.com", "--allow-cwd"]
     done = site.run(flags, site.agent("proxied", *requests))
     assert [(answer["status"], answer["code"]) for answer in lines(done.stdout)] == [(403, "host_denied")] * 3
-    assert "--network-profile developer" in done.stderr, "the summary"
+    assert "--network-profile minimal" in done.stderr, "the summary"
     entries = [json.loads(line) for line in site.audit_log().splitlines() if line.startswith("{")]
-    assert [entry["host"] for entry in entries] == ["gist.github.com:443", "a.invalid:443", "api.openai.com:22"]
+    assert [entry["host"] for entry in entries] == ["api.anthropic.com:443", "a.invalid:443", "api.openai.com:22"]
     assert "denied by --deny-domain" in entries[0]["reason"]
     assert "--allow-domain a.invalid" in entries[1]["reason"]
     assert "--allow-domain api.openai.com:22" in entries[2]["reason"]

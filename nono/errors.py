@@ -61,7 +61,12 @@ class KernelError(NonoError, OSError):
 
 
 class Refusal(NonoError):
-    """The agent asked for what it may not have; `status` and `code` go on the wire, the message says what to do."""
+    """The agent asked for what it may not have; `status` and `code` go on the wire, the message says what to do.
+
+    unlisted: what it asked for is not denied, but not in the allowlist either, as far as that is known.
+    """
+
+    unlisted = False
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

@@ -135,7 +135,9 @@ class Allowlist:
         shown = f"[{host.strip('[]')}]" if ":" in name else name
         wanted = shown if is_default else f"{shown}:{port}"
         message = f"{wanted} is not in the allowlist. The operator can grant it with --allow-domain {wanted}"
-        raise Refusal(403, "host_denied", message)
+        refusal = Refusal(403, "host_denied", message)
+        refusal.unlisted = True
+        raise refusal
 
 
 class _Table:

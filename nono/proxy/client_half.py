@@ -32,6 +32,7 @@ from nono.proxy.state import (
     IDLE,
     SENT_WHOLE,
     SENT_WITH_BODY,
+    UNLISTED,
     UPSTREAM,
 )
 from nono.proxy.stream import WOULD_BLOCK
@@ -119,9 +120,10 @@ class ClientHalf(InterceptingHalf):
         try:
             judged = services.judge(head)
         except Refusal as refusal:
-            if refusal.code == "host_denied" and services.latecomers.expected:
+            if refusal.unlisted and services.latecomers.expected:
+                self.client_state = CLIENT[self.client_state][UNLISTED]
                 self._client.pause()
-                services.latecomers.wait(self._judge_again)
+                services.latecomers.wait(self, self._judge_again)
             else:
                 self._refuse(refusal)
             return
@@ -148,9 +150,8 @@ class ClientHalf(InterceptingHalf):
             self._find_fresh()
 
     def _judge_again(self) -> None:
-        if self._client.fd >= 0 and self._under_way:
-            self._client.resume()
-            self._guarded(lambda: self._begin(self._head))
+        self._client.resume()
+        self._guarded(lambda: self._begin(self._head))
 
     def _find_fresh(self) -> None:
         assert self._pool is not None

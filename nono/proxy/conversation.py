@@ -117,6 +117,7 @@ class Ends:
         except Exception:  # noqa: BLE001 - an audit that fails must not keep connections open
             pass
         self._let_upstream_go()
+        self._services.latecomers.forget(self)
         if self._client.fd >= 0:
             self._client.close()
             self._services.closed(self)

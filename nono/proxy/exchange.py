@@ -61,7 +61,7 @@ class Conversation(ClientHalf):
         try:
             if events & WRITE:
                 self._client_writable()
-            if events & READ and self._client.fd >= 0 and self.client_state != TUNNEL:
+            if events & READ and self._client.fd >= 0 and self.client_state not in (TUNNEL, HANDSHAKE):
                 self._client_readable()
         except ClientGone:
             self._client_left()

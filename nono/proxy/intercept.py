@@ -115,6 +115,9 @@ class InterceptingHalf(UpstreamHalf):
         target = self._target
         assert target is not None
         assert target.judge is not None
+        if self._inbox:
+            self._handshake_failed("not_tls", "bytes that are no TLS came before the handshake", refused=True)
+            return
         self._report("")
         self._clear()
         self._services = self._services._replace(judge=target.judge)

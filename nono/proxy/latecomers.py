@@ -19,7 +19,7 @@ class Latecomers:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: dict[object, Callable[[], None]] = {}
         self.expected = False
 
     def expect(self) -> None:
@@ -27,14 +27,18 @@ class Latecomers:
         self.expected = True
         self._loop.call_later(WAIT_S, self.over)
 
-    def wait(self, judge_again: Callable[[], None]) -> None:
-        """Call `judge_again` once, when hosts have come or no more will."""
-        self._waiting.append(judge_again)
+    def wait(self, who: object, judge_again: Callable[[], None]) -> None:
+        """Call `judge_again` once, when hosts have come or no more will, unless `who` is forgotten before."""
+        self._waiting[who] = judge_again
+
+    def forget(self, who: object) -> None:
+        """Drop the call; idempotent."""
+        self._waiting.pop(who, None)
 
     def came(self) -> None:
         """Some hosts have come."""
-        waiting, self._waiting = self._waiting, []
-        for judge_again in waiting:
+        waiting, self._waiting = self._waiting, {}
+        for judge_again in waiting.values():
             judge_again()
 
     def over(self) -> None:

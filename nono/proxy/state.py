@@ -15,6 +15,7 @@ Client half:
     DONE      the request was read to its end          DRAIN     the body's rest is read and dropped
     TUNNEL    bytes are no longer HTTP                 CLOSING   a last answer is on its way, then the end
     HANDSHAKE CONNECT was answered, TLS is to begin; then IDLE again, inside it
+    HELD      a head whose host may still come into the allowlist (latecomers.py)
 
 Upstream half:
     IDLE      none bound                               AWAITING  request on its way, no byte answered
@@ -40,11 +41,13 @@ DRAIN: Final = "DRAIN"
 DONE: Final = "DONE"
 TUNNEL: Final = "TUNNEL"
 HANDSHAKE: Final = "HANDSHAKE"
+HELD: Final = "HELD"
 CLOSING: Final = "CLOSING"
 
 # Events of the client half.
 BYTES: Final = "BYTES"  # some bytes of a head that is not complete
 GRANTED: Final = "GRANTED"  # a whole head, which passed every room
+UNLISTED: Final = "UNLISTED"  # a whole head, whose host may still come into the allowlist
 SENT_WITH_BODY: Final = "SENT_WITH_BODY"  # the head left for the upstream, more body is to come from the client
 SENT_WHOLE: Final = "SENT_WHOLE"  # the request left for the upstream whole
 END: Final = "END"  # the message's last byte was read (either half)
@@ -63,8 +66,9 @@ ANSWER_WHOLE: Final = "ANSWER_WHOLE"  # a final head that has no body
 LOST: Final = "LOST"  # the connection ended or failed
 
 CLIENT: Final[dict[str, dict[str, str]]] = {
-    IDLE: {BYTES: HEAD, GRANTED: WAITING, REFUSED: CLOSING},
-    HEAD: {BYTES: HEAD, GRANTED: WAITING, REFUSED: CLOSING},
+    IDLE: {BYTES: HEAD, GRANTED: WAITING, UNLISTED: HELD, REFUSED: CLOSING},
+    HEAD: {BYTES: HEAD, GRANTED: WAITING, UNLISTED: HELD, REFUSED: CLOSING},
+    HELD: {GRANTED: WAITING, UNLISTED: HELD, REFUSED: CLOSING},
     WAITING: {
         SENT_WITH_BODY: BODY,
         SENT_WHOLE: DONE,

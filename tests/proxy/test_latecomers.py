@@ -74,4 +74,34 @@ def test_the_end_of_the_run_does_not_wait(
             proxy.settle(lambda: len(proxy.proxy.latecomers._waiting) == 1)
             proxy.call(lambda: proxy.proxy.drain(5, drained.set))
             assert drained.wait(2)
-        assert [entry.code for entry in proxy.exchanges] == ["cut_off"]
+        assert [entry.code for entry in proxy.exchanges] == ["host_denied"]
+
+
+def test_what_no_later_host_could_grant_does_not_wait(upstream: Upstream, authority: Authority, world: World) -> None:
+    allowlist = Allowlist(["named.example"], ["denied.example"])
+    with RunningProxy([route("api", upstream.url, authority.ca)], allowlist, pins=world.pins) as proxy:
+        proxy.call(proxy.proxy.latecomers.expect)
+        for host in ("denied.example", "metadata.google.internal", f"127.0.0.1:{proxy.port}"):
+            with Client(proxy) as client:
+                client.send(connect(host if ":" in host else f"{host}:443", PROXY_AUTH))
+                assert client.answer().code == "host_denied"
+
+
+def test_a_pipelined_request_behind_one_that_waits_is_not_answered_in_its_place(
+    upstream: Upstream, authority: Authority, world: World, allowlist: Allowlist
+) -> None:
+    """Also where the client did not read, so that WRITE and READ come in one turn."""
+    slow = b"GET /api/bytes/8000000 HTTP/1.1\r\nHost: a\r\n" + bearer().encode() + b"\r\n\r\n"
+    follower = b"GET /api/echo HTTP/1.1\r\nHost: a\r\n" + bearer().encode() + b"\r\n\r\n"
+    with RunningProxy([route("api", upstream.url, authority.ca)], allowlist, pins=world.pins) as proxy:
+        proxy.call(proxy.proxy.latecomers.expect)
+        with Client(proxy) as client:
+            client.send(slow + get(f"http://{HOST}/", PROXY_AUTH))
+            client.send(follower)
+            assert client.answer().status == 200
+            proxy.settle(lambda: len(proxy.proxy.latecomers._waiting) == 1)
+            client.send(follower)
+            proxy.call(proxy.proxy.latecomers.over)
+            assert client.answer().code == "host_denied"
+            assert client.at_end()
+        assert [entry.code for entry in proxy.exchanges] == ["", "host_denied"]

@@ -5,6 +5,15 @@ in the caller's environment name it, because behind such a proxy nothing else ge
 http_proxy the first that is set, lower case before upper, and no_proxy for the hosts that are reached without it. The
 child gets none of these variables, whoever names the proxy. `direct` in their place means none.
 
+Direct, without that proxy, are the hosts of `--upstream-bypass` and no_proxy, as curl and Go read the latter:
+
+    example.com         this name and all below it        10.0.0.0/8, 10.1.2.3    address literals; no name is looked up
+    .example.com        all below it, not itself          *                       everything
+    *.example.com       the same                          each with :PORT, too
+
+They are read here and nowhere else, so that what a run begins with is what its proxy takes. What makes no sense is
+refused in a flag or profile, and left out of no_proxy.
+
 A user name or password never stands in a flag, which every process of the machine can read; one in the environment is
 not taken either, for it would be a copy that nobody wipes. `--upstream-proxy-credential` names a stored USER:PASSWORD.
 """
@@ -14,14 +23,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from nono.errors import NonoError, PolicyError, UsageError
-from nono.policy.allowlist import is_address, normalise, parse_entry, quoted
+from nono.policy.allowlist import is_address, parse_entry, quoted
 from nono.policy.capabilities import UpstreamProxy
+from nono.record import Record
 
 DIRECT = "direct"
 FLAG = "--upstream-proxy"
 
 _VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY")
 _FORMS = "write HOST:PORT or http://HOST:PORT"
+_BYPASS_FORMS = "write HOST, .SUFFIX, *.SUFFIX, an address or a network (10.0.0.0/8)"
+
+
+class Network(Record):
+    """The addresses of `bits` bits whose number is `prefix` without its last `free` bits."""
+
+    bits: int
+    prefix: int
+    free: int
+
+
+class Bypass(Record):
+    """One pattern: a network, or a name with what is below it ("": all names and addresses); port 0: any."""
+
+    network: Network | None
+    name: str
+    itself: bool
+    port: int
+
+
+_EVERYTHING = Bypass(None, "", True, 0)
 
 
 def upstream_proxy(
@@ -34,10 +65,8 @@ def upstream_proxy(
     """
     bypass = tuple(dict.fromkeys(bypass))
     for pattern in bypass:
-        if not _is_pattern(pattern):
-            raise UsageError(
-                f"--upstream-bypass {quoted(pattern)}: write HOST, *.SUFFIX, an address or a network (10.0.0.0/8)"
-            )
+        if _bypass(pattern) in (None, _EVERYTHING):
+            raise UsageError(f"--upstream-bypass {quoted(pattern)}: {_BYPASS_FORMS}")
     if named == DIRECT:
         return None
     if named:
@@ -78,16 +107,40 @@ def _parse(text: str, origin: str, credential: str) -> UpstreamProxy:
 
 def _no_proxy(text: str) -> list[str]:
     """Return the patterns of NO_PROXY. What is none is left out: programs differ in what they take."""
-    return [word for word in text.replace(",", " ").split() if word == "*" or _is_pattern(word)]
+    return [word for word in text.replace(",", " ").split() if _bypass(word) is not None]
 
 
-def _is_pattern(text: str) -> bool:
-    network, slash, bits = text.partition("/")
+def _bypass(pattern: str) -> Bypass | None:
     try:
-        if slash:
-            widest = 128 if ":" in network else 32
-            is_width = bits.isascii() and bits.isdigit() and len(bits) <= 3 and int(bits) <= widest
-            return is_width and is_address(normalise(network))
-        return "://" not in text and bool(parse_entry(text))
-    except (PolicyError, ValueError):
-        return False
+        return parse_bypass(pattern)
+    except PolicyError:
+        return None
+
+
+def parse_bypass(pattern: str) -> Bypass:
+    """Read a pattern: see above. Raises PolicyError."""
+    text, slash, rest = pattern.strip().partition("/")
+    width, colon, port = rest.partition(":")
+    everything = text == "*" or text.startswith("*:")
+    try:
+        # parse_entry knows of no host for all; any name will do to read the port behind it.
+        entry = parse_entry(f"all{text[1:]}" if everything else text + colon + port)
+    except PolicyError as error:
+        raise PolicyError(f"upstream bypass {quoted(pattern)}: {error}; {_BYPASS_FORMS}") from None
+    if "/" not in rest and is_address(entry.name):
+        number, bits = _number(entry.name)
+        if not slash:
+            width = str(bits)
+        if width.isascii() and width.isdigit() and len(width) <= 3 and int(width) <= bits:
+            free = bits - int(width)
+            return Bypass(Network(bits, number >> free, free), "", True, entry.port)
+    elif not slash:
+        return Bypass(None, "" if everything else entry.name, not entry.is_suffix, entry.port)
+    raise PolicyError(f"upstream bypass {quoted(pattern)}: this is no network; {_BYPASS_FORMS}")
+
+
+def _number(address: str) -> tuple[int, int]:
+    """Return a normalised address literal as a number, and how many bits it has."""
+    if ":" in address:
+        return int("".join(group.zfill(4) for group in address.split(":")), 16), 128
+    return int.from_bytes(bytes(map(int, address.split(".")))), 32

@@ -8,11 +8,7 @@ The origin's name is then resolved over there, so its addresses cannot be checke
 for: an address literal that its scope does not permit, names under which clouds keep their metadata, and the corporate
 proxy itself, which would let the agent out past the allowlist.
 
-Direct, without the proxy: loopback, always; and what `bypass` names, as curl and Go read NO_PROXY:
-
-    example.com         this name and all below it        10.0.0.0/8, 10.1.2.3    address literals; no name is looked up
-    .example.com        all below it, not itself          *                       everything
-    *.example.com       the same                          each with :PORT, too
+Direct, without the proxy: loopback, always; and what `bypass` names (policy/upstream.py).
 
 The credential, USER:PASSWORD, is sent as Basic (RFC 7617). It is encoded from locked memory into locked memory, sent
 from there and wiped at once; a fresh connection's buffer takes it whole.
@@ -28,11 +24,11 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from nono.errors import PolicyError, Refusal, UpstreamError
 from nono.kernel.secretmem import SecretBuffer
-from nono.policy.allowlist import METADATA_HOSTS, normalise
+from nono.policy.allowlist import METADATA_HOSTS
+from nono.policy.upstream import Bypass, parse_bypass
 from nono.proxy.inject import BASE64, SLOT_BYTES, LockedBuffer, Outgoing, ScratchPool, Shown
 from nono.proxy.pins import permitted
 from nono.proxy.route import Origin, Secret
@@ -43,7 +39,6 @@ _END = b"\r\n\r\n"
 _VERSION = b"HTTP/1."
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n\0]*)?\r\n").match
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0").search
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -84,7 +79,7 @@ class Chain:
             return True  # so that `check` refuses it
         if host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback):
             return False
-        return not any(bypass.covers(host, address, origin.port) for bypass in self._bypasses)
+        return not any(_covers(bypass, host, address, origin.port) for bypass in self._bypasses)
 
     def check(self, origin: Origin, scope: str) -> None:
         """Raise Refusal 403 for an origin that must not be asked for, wherever it is resolved. Pure."""
@@ -223,53 +218,18 @@ class Answer:
         return self._chain.failure("sent something that is no HTTP answer; check that this is an HTTP proxy's address.")
 
 
-class Bypass(NamedTuple):
-    """One pattern: a network, or a name with what is below it ("": all names and addresses); port 0: any."""
-
-    network: _Network | None
-    name: str
-    itself: bool
-    port: int
-
-    def covers(self, host: str, address: _Address | None, port: int) -> bool:
-        """address: what `host` is as an address, None for a name."""
-        if self.port not in (0, port):
-            return False
-        if self.network is not None:
-            return address is not None and address in self.network
-        if not self.name:
-            return True
-        return address is None and (host.endswith(f".{self.name}") or (self.itself and host == self.name))
-
-
-def parse_bypass(pattern: str) -> Bypass:
-    """Read a pattern. Raises PolicyError."""
-    text, port = pattern.strip().lower(), 0
-    head, colon, tail = text.rpartition(":")
-    if colon and (head.endswith("]") or ":" not in head):
-        if not tail.isascii() or not tail.isdigit() or not 0 < int(tail) < 65536:
-            raise PolicyError(f"upstream bypass {pattern!r}: the port must be a number from 1 to 65535")
-        text, port = head, int(tail)
-    if text == "*":
-        return Bypass(None, "", True, port)
-    network = _network(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+def _covers(bypass: Bypass, host: str, address: _Address | None, port: int) -> bool:
+    """address: what `host` is as an address, None for a name."""
+    if bypass.port not in (0, port):
+        return False
+    network = bypass.network
     if network is not None:
-        return Bypass(network, "", True, port)
-    itself = not text.startswith((".", "*."))
-    try:
-        name = normalise(text if itself else text.lstrip("*")[1:])
-    except ValueError as error:
-        message = "write HOST, .SUFFIX, *.SUFFIX, an address, a network (10.0.0.0/8) or *"
-        raise PolicyError(f"upstream bypass {pattern!r}: {error}; {message}") from None
-    return Bypass(None, name, itself, port)
-
-
-def _network(text: str) -> _Network | None:
-    address, slash, bits = text.partition("/")
-    try:
-        return ipaddress.ip_network(f"{address.rstrip('.')}{slash}{bits.lstrip('0') or bits[:1]}", strict=False)
-    except ValueError:
-        return None
+        if address is None or address.max_prefixlen != network.bits:
+            return False
+        return int(address) >> network.free == network.prefix
+    if not bypass.name:
+        return True
+    return address is None and (host.endswith(f".{bypass.name}") or (bypass.itself and host == bypass.name))
 
 
 def _address(text: str) -> _Address | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from nono.errors import UsageError
+from nono.errors import PolicyError, UsageError
 from nono.policy.capabilities import UpstreamProxy
-from nono.policy.upstream import upstream_proxy
+from nono.policy.upstream import parse_bypass, upstream_proxy
 
 FLAG = "--upstream-proxy"
 SECRET = "hunter2"
@@ -99,8 +101,39 @@ def test_bypasses_of_flag_and_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["", "*", "a b", "10.0.0.0/33", "10.0.0.0/", "a.example/8", "https://a.example", "x:0", "%", "a\0"]
-)
+    "pattern",
+    [
+        "", "*", " * ", "a b", "10.0.0.0/33", "10.0.0.0/", "::1/129", "a.example/8", "/8", "*/8", "https://a.example",
+        "http://1.2.3.4/8", "http/8://1.2.3.4", "*.1.2.3.4", "x:0", "%", "a\0",
+    ],
+)  # fmt: skip
 def test_refuses_a_bypass(pattern: str) -> None:
     with pytest.raises(UsageError, match="--upstream-bypass"):
         named("p:1", "", pattern)
+
+
+PIECES = ["*", ".", "a.b", "10.0.0.1", "/8", "/032", ":80", "[", "]", "::1", "/", " ", "%", "@", "\u00fc", "1" * 5000]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=5).map("".join))
+@example("[::1]/64")
+@example("[::1]/64:80")
+@example("::ffff:1.2.3.4/96")
+def test_what_a_run_begins_with_is_what_its_proxy_takes(pattern: str) -> None:
+    environment = {"HTTPS_PROXY": "p:1", "NO_PROXY": pattern}
+    through = upstream_proxy("", "", (), environment)
+    for taken in through.bypass if through else ():
+        parse_bypass(taken)
+    try:
+        through = upstream_proxy("p:1", "", (pattern,), {})
+    except UsageError:
+        return
+    assert through is not None
+    parse_bypass(through.bypass[0])
+
+
+def test_a_network_may_stand_in_brackets() -> None:
+    assert parse_bypass("[fd00::1]/8") == parse_bypass("FD00::/8") == parse_bypass("fd00:0::/08")
+    assert parse_bypass("[fd00::]/8:443") == parse_bypass("fd00::/8")._replace(port=443)
+    with pytest.raises(PolicyError, match="upstream bypass"):
+        parse_bypass("fd00::/8/8")

@@ -4,7 +4,7 @@ The settings themselves stay closed to the agent: passwords and tokens stand in 
 manager that cannot read them turns to its default index, which package_registries then does not hold; or it asks the
 public one for a company's private name. So the few lines that say where to install from, and whom to trust there, are
 copied into the run's temporary directory, and a variable of the manager names the copy. Nobody's user and password are
-copied, nor anything that looks like one (an @, a ?) behind them; a token in the path of a URL cannot be told from a
+copied, nor a line or a word that is not of the form of an address; a token in the path of a URL cannot be told from a
 path.
 
 Where the user has named a file by that variable himself, nothing is done.
@@ -21,75 +21,103 @@ from nono.record import Record
 
 _MAX_BYTES = 1 << 16
 _USER = re.compile(r"(?<=//)[^/\s]*@")
+_SECTION = re.compile(r"\[[\w.-]+\]")
+_SCOPE = re.compile(r"@[\w.~-]+:registry")
+# What a word of an option looks like once user and password are gone; one that looks otherwise is not copied.
+_HOST = r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::\d+)?"
+_URL = rf"https?://{_HOST}(?:/[\w.~%+/-]*)?"
+_PATH = r"[~/][\w.~+/-]*"
+_LIST = r"[\w.:/*,|~%+=-]+"
 
 
 class _Settings(Record):
-    """One manager's. variable: names a file of settings. files: the later one counts. options: what is copied."""
+    """One manager's. variable: names a file of settings. files: the later one counts.
+
+    options: what is copied, and what a word of it looks like. is_continued: an indented line is another value of the
+    option above it, as in pip's files (configparser); elsewhere it is an option like any other.
+    """
 
     variable: str
     files: tuple[str, ...]
-    options: tuple[str, ...]
+    options: dict[str, str]
+    is_continued: bool = False
 
 
-_SETTINGS = (
-    _Settings(
-        "PIP_CONFIG_FILE",
-        ("~/.pip/pip.conf", "$CONFIG/pip/pip.conf"),
-        ("index-url", "extra-index-url", "trusted-host", "cert"),
-    ),
-    _Settings("npm_config_userconfig", ("~/.npmrc",), ("registry", "@*:registry", "cafile")),
-    _Settings(
-        "GOENV", ("$CONFIG/go/env",), ("GOPROXY", "GONOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GOINSECURE")
-    ),
+PIP = _Settings(
+    "PIP_CONFIG_FILE",
+    ("~/.pip/pip.conf", "$CONFIG/pip/pip.conf"),
+    {"index-url": _URL, "extra-index-url": _URL, "trusted-host": _HOST, "cert": _PATH},
+    True,
+)
+NPM = _Settings("npm_config_userconfig", ("~/.npmrc",), {"registry": _URL, "@*:registry": _URL, "cafile": _PATH})
+GO = _Settings(
+    "GOENV",
+    ("$CONFIG/go/env",),
+    dict.fromkeys(("GOPROXY", "GONOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GOINSECURE"), _LIST),
 )
 
 
 def hand_over(place: Place, environment: Mapping[str, str], directory: str) -> dict[str, str]:
     """Write the copies into `directory`, which the agent can read; return the variables that name them."""
     variables = {}
-    for variable, files, options in _SETTINGS:
+    for settings in (PIP, NPM, GO):
+        variable = settings.variable
         if variable in environment or variable.upper() in environment:
             continue
-        for path in reversed(files):
+        for path in reversed(settings.files):
             text = _read(path.replace("~", place.home, 1).replace("$CONFIG", place.config_home, 1))
             if text is not None:
                 copy = os.path.join(directory, variable.lower())
                 with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-                    file.write(excerpt(text, options))
+                    file.write(excerpt(text, settings))
                 variables[variable] = copy
                 break
     return variables
 
 
-def excerpt(text: str, options: tuple[str, ...]) -> str:
+def excerpt(text: str, settings: _Settings) -> str:
     """Return the sections of `text`, and the lines of these options without a credential. Pure."""
     kept = []
-    is_kept = False
-    for line in text.splitlines():
-        name, separator, value = line.partition(_separator(line))
-        if line[:1] in (" ", "\t"):  # another value of the option above
-            name, separator, value = "", "", line
-        elif line[:1] == "[":
-            kept.append(line)
-            is_kept = False
-            continue
+    form = None  # of the option that a continuation would belong to
+    for line in text.split("\n"):
+        stripped = line.strip()
+        if settings.is_continued and line[:1] in (" ", "\t"):
+            value = _USER.sub("", stripped)
+            if form and re.fullmatch(form, value):
+                kept.append(f"    {value}")
+        elif stripped[:1] == "[":
+            if not settings.is_continued:
+                break  # what follows is no option of npm or go
+            form = None
+            if _SECTION.fullmatch(stripped):
+                kept.append(stripped)
         else:
-            is_kept = bool(separator) and _is_named(name.strip(), options)
-        value = _USER.sub("", value)
-        if is_kept and "@" not in value and "?" not in value:
-            kept.append(name + separator + value)
+            name, separator, value = stripped.partition(_separator(stripped, settings.is_continued))
+            name = name.strip()
+            form = settings.options.get("@*:registry" if _SCOPE.fullmatch(name) else name) if separator else None
+            if form and (words := _words(value, form)) is not None:
+                kept.append(f"{name}{separator}{words}")
+            else:
+                form = None
     return "".join(f"{line}\n" for line in kept)
 
 
-def _separator(line: str) -> str:
+def _separator(line: str, is_pip: bool) -> str:
     """pip takes `name: value`, too."""
-    return ":" if line[:1] != "@" and 0 < line.find(":") < (line.find("=") + 1 or len(line)) else "="
+    return ":" if is_pip and 0 < line.find(":") < (line.find("=") + 1 or len(line)) else "="
 
 
-def _is_named(name: str, options: tuple[str, ...]) -> bool:
-    if name[:1] == "@":
-        return name.endswith(":registry") and "@*:registry" in options
-    return name in options
+def _words(value: str, form: str) -> str | None:
+    """Return the first word and the URLs that follow it at once; "" where the value begins on the next line."""
+    words = _USER.sub("", value).replace('"', "").replace("'", "").split()
+    if words and not re.fullmatch(form, words[0]):
+        return None
+    sound = words[:1]
+    for word in words[1:]:
+        if not re.fullmatch(_URL, word):
+            break
+        sound.append(word)
+    return " ".join(sound)
 
 
 def _read(path: str) -> str | None:

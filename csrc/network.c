@@ -88,12 +88,24 @@ nono_socket_in_network(int network_fd, int family, const char **call)
 	return visit.error != 0 ? -visit.error : visit.socket_fd;
 }
 
+int
+nono_setns_allowed(void)
+{
+	return setns(-1, CLONE_NEWNET) == 0 || errno == EBADF ? 0 : -errno;
+}
+
 #else
 
 int
 nono_socket_in_network(int network_fd, int family, const char **call)
 {
 	(void)network_fd, (void)family, (void)call;
+	return -ENOSYS;
+}
+
+int
+nono_setns_allowed(void)
+{
 	return -ENOSYS;
 }
 

@@ -102,6 +102,9 @@ int nono_spawn(struct nono_spawn *spawn);
  */
 int nono_socket_in_network(int network_fd, int family, const char **call);
 
+/* Whether setns(2) is allowed at all here: 0, or -errno. Enters nothing. */
+int nono_setns_allowed(void);
+
 /* ---- secret.c: memory for secrets --------------------------------------------------- */
 
 int nono_memfd_secret(unsigned int flags);

@@ -127,7 +127,7 @@ def run(
         with ScratchDirectory(place.temporary_directory, create=not order.dry_run) as scratch:
             grant = PathGrant(scratch.path, READ | WRITE, False, "temporary directory", optional=True)
             grants = (*capabilities.grants, grant, *filesystem.standard_stream_grants())
-            protected = guard.protected_paths(capabilities.routes, references.values(), profile_path)
+            protected = guard.protected_paths(capabilities.routes, references.values(), profile_path, environment)
             denies = (*capabilities.denies, *protected)
             capabilities = capabilities._replace(grants=grants, denies=denies)
             plan = make_plan(filesystem.expand(capabilities), landlock.abi(), os.uname().machine)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from errno import EPERM
 
 from nono.errors import KernelError
+from nono.kernel import process
 from nono.kernel._shim import ffi, lib
 
 _FORBIDDEN = (
@@ -18,11 +19,19 @@ _FORBIDDEN = (
 )
 
 
+def check() -> None:
+    """Raise KernelError where `socket_in` cannot work; to be called before the spawn."""
+    error = -int(lib.nono_setns_allowed())
+    if error:
+        raise KernelError("setns", error, _FORBIDDEN)
+
+
 def socket_in(network_fd: int, family: int) -> int:
     """Return a new TCP socket in the network namespace `network_fd`: non-blocking, close-on-exec, the caller's.
 
     family: AF_INET or AF_INET6. Raises KernelError with the name of the system call that failed.
     """
+    assert not process.is_dumpable(), "the child's user namespace must not reach this memory"
     call = ffi.new("char **")
     fd = int(lib.nono_socket_in_network(network_fd, family, call))
     if fd < 0:

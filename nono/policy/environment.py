@@ -31,6 +31,11 @@ _PROXY_VARIABLES = (
     "NO_PROXY",
     "no_proxy",
 )
+# Where packages are installed from; people put passwords into these.
+_INDEXES = (
+    "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL",
+    "GOPROXY", "npm_config_registry", "NPM_CONFIG_REGISTRY",
+)  # fmt: skip
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # Each names a file of certificates to trust, instead of the system's or (Node, Deno) beside it.
 CA_VARIABLES = (
@@ -88,9 +93,14 @@ def child_environment(
         withheld.update(WITHHELD_CREDENTIALS)
         for route in builtin_routes().values():
             withheld.update(route.env_vars)
+        withheld.update(name for name in inherited if _is_token_of_a_registry(name))
     for name in withheld:
         variables.pop(name, None)
     added: dict[str, str] = {}
+    if network != NETWORK_OPEN:
+        for name in _INDEXES:
+            if "@" in variables.get(name, ""):
+                added[name] = _without_users(variables[name])
     if network == NETWORK_PROXY:
         proxy = f"http://nono:{token}@127.0.0.1:{proxy_port}"
         for name in _PROXY_VARIABLES[:4]:
@@ -113,6 +123,25 @@ def child_environment(
     variables.update(added)
     gone = (name for name in withheld if name in inherited and name not in added)
     return ChildEnvironment(variables, tuple(sorted(gone)))
+
+
+def _is_token_of_a_registry(name: str) -> bool:
+    """Whether a package manager reads a password or token from this variable."""
+    upper = name.upper()
+    return (
+        (upper.startswith(("CARGO_REGISTRIES_", "UV_INDEX_")) and upper.endswith(("_TOKEN", "_PASSWORD")))
+        or upper.startswith(("POETRY_PYPI_TOKEN_", "POETRY_HTTP_BASIC_"))
+        or (upper.startswith("NPM_CONFIG_") and ("_AUTH" in upper or "_PASSWORD" in upper or "//" in upper))
+    )
+
+
+def _without_users(urls: str) -> str:
+    """The URLs of a list without user names and passwords."""
+    first, *rest = urls.split("://")
+    for part in rest:
+        end = min((at for at in map(part.find, "/ ,|") if at >= 0), default=len(part))
+        first += "://" + part[:end].rpartition("@")[2] + part[end:]
+    return first
 
 
 def _is_granted(directory: str, grants: Iterable[PathGrant]) -> bool:

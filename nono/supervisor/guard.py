@@ -27,21 +27,25 @@ from nono.errors import CredentialError, PolicyError, UsageError
 from nono.policy.capabilities import NETWORK_OPEN, READ, WRITE, PathDeny
 from nono.policy.routes import MAX_KEY_BYTES, Route
 
+# What OpenSSL, which is loaded after the agent has started, reads: trust, settings, code. Colons separate lists.
+_TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES")
+
 _SHORTEST_RECOGNISABLE_KEY = 8  # bytes; a shorter one would be found in innocent variables
 _LONGEST_USER_AND_PASSWORD = 4096  # bytes; with its head it must fit into locked scratch memory, nono/proxy/chain.py
 
 
 def protected_paths(
-    routes: Iterable[Route], references: Iterable[Reference], profile: str | None
+    routes: Iterable[Route], references: Iterable[Reference], profile: str | None, environment: Mapping[str, str]
 ) -> tuple[PathDeny, ...]:
     """Return the paths that no grant of this run opens (the keys) or makes writable (everything else).
 
-    profile: the file that was read, None for none.
+    profile: the file that was read, None for none. environment: nono's own, which tells OpenSSL whom to trust.
     """
     keys = [reference.name for reference in references if reference.scheme == FILE]
     keys += [route.tls_client_key for route in routes if route.tls_client_key]
     told = [path for route in routes for path in (route.tls_ca, route.tls_client_cert) if path]
     told += [profile] if profile else []
+    told += [path for name in _TLS_VARIABLES for path in environment.get(name, "").split(":") if path]
     code = {*nono.__path__, *sys.path, sys.prefix, sys.exec_prefix, sys.executable, os.path.realpath(sys.executable)}
     return (
         *(PathDeny(os.path.realpath(path), "credential_files", READ | WRITE) for path in keys),

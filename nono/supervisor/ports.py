@@ -6,6 +6,7 @@ import _socket
 from collections.abc import Iterable
 
 from nono.errors import UsageError
+from nono.kernel.network import check as check_network
 from nono.policy.capabilities import NETWORK_OPEN
 
 _FIRST_UNPRIVILEGED = 1024  # net.ipv4.ip_unprivileged_port_start of a new network namespace
@@ -39,8 +40,14 @@ def check(network: str, open_ports: Iterable[int], listen_ports: Iterable[int], 
 
 
 def listen_on_host(ports: Iterable[int]) -> dict[int, _socket.socket]:
-    """Return listening sockets on 127.0.0.1 of this machine, by port. Raises UsageError, and then none is left."""
+    """Return listening sockets on 127.0.0.1 of this machine, by port.
+
+    Raises UsageError, and then none is left; KernelError where no socket can be made inside.
+    """
     listeners: dict[int, _socket.socket] = {}
+    ports = tuple(ports)
+    if ports:
+        check_network()
     for port in ports:
         listener = listeners[port] = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)  # close-on-exec
         try:

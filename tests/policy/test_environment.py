@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, NETWORK_PROXY, READ, WRITE, PathGrant
 from nono.policy.environment import CA_VARIABLES, child_environment
 from nono.policy.network import select_routes
@@ -93,3 +95,29 @@ def test_a_bundle_is_named_in_every_variable_and_only_through_the_proxy() -> Non
 def test_hosts_beside_loopback_that_are_not_asked_of_the_proxy() -> None:
     child = child_environment({"NO_PROXY": "old"}, network=NETWORK_PROXY, no_proxy=["a.example", ".b.example"])
     assert child.variables["NO_PROXY"] == child.variables["no_proxy"] == "localhost,127.0.0.1,::1,a.example,.b.example"
+
+
+@pytest.mark.parametrize(
+    ("given", "handed"),
+    [
+        ("https://u:pw@packages.corp.example/simple", "https://packages.corp.example/simple"),
+        ("https://pw@a.example http://u:p@b.example/x@y", "https://a.example http://b.example/x@y"),
+        ("https://u:pw@a.example,https://u:pw@b.example|direct", "https://a.example,https://b.example|direct"),
+        ("https://a.example/@scope", "https://a.example/@scope"),
+    ],
+)
+def test_where_packages_come_from_is_told_without_the_password(given: str, handed: str) -> None:
+    inherited = {"PIP_INDEX_URL": given}
+    assert child_environment(inherited, network=NETWORK_PROXY, token="t").variables["PIP_INDEX_URL"] == handed
+    assert child_environment(inherited, network=NETWORK_OPEN).variables == inherited
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CARGO_REGISTRIES_CORP_TOKEN", "npm_config__auth", "npm_config_//r.example/:_authToken", "UV_INDEX_CORP_PASSWORD",
+     "POETRY_PYPI_TOKEN_CORP", "NPM_TOKEN"],
+)  # fmt: skip
+def test_tokens_of_registries_are_withheld(name: str) -> None:
+    handed = child_environment({name: "secret"}, network=NETWORK_PROXY, token="t")
+    assert "secret" not in handed.variables.values()
+    assert handed.withheld == (name,)

@@ -141,6 +141,21 @@ def test_the_profile_cannot_be_changed_by_the_run_that_it_governs(site: Site) ->
     assert site.run(["--profile", str(profile), "--allow-cwd"], ["cat", "profile.json"]).returncode == 0
 
 
+def test_what_the_proxy_trusts_cannot_be_changed(site: Site) -> None:
+    directory = site.work / "certs"
+    directory.mkdir()
+    bundle = site.work / "ca.pem"
+    bundle.touch()
+    environment = {"SSL_CERT_DIR": f"{directory}:/etc/ssl/certs", "OPENSSL_CONF": str(bundle)}
+    for attack in ("cp /etc/hosts certs/0a1b2c3d.0", "echo > ca.pem", "mv certs c && mkdir certs", "rm ca.pem"):
+        done = site.run(["--allow-cwd", "--block-net"], ["/bin/sh", "-c", attack], environment=environment)
+        assert done.returncode != 0, attack
+    done = site.run(
+        ["--allow-cwd", "--block-net"], ["/bin/sh", "-c", "ls certs && cat ca.pem"], environment=environment
+    )
+    assert done.returncode == 0
+
+
 def test_nonos_own_code_cannot_be_changed(site: Site) -> None:
     """nono, run from a directory that it grants: there it may read itself, not write itself."""
     package = site.work / "lib" / "nono"

@@ -307,11 +307,13 @@ def _supervise(
         if statuses and not is_relayed:
             return statuses[0]
         import_module(library)
-    proxy = _make_proxy(loop, child.listener_fds[0], run, audit) if is_proxied else None
-    relays = _make_relays(loop, child, host_listeners, run, audit) if is_relayed else None
-    if proxy is not None:
-        proxy.warm()
+    proxy = relays = None
     try:
+        if is_proxied:
+            proxy = _make_proxy(loop, child.listener_fds[0], run, audit)
+            proxy.warm()
+        if is_relayed:
+            relays = _make_relays(loop, child, host_listeners, run, audit)
         if not statuses:
             loop.run()
         if relays is not None:

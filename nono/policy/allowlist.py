@@ -5,7 +5,8 @@ resolver would be asked for them: lower case, without the trailing dot, internat
 
 An entry is a host (`example.com`), a suffix (`.example.com` or `*.example.com`: whatever ends in it, not `example.com`
 itself, never `evilexample.com`), or an address literal, each with or without a `:PORT`; or a URL, whose scheme names
-the port, and whose path, if it has one, is a glob: only requests for it are granted. Without a port an entry means
+the port, and whose path, if it has one, is a glob: only requests for it are granted; https:// is never granted as plain
+text, whatever the port. Without a port an entry means
 443 for a tunnel (CONNECT), 80 and 443 for a plain request. Grants add up: who is granted all paths by one entry is not
 held to the path of another. A denied entry goes before any allowed one and, without a port, denies every port.
 
@@ -62,16 +63,20 @@ class Verdict(Record):
 
 
 class Entry(Record):
-    """A host, or (is_suffix) whatever ends in `.name`; at `port` (0: the default ones); `rule` None: all requests."""
+    """A host, or (is_suffix) whatever ends in `.name`; at `port` (0: the default ones); `rule` None: all requests.
+
+    tls: over TLS only.
+    """
 
     name: str
     is_suffix: bool
     port: int = 0
     rule: EndpointRule | None = None
+    tls: bool = False
 
 
-Grants = tuple[tuple[int, EndpointRule | None], ...]  # the port and rule of each entry for one name
-_EVERYTHING: Grants = ((0, None),)
+Grants = tuple[tuple[int, EndpointRule | None, bool], ...]  # port, rule and tls of each entry for one name
+_EVERYTHING: Grants = ((0, None, False),)
 _NAMED = Verdict(True)
 _REACHABLE = Verdict(False)
 
@@ -101,7 +106,7 @@ class Allowlist:
 
     def denies(self, name: str, port: int) -> bool:
         """Whether a denied entry covers the normalised `name` at this port."""
-        return any(denied_port in (0, port) for denied_port, _ in self._denied.find(name))
+        return any(denied_port in (0, port) for denied_port, _, _ in self._denied.find(name))
 
     def add(self, groups: Iterable[str]) -> None:
         """Grant hosts and suffixes of groups that were computed meanwhile."""
@@ -122,11 +127,12 @@ class Allowlist:
             raise Refusal(403, "host_denied", f"{name} is denied by --deny-domain or the profile's deny_domain.")
         is_default = port == 443 or (port == 80 and not tunnel)
         ports = (0, port) if is_default else (port,)
-        named = [rule for granted, rule in self._allowed.hosts.get(name, ()) if granted in ports]
+        entries = self._allowed.hosts.get(name, ())
+        named = [rule for granted, rule, tls in entries if granted in ports and (tunnel or not tls)]
         if None in named:
             return _NAMED
         others = (*self._allowed.below(name), *self._groups.find(name))
-        reachable = [rule for granted, rule in others if granted in ports]
+        reachable = [rule for granted, rule, tls in others if granted in ports and (tunnel or not tls)]
         if None in reachable:
             return _REACHABLE
         rules = tuple(rule for rule in (*named, *reachable) if rule is not None)
@@ -162,8 +168,8 @@ class _Table:
                 entry = parse_entry(text)
                 table, name = self.suffixes if entry.is_suffix else self.hosts, entry.name
                 if entry.port or entry.rule is not None:
-                    grants = ((entry.port, entry.rule),)
-                    self.has_https_rules |= entry.rule is not None and text.lstrip().lower().startswith("https:")
+                    grants = ((entry.port, entry.rule, entry.tls),)
+                    self.has_https_rules |= entry.rule is not None and entry.tls
             known = table.setdefault(name, grants)
             if known is not grants:
                 table[name] = tuple(dict.fromkeys(known + grants))
@@ -219,7 +225,7 @@ def parse_entry(text: str) -> Entry:
         raise fail(str(error)) from None
     if is_suffix and is_address(name):
         raise fail("an address has no subdomains")
-    return Entry(name, is_suffix, port, rule)
+    return Entry(name, is_suffix, port, rule, bool(separator) and scheme.lower() == "https")
 
 
 def quoted(text: str) -> str:

@@ -72,6 +72,11 @@ def test_hosts_and_suffixes(entry: str, host: str, allowed: bool) -> None:
         ("a.example:80", 80, True, True),
         ("https://a.example", 443, True, True),
         ("https://a.example", 80, False, False),
+        ("https://a.example", 443, False, False),
+        ("HTTPS://a.example/x", 443, False, False),
+        ("https://a.example:80", 80, False, False),
+        ("https://a.example:80", 80, True, True),
+        ("http://a.example:443", 443, False, True),
         ("http://a.example/", 80, False, True),
         ("http://a.example", 443, True, False),
         ("https://a.example:8443", 8443, True, True),
@@ -80,6 +85,12 @@ def test_hosts_and_suffixes(entry: str, host: str, allowed: bool) -> None:
 def test_ports(entry: str, port: int, tunnel: bool, allowed: bool) -> None:
     for text, host in ((entry, "a.example"), (entry.replace("a.example", "*.a.example"), "b.a.example")):
         assert (refusal(Allowlist([text]), host, port, tunnel=tunnel) is None) is allowed
+
+
+def test_https_grants_nothing_in_plain_text_beside_other_entries() -> None:
+    allowlist = Allowlist(["https://a.example/x", "http://a.example:443/y"])
+    assert allowlist("a.example", 443, tunnel=False) == Verdict(True, (EndpointRule("*", "/y"),))
+    assert Allowlist(["https://a.example/x", "a.example"])("a.example", 443, tunnel=False) == Verdict(True)
 
 
 def test_several_ports_of_one_host() -> None:

@@ -34,6 +34,7 @@ PERCENT = 1
 BASE64 = 2
 
 SLOT_BYTES = 16384  # one TLS record
+_SHOWN_PATH = 256  # a log that is kept must not fill up at the agent's line speed
 _ZEROS = bytes(SLOT_BYTES)
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -44,7 +45,7 @@ _TCHAR = frozenset("!#$%&'*+-.^_`|~" + _ALNUM)
 
 
 class Shown(NamedTuple):
-    """What the audit will say of a request: no query, no token."""
+    """What the audit will say of a request: no query, no token, at most _SHOWN_PATH of the path."""
 
     route: str
     host: str
@@ -148,7 +149,7 @@ def plan(grant: Grant, how: Injection, token: bytes) -> Outgoing:
         raise Refusal(400, "token_misplaced", "The session token stands in the request outside a credential's place.")
     secret = how.secret
     fits = secret is not None and len(before) + 3 * len(secret) + 4 + len(after) <= SLOT_BYTES
-    shown = Shown(bound.route.name, how.shown_host, head.method.decode(), path.decode() or "/")
+    shown = Shown(bound.route.name, how.shown_host, head.method.decode(), _shown(path) or "/")
     return Outgoing(
         before, after, how.encoding, fits, secret, destination.origin, head.method, head.length, head.close,
         head.expects_continue, head.upgrade, shown,
@@ -163,11 +164,15 @@ def plan_plain(head: RequestHead, origin: Origin, target: bytes, scope: str, tok
     encoded = any(name == b"authorization" and authorization_holds(value, token) for _, name, value in head.fields)
     if encoded or token in before:
         raise Refusal(400, "token_misplaced", "The session token stands in the request outside a credential's place.")
-    path = target.partition(b"?")[0].decode()
+    path = _shown(target.partition(b"?")[0])
     return Outgoing(
         before, b"", RAW, False, None, origin, head.method, head.length, head.close, head.expects_continue,
         head.upgrade, Shown("", origin.authority, head.method.decode(), path), scope,
     )  # fmt: skip
+
+
+def _shown(path: bytes) -> str:
+    return path.decode() if len(path) <= _SHOWN_PATH else path[:_SHOWN_PATH].decode("ascii", "replace") + "…"
 
 
 def _target(path: bytes, query: bytes | None) -> bytes:

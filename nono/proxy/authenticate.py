@@ -146,7 +146,7 @@ def authenticate(
             left, right = where.path_around
             judged = path + left + token + join_path(right, after)
         check_path(judged)
-    check_endpoint(match.destination, head, judged)
+    check_endpoint(match.destination, head, judged, token)
     return Grant(head, match, dropped, path, after, query)
 
 

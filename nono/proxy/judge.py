@@ -33,6 +33,7 @@ from nono.proxy.route import (
     Origin,
     RouteMatch,
     Router,
+    allow_domain,
     check_path,
     check_rules,
 )
@@ -119,7 +120,9 @@ class Judge(MemoJudge):
                 self._refuse_routed(host, routes[0])
             judge = self._hosts.get((name, port))
             if judge is None:
-                judge = self._host_judge(host, port, routes, lambda: self._granted_beside(host, port))
+                # As the operator wrote the host: one judge is for all spellings of it.
+                own = routes[0].origin.host
+                judge = self._host_judge(own, port, routes, lambda: self._granted_beside(own, port))
                 self._hosts[name, port] = judge
             return ConnectGrant(host, port, "", judge)
         verdict = self._allowed(host, port, tunnel=True)
@@ -140,8 +143,9 @@ class Judge(MemoJudge):
             if match is not None:
                 return self._to_route(raw, head, match, needs_token=False)
         verdict = self._allowed(host, port, tunnel=False)
-        _check_rules(verdict, host, head, path_and_query)
-        return plan_plain(head, Origin(False, host, port), path_and_query, _scope(verdict), self._token)
+        origin = Origin(False, host, port)
+        _check_rules(verdict, origin, head, path_and_query, self._token)
+        return plan_plain(head, origin, path_and_query, _scope(verdict), self._token)
 
     def _host_judge(
         self, host: str, port: int, routes: Sequence[Destination], granted: Callable[[], Verdict | None]
@@ -201,10 +205,13 @@ class HostJudge(MemoJudge):
         if isinstance(target, RouteMatch):
             return self._to_route(raw, head, target, needs_token=False)
         verdict = self._granted()
+        if target.target == b"*" and (verdict is None or verdict.rules):
+            raise Refusal(400, "bad_target", "OPTIONS * is for hosts of which all paths are granted; name a path.")
         if verdict is None:
+            flag = allow_domain(self._origin, target.target.partition(b"?")[0], self._token)
             message = f"This path of {target.host} is not granted, only {self.router.granted}."
-            raise Refusal(403, "endpoint_denied", message)
-        _check_rules(verdict, target.host, head, target.target)
+            raise Refusal(403, "endpoint_denied", f"{message} The operator can grant it with {flag}")
+        _check_rules(verdict, self._origin, head, target.target, self._token)
         return plan_plain(head, self._origin, target.target, _scope(verdict), self._token)
 
 
@@ -219,11 +226,11 @@ def _scope(verdict: Verdict) -> str:
     return NAMED if verdict.named else PUBLIC
 
 
-def _check_rules(verdict: Verdict, host: str, head: RequestHead, target: bytes) -> None:
+def _check_rules(verdict: Verdict, origin: Origin, head: RequestHead, target: bytes, token: bytes) -> None:
     if verdict.rules:
         path = target.partition(b"?")[0]
         check_path(path)
-        check_rules(verdict.rules, host, head, path)
+        check_rules(verdict.rules, origin, head, path, token)
 
 
 def _is_loopback(name: str) -> bool:

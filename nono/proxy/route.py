@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from nono.errors import PolicyError, Refusal
+from nono.policy.allowlist import normalise
 from nono.policy.routes import EndpointRule, Route
 from nono.proxy.head import RequestHead
 
@@ -102,6 +103,7 @@ class HostTarget(NamedTuple):
 
 _SCHEME = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[^/\[\]:@?#]+)(?::([0-9]{1,5}))?(/[^?#]*)?", re.ASCII).fullmatch
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@/?#\\]+):([0-9]{1,5})").fullmatch
+_IPV6_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?").fullmatch
 _ABSOLUTE = re.compile(rb"http://(\[[0-9A-Fa-f:.]+\]|[^/\[\]:@?#\\]+)(?::([0-9]{1,5}))?([/?][^#]*)?", re.I).fullmatch
 _KEPT_TARGETS = 512
 _KEPT_TARGET_BYTES = 512
@@ -112,6 +114,8 @@ _OVERRIDES = frozenset(
 )
 _ECHOING = frozenset((b"TRACE", b"TRACK"))  # some servers answer them in any case of letters
 _MAX_PEELS = 4
+_FLAG_PATH_BYTES = 256
+_FLAG_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/"
 
 
 class Router:
@@ -181,6 +185,7 @@ class HostRouter:
     def __init__(self, host: str, port: int, routes: Sequence[Destination], max_target_bytes: int) -> None:
         self.host = host
         self.port = port
+        self._name = normalise(host)
         # The longest base path first; of routes that share one, the first that has a credential.
         self._routes = sorted(routes, key=lambda found: (-len(found.base), found.bound.credential is None))
         name = f"[{host}]" if ":" in host else host
@@ -199,11 +204,24 @@ class HostRouter:
             raise Refusal(414, "uri_too_long", f"The request target is longer than {self._max_target_bytes} bytes.")
         if head.method.upper() in _ECHOING:
             raise Refusal(405, "method_not_allowed", "TRACE would echo the credential and is not allowed.")
-        if target[:1] != b"/" or b"#" in target or head.method == b"CONNECT":
+        to_server = target == b"*" and head.method == b"OPTIONS"
+        if (target[:1] != b"/" and not to_server) or b"#" in target or head.method == b"CONNECT":
             raise Refusal(400, "bad_target", "Inside a connection to a host the request target must be a path.")
-        if head.host.lower() not in self._names:
+        if head.host.lower() not in self._names and not self._is_meant(head.host):
             raise Refusal(400, "bad_host", f"Host disagrees with {self.host}, to which this connection was made.")
         return self.match(target) or HostTarget(self.host, self.port, target)
+
+    def _is_meant(self, text: bytes) -> bool:
+        """Whether this is another spelling of the host's IPv6 address."""
+        found = _IPV6_HOST(text)
+        try:
+            return (
+                found is not None
+                and normalise(found[1].decode("ascii")) == self._name
+                and int(found[2] or self.port) == self.port
+            )
+        except ValueError:
+            return False
 
     def match(self, target: bytes) -> RouteMatch | None:
         """Return the route below whose base path `target` is; None for no route's. Raises Refusal 400."""
@@ -221,19 +239,27 @@ def check_path(path: bytes) -> None:
         raise Refusal(400, "ambiguous_path", "The path has dot segments, a backslash or NUL; send it resolved.")
 
 
-def check_endpoint(found: Destination, head: RequestHead, path: bytes) -> None:
+def check_endpoint(found: Destination, head: RequestHead, path: bytes, token: bytes) -> None:
     """Raise Refusal 403 unless an endpoint rule grants `path`, as it will be forwarded; no rules grant everything."""
     if found.rules and not _endpoint_allowed(found.rules, head, path):
         name, rules = found.bound.route.name, found.bound.route.endpoint_rules
-        message = f"This endpoint of '{name}' is not granted. {_granted(rules)} --allow-endpoint {name}:METHOD:/PATH"
-        raise Refusal(403, "endpoint_denied", message)
+        method = head.method.decode() if head.method.isalpha() else "METHOD"
+        flag = f"--allow-endpoint {name}:{method}:{_path_in_flag(path or b'/', token)}"
+        raise Refusal(403, "endpoint_denied", _not_granted(f"endpoint of '{name}'", rules, head, flag))
 
 
-def check_rules(rules: Sequence[EndpointRule], host: str, head: RequestHead, path: bytes) -> None:
+def check_rules(rules: Sequence[EndpointRule], origin: Origin, head: RequestHead, path: bytes, token: bytes) -> None:
     """Raise Refusal 403 unless one of a host's rules grants `path`, as it will be forwarded."""
     if not _endpoint_allowed(_compiled(rules), head, path):
-        message = f"This path of {host} is not granted. {_granted(rules)} --allow-domain https://{host}/PATH"
+        message = _not_granted(f"path of {origin.host}", rules, head, allow_domain(origin, path, token))
         raise Refusal(403, "endpoint_denied", message)
+
+
+def allow_domain(origin: Origin, path: bytes, token: bytes) -> str:
+    """The flag that grants a path of a host."""
+    # There is no entry for `/` alone: without a path all of them are granted, and the flag should look like it.
+    shown = "" if path == b"/" else _path_in_flag(path, token)
+    return f"--allow-domain {'https' if origin.tls else 'http'}://{origin.authority}{shown}"
 
 
 def destination(bound: BoundRoute) -> Destination:
@@ -294,9 +320,18 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return bytes((int(digits, 16),)) if digits else _OVERLONG[match[0].lower()]
 
 
-def _granted(rules: Sequence[EndpointRule]) -> str:
+def _not_granted(what: str, rules: Sequence[EndpointRule], head: RequestHead, flag: str) -> str:
+    if _is_overridden(head):
+        return f"This {what} is not granted: a header of the request may make it another one; leave it out."
     granted = ", ".join(f"{rule.method} {rule.path}".removeprefix("* ") for rule in rules)
-    return f"Granted: {granted}. The operator can grant more with"
+    return f"This {what} is not granted. Granted: {granted}. The operator can grant it with {flag}"
+
+
+def _path_in_flag(path: bytes, token: bytes) -> str:
+    """A path that the operator may paste into his shell, whatever the agent has asked for; `*` is where a token was."""
+    if len(path) <= _FLAG_PATH_BYTES and path[:1] == b"/" and not path.translate(None, _FLAG_BYTES):
+        return path.replace(token, b"*").decode("ascii")
+    return "/PATH"
 
 
 def _compiled(rules: Sequence[EndpointRule]) -> tuple[tuple[bytes, Glob], ...]:
@@ -311,10 +346,15 @@ def _glob(rule: EndpointRule) -> Glob:
 
 
 def _endpoint_allowed(rules: tuple[tuple[bytes, Glob], ...], head: RequestHead, path: bytes) -> bool:
-    if any(name.replace(b"_", b"-") in _OVERRIDES for _, name, _ in head.fields):
-        return False  # many servers read `_` in a header's name as `-`
+    if _is_overridden(head):
+        return False
     segments = (path or b"/")[1:].split(b"/")
     return any(method in (b"*", head.method) and _glob_fits(glob, segments) for method, glob in rules)
+
+
+def _is_overridden(head: RequestHead) -> bool:
+    # Many servers read `_` in a header's name as `-`.
+    return any(name.replace(b"_", b"-") in _OVERRIDES for _, name, _ in head.fields)
 
 
 def _glob_fits(glob: Glob, segments: list[bytes]) -> bool:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nono.errors import Refusal
 from nono.policy.allowlist import Allowlist
+from nono.policy.routes import EndpointRule
 from nono.proxy.inject import Outgoing
 from nono.proxy.judge import Judge
 from nono.proxy.memo import ConnectGrant, MemoJudge
@@ -120,3 +121,89 @@ def test_rules_of_a_host_hold_for_what_is_sent(target: str) -> None:
         assert (key(outgoing), outgoing.scope) == (None, NAMED)
     with pytest.raises(Refusal):
         ask(host, target.replace("/", "/b", 1), "paths.example")
+
+
+def test_one_judge_is_for_all_spellings_of_an_address() -> None:
+    judging = Judge(TOKEN, [route("six", "https://[2001:DB8::1]:8443/v1", key=b"6")], 1, None, 16384, intercepts=True)
+    first, second = grant(judging, "[2001:db8:0::1]:8443").judge, grant(judging, "[2001:db8::1]:8443").judge
+    assert first is not None
+    assert first is second
+    for host in ("[2001:db8::1]:8443", "[2001:db8:0::1]:8443", "[2001:DB8::0.0.0.1]:8443", "[2001:db8::1]"):
+        outgoing = ask(first, "/v1/x", host, bearer())
+        assert key(outgoing) == b"6"
+        assert b"\r\nHost: [2001:db8::1]:8443\r\n" in outgoing.before + outgoing.after
+    for host in ("[2001:db8::2]:8443", "[2001:db8::1]:443", "[2001:db8::1]:99999", "[::1::1]", "2001:db8::1"):
+        with pytest.raises(Refusal):
+            ask(first, "/v1/x", host, bearer())
+
+
+def test_the_audit_shows_the_beginning_of_a_long_path() -> None:
+    judging = judge()
+    long, cut = "/v9/" + 400 * "a", "/v9/" + 252 * "a" + "…"
+    assert ask(inside(judging, "api.example"), long, "api.example").shown.path == cut
+    assert ask(judging, "/one" + 300 * "/a", "127.0.0.1:1", bearer()).shown.path == 128 * "/a" + "…"
+    plain = ask(judging, f"http://named.example{long}?q", "named.example", PROXY_AUTH)
+    assert plain.shown.path == cut
+    assert long.encode() in plain.before
+    fits = "/v9/" + 252 * "a"
+    assert ask(inside(judging, "api.example"), fits, "api.example").shown.path == fits
+
+
+def test_options_of_the_whole_server() -> None:
+    everything = Allowlist(["api.example"])
+    outgoing = ask(inside(judge(everything), "api.example"), "*", "api.example", method="OPTIONS")
+    assert outgoing.before.startswith(b"OPTIONS * HTTP/1.1\r\nHost: api.example\r\n")
+    assert key(outgoing) is None
+    for allowlist, host in ((None, "api.example"), (Allowlist(["https://paths.example/**"]), "paths.example")):
+        with pytest.raises(Refusal) as refused:
+            ask(inside(judge(allowlist), host), "*", host, method="OPTIONS")
+        assert refused.value.code == "bad_target"
+    with pytest.raises(Refusal, match="must be a path"):
+        ask(inside(judge(everything), "api.example"), "*", "api.example")
+
+
+GRANT = " The operator can grant it with "
+
+
+def flag(judge: MemoJudge, target: str, host: str, *headers: str, method: str = "GET") -> str:
+    with pytest.raises(Refusal) as refused:
+        ask(judge, target, host, *headers, method=method)
+    assert refused.value.code == "endpoint_denied"
+    return str(refused.value).partition(GRANT)[2]
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/b/c", "/b/c"),
+        ("/b?q=1", "/b"),
+        ("/b/", "/b/"),
+        ("/", ""),
+        ("/b;id", "/PATH"),
+        ("/$(id)", "/PATH"),
+        ("/%41", "/PATH"),
+        ("/**", "/PATH"),
+        ("/" + "b" * 300, "/PATH"),
+    ],
+)
+def test_a_refused_path_names_the_flag_that_would_grant_it(path: str, shown: str) -> None:
+    paths = inside(judge(), "paths.example")
+    assert flag(paths, path, "paths.example") == f"--allow-domain https://paths.example{shown}"
+    beside = inside(judge(None), "api.example")
+    assert flag(beside, path, "api.example") == f"--allow-domain https://api.example{shown}"
+    plain = judge(Allowlist(["http://paths.example:81/a"]))
+    found = flag(plain, f"http://paths.example:81{path}", "paths.example:81", PROXY_AUTH)
+    assert found == f"--allow-domain http://paths.example:81{shown}"
+    if shown.startswith("/b"):
+        ask(inside(judge(Allowlist([f"https://paths.example{shown}"])), "paths.example"), path, "paths.example")
+
+
+def test_a_refused_endpoint_names_the_flag_that_would_grant_it() -> None:
+    one = route("one", "https://api.example", key=b"1", endpoint_rules=(EndpointRule("GET", "/models"),))
+    judging = Judge(TOKEN, [one], 1, None, 16384)
+    token = TOKEN.decode()
+    for target, shown in (("/one/chat", "/chat"), ("/one", "/"), ("/one/a`b", "/PATH"), (f"/one/{token}/x", "/*/x")):
+        found = flag(judging, target, "127.0.0.1:1", bearer(), method="POST")
+        assert found == f"--allow-endpoint one:POST:{shown}"
+    assert flag(judging, "/one/a", "127.0.0.1:1", bearer(), method="G$T") == "--allow-endpoint one:METHOD:/a"
+    assert not flag(judging, "/one/models", "127.0.0.1:1", bearer(), "X-HTTP-Method-Override: DELETE")

@@ -476,7 +476,10 @@ def serve(
             finally:
                 proxy.close()
                 if ca_bundle:
-                    os.unlink(ca_bundle)
+                    try:
+                        os.unlink(ca_bundle)
+                    except FileNotFoundError:
+                        pass  # a cleaner of /tmp was quicker
     return 0
 
 

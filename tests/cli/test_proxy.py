@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +51,14 @@ def test_serves_with_the_variables_it_prints_until_sigterm(site: Site) -> None:
         assert process.wait(10) == 0
     entries = [json.loads(text) for log in (site.state / "audit").iterdir() for text in log.read_text().splitlines()]
     assert [entry["status"] for entry in entries] == [200, 401]
+
+
+def test_ends_well_where_a_cleaner_of_tmp_was_quicker(site: Site) -> None:
+    pytest.importorskip("cryptography")
+    with serving(site, "--allow-domain", "https://paths.example/a/**") as (line, process):
+        Path(line["env"]["SSL_CERT_FILE"]).unlink()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
 
 
 def test_prints_lines_for_a_shell_without_json(site: Site) -> None:

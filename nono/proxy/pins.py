@@ -17,8 +17,10 @@ still dialled where it was, and how often whoever answers for a name may change 
 rebinding: each answer is checked anew, so a name that was public and turns private is refused from then on, and
 connections are made to checked addresses only, however often the answer changes.
 
-getaddrinfo blocks, so it runs in daemon threads, at most THREADS at a time. An address literal and `localhost` need no
-thread. Addresses are handed out in the resolver's order, but with the families interleaved, at most MAX_ADDRESSES.
+getaddrinfo blocks, so it runs in daemon threads, at most THREADS at a time. Names that the agent chose never take all
+of them, and wait behind the operator's. At most MAX_QUEUED names wait, and none that nobody wants any more. An address
+literal and `localhost` need no thread. Addresses are handed out in the resolver's order, but with the families
+interleaved, at most MAX_ADDRESSES.
 
 Source: IANA's special-purpose address registries (RFC 6890); RFC 6761 section 6.3 (localhost); RFC 8305 section 4.
 """
@@ -29,7 +31,7 @@ import ipaddress
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
@@ -42,6 +44,10 @@ NAMED = "NAMED"
 PUBLIC = "PUBLIC"
 
 THREADS = 8
+# A look-up begins where fewer than this many are under way: slow names that the agent chose never hold up a route's.
+# In this order.
+_BEGINS_BELOW = {ROUTE: THREADS, LOOPBACK: THREADS, NAMED: THREADS - 1, PUBLIC: THREADS - 2}
+MAX_QUEUED = 512  # names, of each scope
 PIN_S = 30.0
 MAX_ADDRESSES = 16  # of one name; each may cost a connection attempt
 _MAX_PINS = 1024
@@ -103,6 +109,7 @@ class Address(NamedTuple):
 
 
 Resolved = Callable[[list[Address] | NonoError], None]
+_Key = tuple[str, int, str]  # host, port, scope
 Lookup = Callable[[str, int], list[str]]
 
 
@@ -134,6 +141,22 @@ def permitted(text: str, scope: str) -> bool:
         if not all(permitted(str(reading), scope) for reading in _readings(address)):
             return False
     return scope != PUBLIC or not any(address in network for network in _NOT_PUBLIC)
+
+
+def address_denied(
+    host: str, port: int, scope: str, texts: Iterable[str], check: Callable[[str, str], bool] = permitted
+) -> Refusal:
+    """The refusal of a host none of whose addresses may be dialled; with the flag, where naming it would help.
+
+    Nobody is advised to name a loopback host: it is what somebody else's name was made to lead to, not what was wanted.
+    """
+    if scope == PUBLIC and any(check(text, NAMED) and not check(text, LOOPBACK) for text in texts):
+        wanted = f"[{host}]" if ":" in host else host
+        wanted += "" if port == 443 else f":{port}"
+        message = f"{host} has private addresses only, for which it must be named itself, not by a suffix or a group."
+        return Refusal(403, "address_denied", f"{message} The operator can grant it with --allow-domain {wanted}")
+    message = f"{host} has only addresses that this proxy never dials (private, link-local or metadata)."
+    return Refusal(403, "address_denied", message)
 
 
 def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
@@ -182,9 +205,9 @@ class Pins:
         self._loop = loop
         self._lookup = lookup
         self._check = check
-        self._pins: dict[tuple[str, int, str], tuple[float, list[Address]]] = {}
-        self._waiting: dict[tuple[str, int, str], list[Resolved]] = {}
-        self._jobs: deque[tuple[str, int, str]] = deque()
+        self._pins: dict[_Key, tuple[float, list[Address]]] = {}
+        self._waiting: dict[_Key, list[Resolved]] = {}  # for each look-up, queued or under way
+        self._queues: dict[str, deque[_Key]] = {scope: deque() for scope in _BEGINS_BELOW}
         self._threads = 0
 
     def resolve(self, host: str, port: int, scope: str, callback: Resolved) -> None:
@@ -195,38 +218,54 @@ class Pins:
             callback(pinned[1])
             return
         if host == "localhost":
-            self._finish(key, ["127.0.0.1", "::1"], callback)
+            callback(self._checked(key, ["127.0.0.1", "::1"]))
             return
         try:
             ipaddress.ip_address(host)
         except ValueError:
             pass
         else:
-            self._finish(key, [host], callback)
+            callback(self._checked(key, [host]))
             return
-        waiting = self._waiting.setdefault(key, [])
-        waiting.append(callback)
-        if len(waiting) == 1:
-            self._jobs.append(key)
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting.append(callback)
+        elif len(self._queues[scope]) >= MAX_QUEUED:
+            message = f"{MAX_QUEUED} other names wait to be looked up; try {host} again when these are answered."
+            callback(UpstreamError(503, "dns", message))
+        else:
+            self._waiting[key] = [callback]
+            self._queues[scope].append(key)
             self._start_threads()
+
+    def withdraw(self, host: str, port: int, scope: str, callback: Resolved) -> None:
+        """Do not call `callback`; a look-up that has not begun, and that nobody else waits for, never will."""
+        key = (host, port, scope)
+        waiting = self._waiting.get(key, [])
+        if callback in waiting:
+            waiting.remove(callback)
+            if not waiting and key in self._queues[scope]:
+                self._queues[scope].remove(key)
+                del self._waiting[key]
 
     def forget(self, host: str, port: int, scope: str) -> None:
         """Look the name up again next time: none of its addresses answered."""
         self._pins.pop((host, port, scope), None)
 
     def _start_threads(self) -> None:
-        while self._jobs and self._threads < THREADS:
-            key = self._jobs.popleft()
-            self._threads += 1
-            try:
-                threading.Thread(target=self._run, args=(key,), daemon=True, name="nono-dns").start()
-            except RuntimeError:  # RLIMIT_NPROC, or no memory for a stack; the next request tries again
-                self._threads -= 1
-                message = "No thread can be started to look names up; too many processes run here."
-                for callback in self._waiting.pop(key, []):
-                    callback(UpstreamError(502, "dns", message))
+        for scope, queue in self._queues.items():
+            while queue and self._threads < _BEGINS_BELOW[scope]:
+                key = queue.popleft()
+                self._threads += 1
+                try:
+                    threading.Thread(target=self._run, args=(key,), daemon=True, name="nono-dns").start()
+                except RuntimeError:  # RLIMIT_NPROC, or no memory for a stack; the next request tries again
+                    self._threads -= 1
+                    message = "No thread can be started to look names up; too many processes run here."
+                    for callback in self._waiting.pop(key):
+                        callback(UpstreamError(502, "dns", message))
 
-    def _run(self, key: tuple[str, int, str]) -> None:
+    def _run(self, key: _Key) -> None:
         # In a thread. getaddrinfo raises UnicodeError for labels that cannot be encoded; whatever it raises, somebody
         # waits for an answer.
         answer: list[str] | None
@@ -236,17 +275,20 @@ class Pins:
             answer = None
         self._loop.call_from_thread(lambda: self._answered(key, answer))
 
-    def _answered(self, key: tuple[str, int, str], answer: list[str] | None) -> None:
+    def _answered(self, key: _Key, answer: list[str] | None) -> None:
         self._threads -= 1
         self._start_threads()
-        for callback in self._waiting.pop(key, []):
-            if answer:
-                self._finish(key, answer, callback)
-            else:
-                message = f"The name {key[0]} does not resolve; check it, and the network of this machine."
-                callback(UpstreamError(502, "dns", message))
+        outcome: list[Address] | NonoError
+        if answer:
+            outcome = self._checked(key, answer)
+        else:
+            message = f"The name {key[0]} does not resolve; check it, and the network of this machine."
+            outcome = UpstreamError(502, "dns", message)
+        for callback in self._waiting.pop(key):
+            callback(outcome)
 
-    def _finish(self, key: tuple[str, int, str], texts: list[str], callback: Resolved) -> None:
+    def _checked(self, key: _Key, texts: list[str]) -> list[Address] | Refusal:
+        """Return which of the addresses may be dialled, and pin them."""
         host, port, scope = key
         addresses = [
             Address(socket.AF_INET6 if ":" in text else socket.AF_INET, text, port)
@@ -254,14 +296,12 @@ class Pins:
             if self._check(text, scope)
         ]
         if not addresses:
-            message = f"{host} has only addresses that this proxy never dials (private, link-local or metadata)."
-            callback(Refusal(403, "address_denied", message))
-            return
+            return address_denied(host, port, scope, texts, self._check)
         addresses = interleaved(addresses)[:MAX_ADDRESSES]
         if len(self._pins) >= _MAX_PINS:
             self._pins.clear()
         self._pins[key] = (self._loop.now + PIN_S, addresses)
-        callback(addresses)
+        return addresses
 
 
 def sockaddr(address: Address) -> Any:

@@ -201,11 +201,12 @@ class Proxy:
         now = self._loop.now
         for conversation in list(self._conversations):
             conversation.check(now)
-        idle = 0
+        busy = bool(self._conversations)
         for key, pool in list(self._pools.items()):
             pool.expire()
-            idle += pool.idle
             if key[1] and pool.unused:  # hosts of the allowlist come and go
                 del self._pools[key]
+            elif key[1] or pool.idle:
+                busy = True
         # With nothing to watch the process sleeps; the next connection starts the timer again.
-        self._timer = self._loop.call_later(self._check_s, self._check) if self._conversations or idle else None
+        self._timer = self._loop.call_later(self._check_s, self._check) if busy else None

@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol
 from nono.errors import NonoError, Refusal, UpstreamError
 from nono.loop import READ, WRITE, Loop, Timer
 from nono.proxy.chain import Answer, Chain
-from nono.proxy.pins import NAMED, Address, Pins
+from nono.proxy.pins import NAMED, PUBLIC, Address, Pins
 from nono.proxy.race import Race
 from nono.proxy.route import Origin
 from nono.proxy.stream import RECORD_BYTES, WOULD_BLOCK, Stream
@@ -253,6 +253,7 @@ class Dial:
         self._callback = callback
         self._ended = ended
         self._race: Race | None = None
+        self._name: tuple[str, int, str] | None = None  # host, port and scope, once they are being resolved
         self._addresses: list[Address] | None = None
         self._context: ssl.SSLContext | None = None
         self._sock: _socket.socket | None = None
@@ -279,6 +280,7 @@ class Dial:
         if origin.tls:
             pool.contexts.get(origin, self._context_made)
         if not self._over:
+            self._name = (host, port, scope)
             pool.pins.resolve(host, port, scope, self._resolved)
             if self._race is None and not self._over:  # for the name, the certificates, or both
                 self._arm(pool.limits.connect_s, self._preparing_timed_out)
@@ -291,8 +293,13 @@ class Dial:
         return True
 
     def cancel(self) -> None:
-        """The exchange is gone. The connection, once made, goes to the pool: the next one will want it."""
+        """The exchange is gone. The connection, once made, goes to the pool: the next one will want it.
+
+        But a name that the agent may have chosen is not resolved for nobody: such names have no end.
+        """
         self._callback = None
+        if self._addresses is None and self._pool.scope in (NAMED, PUBLIC) and not self._over:
+            self.abandon()
 
     def abandon(self) -> None:
         """Stop and close whatever there is."""
@@ -449,6 +456,8 @@ class Dial:
 
     def _end(self) -> None:
         self._over = True
+        if self._name is not None and self._addresses is None:
+            self._pool.pins.withdraw(*self._name, self._resolved)
         race, self._race = self._race, None
         if race is not None:
             race.close()

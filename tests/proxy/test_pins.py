@@ -14,6 +14,7 @@ from nono.loop import Loop
 from nono.proxy.pins import (
     LOOPBACK,
     MAX_ADDRESSES,
+    MAX_QUEUED,
     NAMED,
     PUBLIC,
     ROUTE,
@@ -23,6 +24,7 @@ from nono.proxy.pins import (
     permitted,
     scope_of_route,
 )
+from tests.fakes import TIMEOUT_S
 
 # What each address may be dialled as, by what it is. No name of the agent's own may lead to any but the last group.
 LOOPBACK_ONLY = ["127.0.0.1", "127.9.9.9", "127.255.255.255", "::1", "::ffff:127.0.0.1"]
@@ -277,3 +279,118 @@ def test_whatever_a_look_up_raises_is_an_error() -> None:
     loop.run()
     loop.close()
     assert isinstance(answers[0], UpstreamError)
+
+
+class SlowNames:
+    """A resolver that says which names it was asked for, and answers when it is let."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.changed = threading.Condition()
+        self.gate = threading.Event()
+
+    def lookup(self, host: str, port: int) -> list[str]:
+        with self.changed:
+            self.asked.append(host)
+            self.changed.notify_all()
+        if not host.startswith("fast"):
+            assert self.gate.wait(TIMEOUT_S)
+        return ["1.1.1.1"]
+
+    def wait(self, count: int) -> list[str]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.asked) >= count, TIMEOUT_S), self.asked
+            return list(self.asked)
+
+
+@pytest.mark.parametrize("scope", [ROUTE, NAMED])
+def test_slow_names_of_the_agents_choice_do_not_hold_up_the_operators(scope: str) -> None:
+    loop, names = Loop(), SlowNames()
+    pins = Pins(loop, names.lookup)
+    answers: list[list[Address] | NonoError] = []
+
+    def collect(answer: list[Address] | NonoError) -> None:
+        answers.append(answer)
+        loop.stop()
+
+    for number in range(100):
+        pins.resolve(f"{number}.example", 443, PUBLIC, lambda answer: None)
+    for number in range(2):  # one after another: both on what is left to them
+        pins.resolve(f"fast{number}.example", 443, scope, collect)
+        loop.run()
+        assert isinstance(answers[number], list)
+    assert len(names.asked) == THREADS  # the two among them
+    names.gate.set()
+    loop.close()
+
+
+def test_the_operators_names_go_first() -> None:
+    loop, names = Loop(), SlowNames()
+    pins = Pins(loop, names.lookup)
+    left = 2 * THREADS + 3
+
+    def count(answer: list[Address] | NonoError) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            loop.stop()
+
+    for number in range(THREADS):
+        pins.resolve(f"begun{number}.example", 443, ROUTE, count)
+    names.wait(THREADS)
+    for number in range(THREADS):
+        pins.resolve(f"agent{number}.example", 443, PUBLIC, count)
+    for number in range(3):
+        pins.resolve(f"route{number}.example", 443, ROUTE, count)
+    names.gate.set()
+    loop.run()
+    loop.close()
+    assert {name[:5] for name in names.asked[THREADS : THREADS + 3]} == {"route"}
+
+
+def test_names_that_wait_are_bounded_and_the_operators_are_not_refused_for_the_agents() -> None:
+    loop, names = Loop(), SlowNames()
+    pins = Pins(loop, names.lookup)
+    answers: list[list[Address] | NonoError] = []
+    for number in range(MAX_QUEUED + THREADS - 2):
+        pins.resolve(f"{number}.example", 443, PUBLIC, answers.append)
+    assert not answers
+    for number in range(2):
+        pins.resolve(f"{number}.example", 443, PUBLIC, answers.append)  # waits with those who asked before
+        pins.resolve(f"more{number}.example", 443, PUBLIC, answers.append)
+    assert [(a.status, a.code) for a in answers if isinstance(a, UpstreamError)] == 2 * [(503, "dns")]
+    for number in range(THREADS):
+        pins.resolve(f"{number}.example", 443, ROUTE, answers.append)
+    assert len(answers) == 2
+    assert sum(map(len, pins._queues.values())) == MAX_QUEUED + THREADS - 2
+    names.gate.set()
+    loop.close()
+
+
+def test_a_look_up_that_nobody_waits_for_any_more_never_begins() -> None:
+    loop, names = Loop(), SlowNames()
+    pins = Pins(loop, names.lookup)
+    answers: list[list[Address] | NonoError] = []
+
+    def left(answer: list[Address] | NonoError) -> None:
+        raise AssertionError
+
+    def collect(answer: list[Address] | NonoError) -> None:
+        answers.append(answer)
+        if len(answers) == 2:
+            loop.stop()
+
+    for number in range(100):
+        pins.resolve(f"{number}.example", 443, PUBLIC, left)
+    pins.resolve("99.example", 443, PUBLIC, collect)
+    for number in range(100):
+        pins.withdraw(f"{number}.example", 443, PUBLIC, left)
+        pins.withdraw(f"{number}.example", 443, PUBLIC, left)  # once more does nothing
+    begun = THREADS - 2
+    assert sorted(pins._waiting) == sorted((f"{number}.example", 443, PUBLIC) for number in (*range(begun), 99))
+    pins.resolve("0.example", 443, PUBLIC, collect)  # joins the look-up that is under way
+    names.gate.set()
+    loop.run()
+    assert all(isinstance(answer, list) for answer in answers)
+    assert len(names.asked) == len(set(names.asked)) == begun + 1
+    loop.close()

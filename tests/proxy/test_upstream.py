@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
+import threading
 
 import pytest
 
 from nono.loop import Loop
 from nono.policy.allowlist import Allowlist
-from nono.proxy.pins import Pins
+from nono.proxy.pins import THREADS, Pins
+from nono.proxy.route import Origin
 from nono.proxy.server import Limits
 from nono.proxy.stream import Stream
-from tests.fakes import Authority, Upstream
+from tests.fakes import TIMEOUT_S, Authority, Upstream
 from tests.proxy.harness import TOKEN, Client, RunningProxy, bearer, route
 
 PROXY_AUTH = "Proxy-Authorization: Basic " + base64.b64encode(b"nono:" + TOKEN).decode()
@@ -44,6 +46,69 @@ def test_a_tunnel_does_not_keep_the_pool_of_its_host() -> None:
             proxy.settle(lambda: proxy.proxy.connections == 0)
             proxy.call(proxy.proxy._check)
             assert not proxy.proxy._pools
+
+
+def test_clients_that_leave_while_names_are_slow_leave_nothing_behind() -> None:
+    gate = threading.Event()
+
+    def lookup(host: str, port: int) -> list[str]:
+        assert gate.wait(TIMEOUT_S)
+        return []
+
+    try:
+        with RunningProxy([], Allowlist([".example"]), pins=lambda loop: Pins(loop, lookup)) as proxy:
+            for number in range(50):
+                with Client(proxy) as client:
+                    client.request("CONNECT", f"{number}.example:443", PROXY_AUTH, host=f"{number}.example:443")
+                    proxy.settle(lambda n=number: len(proxy.proxy._pools) > n)  # type: ignore[misc]
+            proxy.settle(lambda: not any(proxy.proxy._pins._queues.values()))
+            # Nobody connects any more, and the timer goes on until it has looked at every pool.
+            proxy.settle(lambda: not proxy.proxy._pools and proxy.proxy._timer is None)
+            assert len(proxy.proxy._pins._waiting) <= THREADS
+            gate.set()
+            proxy.settle(lambda: not proxy.proxy._pins._waiting)
+    finally:
+        gate.set()
+
+
+def test_a_dial_that_times_out_before_its_look_up_begins_takes_it_back() -> None:
+    gate = threading.Event()
+
+    def lookup(host: str, port: int) -> list[str]:
+        assert gate.wait(TIMEOUT_S)
+        return []
+
+    try:
+        limits = Limits(connect_s=0.2)
+        with RunningProxy([], Allowlist([".example"]), limits, pins=lambda loop: Pins(loop, lookup)) as proxy:
+            clients = [Client(proxy) for _ in range(2 * THREADS)]
+            for number, client in enumerate(clients):
+                client.request("CONNECT", f"{number}.example:443", PROXY_AUTH, host=f"{number}.example:443")
+            for client in clients:
+                assert client.answer().code == "dns_timeout"
+                client.sock.close()
+            assert not any(proxy.proxy._pins._queues.values())
+            assert len(proxy.proxy._pins._waiting) <= THREADS
+            gate.set()
+    finally:
+        gate.set()
+
+
+def test_the_connection_of_a_route_is_made_also_when_its_client_has_left() -> None:
+    gate = threading.Event()
+
+    def lookup(host: str, port: int) -> list[str]:
+        assert gate.wait(TIMEOUT_S)
+        return ["127.0.0.1"]
+
+    def pins(loop: Loop) -> Pins:
+        return Pins(loop, lookup, lambda text, scope: True)
+
+    with Upstream() as upstream, RunningProxy([], pins=pins) as proxy:
+        pool = proxy.call(lambda: proxy.proxy._pool(Origin(False, "api.example", upstream.port), None))
+        proxy.call(lambda: pool.dial(lambda made: None).cancel())
+        gate.set()
+        proxy.settle(lambda: pool.idle == 1)
 
 
 def test_certificates_that_never_load_are_an_error_in_time(upstream: Upstream, authority: Authority) -> None:

@@ -30,7 +30,7 @@ from nono.kernel.secretmem import SecretBuffer
 from nono.policy.allowlist import METADATA_HOSTS
 from nono.policy.upstream import Bypass, parse_bypass
 from nono.proxy.inject import BASE64, SLOT_BYTES, LockedBuffer, Outgoing, ScratchPool, Shown
-from nono.proxy.pins import permitted
+from nono.proxy.pins import address_denied, permitted
 from nono.proxy.route import Origin, Secret
 
 MAX_ANSWER_BYTES = 16384
@@ -90,11 +90,10 @@ class Chain:
             raise Refusal(403, "host_denied", message)
         host = origin.host.lower().rstrip(".")
         if _address(host) is not None:
-            allowed = permitted(host, scope)
-        else:
-            allowed = not any(host == name or host.endswith(f".{name}") for name in METADATA_HOSTS)
-        if not allowed:
-            message = f"{origin.host} is an address that this proxy never dials (private, link-local or metadata)."
+            if not permitted(host, scope):
+                raise address_denied(host, origin.port, scope, [host])
+        elif any(host == name or host.endswith(f".{name}") for name in METADATA_HOSTS):
+            message = f"{origin.host} is a cloud's metadata service, which is never reachable."
             raise Refusal(403, "address_denied", message)
 
     def ask(self, sock: _socket.socket, origin: Origin) -> Answer:

@@ -534,6 +534,13 @@ def test_what_is_never_asked_for(host: str, scopes: set[str]) -> None:
     assert {scope for scope in (ROUTE, NAMED, PUBLIC) if allowed(scope)} == scopes
 
 
+def test_a_private_literal_is_refused_with_the_flag_that_would_grant_it() -> None:
+    with pytest.raises(Refusal, match=r"The operator can grant it with --allow-domain 10\.0\.0\.1:8443$"):
+        Chain("proxy.corp", 3128).check(Origin(True, "10.0.0.1", 8443), PUBLIC)
+    with pytest.raises(Refusal, match="metadata"):
+        Chain("proxy.corp", 3128).check(Origin(True, "169.254.169.254", 80), PUBLIC)
+
+
 def test_metadata_of_a_route_is_refused_before_the_corporate_proxy_is_dialled(authority: Authority) -> None:
     with Upstream(echo) as origin, Corporate(origin.port) as corporate:
         api = route("api", "https://metadata.google.internal", authority.ca)

@@ -21,6 +21,7 @@ from nono.proxy.pins import (
     THREADS,
     Address,
     Pins,
+    address_denied,
     permitted,
     scope_of_route,
 )
@@ -88,6 +89,31 @@ _TABLE = [
 @pytest.mark.parametrize("scope", [LOOPBACK, ROUTE, NAMED, PUBLIC])
 def test_addresses_of_each_scope(scope: str) -> None:
     assert [text for text, scopes in _TABLE if permitted(text, scope) != (scope in scopes)] == []
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "scope", "address", "flag"),
+    [
+        ("a.example", 443, PUBLIC, "10.0.0.1", "a.example"),
+        ("a.example", 8443, PUBLIC, "10.0.0.1", "a.example:8443"),
+        ("fd12::1", 443, PUBLIC, "fd12::1", "[fd12::1]"),
+        ("fd12::1", 80, PUBLIC, "fd12::1", "[fd12::1]:80"),
+        ("a.example", 443, PUBLIC, "127.0.0.1", ""),
+        ("a.example", 443, PUBLIC, "::ffff:127.0.0.1", ""),
+        ("a.example", 443, PUBLIC, "169.254.169.254", ""),
+        ("a.example", 443, PUBLIC, "fe80::1", ""),
+        ("a.example", 443, NAMED, "169.254.169.254", ""),
+        ("a.example", 443, ROUTE, "127.0.0.1", ""),
+    ],
+)
+def test_a_refusal_names_the_flag_where_it_would_help(
+    host: str, port: int, scope: str, address: str, flag: str
+) -> None:
+    assert not permitted(address, scope)
+    refusal = address_denied(host, port, scope, [address])
+    assert refusal.code == "address_denied"
+    _, _, said = str(refusal).partition(" The operator can grant it with ")
+    assert said == (f"--allow-domain {flag}" if flag else "")
 
 
 @given(ip_addresses())

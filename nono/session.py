@@ -475,11 +475,8 @@ def serve(
                 loop.run()
             finally:
                 proxy.close()
-                if ca_bundle:
-                    try:
-                        os.unlink(ca_bundle)
-                    except FileNotFoundError:
-                        pass  # a cleaner of /tmp was quicker
+                if authority:
+                    authority.remove_bundle(ca_bundle)
     return 0
 
 
@@ -497,15 +494,9 @@ def _summary(
         routes.append((route.name, host, credentials[route.name].store if route.name in credentials else ""))
     added = (name for name, value in variables.variables.items() if environment.get(name) != value)
     return Summary(
-        argv=order.argv,
-        capabilities=capabilities,
-        grants=plan.grants,
-        routes=tuple(routes),
-        withheld=variables.withheld,
-        added_variables=tuple(sorted(added)),
-        notes=plan.notes,
-        wall=plan.wall,
-    )
+        argv=order.argv, capabilities=capabilities, grants=plan.grants, routes=tuple(routes),
+        withheld=variables.withheld, added_variables=tuple(sorted(added)), notes=plan.notes, wall=plan.wall,
+    )  # fmt: skip
 
 
 def _profile(path: str | None) -> Profile | None:

@@ -81,6 +81,14 @@ class Authority:
                 f"cannot write the bundle of certificates {path}: {error.strerror}. Check TMPDIR"
             ) from None
 
+    @staticmethod
+    def remove_bundle(path: str) -> None:
+        """Remove the file; a cleaner of /tmp may have been quicker."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+
     def context_for(self, host: str) -> ssl.SSLContext:
         """Return the server's context for `host`: a name in lower case without a trailing dot, or an IP address.
 

@@ -128,6 +128,7 @@ class Proxy:
         """Accept no more, let exchanges end for at most `timeout_s`, then close everything and call `done` once."""
         self._listener.close()
         self._drained = done
+        self.latecomers.over()
         for conversation in list(self._conversations):
             if not conversation.active:
                 conversation.close()

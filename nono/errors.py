@@ -75,7 +75,7 @@ class Refusal(NonoError):
 
 
 class UpstreamError(NonoError):
-    """The remote failed; `status` (502 or 504) and `code` are what the agent is answered.
+    """The remote failed; `status` (502, 503 or 504) and `code` are what the agent is answered.
 
     address: which literal address and port it is about; empty when none was dialled.
     """

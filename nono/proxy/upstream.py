@@ -295,10 +295,10 @@ class Dial:
     def cancel(self) -> None:
         """The exchange is gone. The connection, once made, goes to the pool: the next one will want it.
 
-        But a name that the agent may have chosen is not resolved for nobody: such names have no end.
+        But a host that the agent may have chosen is not dialled for nobody: of such names there is no end.
         """
         self._callback = None
-        if self._addresses is None and self._pool.scope in (NAMED, PUBLIC) and not self._over:
+        if self._pool.scope in (NAMED, PUBLIC) and not self._over:
             self.abandon()
 
     def abandon(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from nono.cli import render
 from nono.cli.args import Parser
+from nono.errors import NonoError
 from nono.policy.network import GROUPS, REGISTRIES
 from nono.registries.ask import is_private
 from nono.registries.group import Group
@@ -43,7 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
     if group.stale:
         names = ", ".join(tool.manager.name for tool in group.stale)
         render.notice(f"asking {names} where packages come from")
-        group.answers.update(ask_all(group.stale, group.state))
+        try:
+            group.answers.update(ask_all(group.stale, group.state, group.closed))
+        except NonoError as error:
+            render.notice(f"no more package managers are asked: {error}")
+    elif cannot := group.cannot_ask:
+        render.notice(cannot)
     managers = [_described(name, group) for name in (manager.name for manager in MANAGERS)]
     if arguments.json:
         groups: dict[str, Any] = {name: {"hosts": hosts} for name, hosts in GROUPS.items()}

@@ -3,6 +3,9 @@
 Standard input brings one line, the request; when it ends, the supervisor is gone or wants no more, and the helper ends
 every program that it runs and itself. Standard output takes a line for each answer: its hosts as JSON. One helper asks
 at a time (a lock in the state directory); what another has learnt meanwhile is not asked for again.
+
+Each manager is asked by a thread of its own, which has entered a Landlock domain (domain.py; Landlock is per thread).
+The main thread stays outside, because it writes the cache.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from nono.registries import cache
+from nono.errors import NonoError
+from nono.registries import cache, domain
 from nono.registries.ask import Program, ask
 from nono.registries.cache import Answer
 from nono.registries.managers import MANAGERS, Manager, Tool
+from nono.sandbox.expansion import Expansion
 
 _NICENESS = 10  # the child is starting
 
@@ -38,14 +44,21 @@ def main() -> None:
     def tell(answer: Answer) -> None:
         print(json.dumps([host.entry for host in answer.hosts]), flush=True)
 
-    ask_all(tools, request["state"], tell)
+    try:
+        ask_all(tools, request["state"], request["closed"], tell)
+    except NonoError:
+        pass  # nothing more is asked, and the run goes on; `nono profile groups` says why
 
 
 def ask_all(
-    tools: Iterable[Tool], state: str, tell: Callable[[Answer], None] = lambda answer: None
+    tools: Iterable[Tool], state: str, closed: Sequence[str], tell: Callable[[Answer], None] = lambda answer: None
 ) -> dict[str, Answer]:
-    """Ask each tool that nobody else has asked since; store each answer and tell it. Returns them by key."""
+    """Ask each tool that nobody else has asked since; store each answer and tell it. Returns them by key.
+
+    closed: the paths that the tools cannot touch. Raises PolicyError or KernelError when they cannot be confined.
+    """
     answers: dict[str, Answer] = {}
+    outside = domain.around(closed)
     os.makedirs(state, mode=0o700, exist_ok=True)
     lock = os.open(os.path.join(state, "registries.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     scratch = os.path.join(state, "registries.scratch")
@@ -56,7 +69,7 @@ def ask_all(
             if known is None or known.is_stale(time.time()):
                 shutil.rmtree(scratch, ignore_errors=True)  # also what one that was killed has left
                 os.mkdir(scratch, 0o700)
-                said = ask(tool, scratch)
+                said = _ask_confined(tool, scratch, outside, closed)
                 known = _better(said, known)
                 cache.store(state, {tool.key: known})
             answers[tool.key] = known
@@ -65,6 +78,19 @@ def ask_all(
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(lock)
     return answers
+
+
+def _ask_confined(tool: Tool, scratch: str, outside: Expansion, closed: Sequence[str]) -> Answer:
+    def confined() -> Answer:
+        domain.enter(outside, tool.settings, closed, scratch)
+        return ask(tool, scratch)
+
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            return thread.submit(confined).result()
+        except KeyboardInterrupt:
+            Program.stop_all()
+            raise
 
 
 def _better(new: Answer, old: Answer | None) -> Answer:

@@ -91,7 +91,16 @@ MANAGERS = (
         "cargo",
         ("cargo",),
         ("CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "RUSTUP_"),
-        ("~/.cargo/config.toml", "~/.cargo/config", "$CARGO_HOME/config.toml", "$CARGO_HOME/config"),
+        (
+            "~/.cargo/config.toml",
+            "~/.cargo/config",
+            "~/.cargo/credentials.toml",
+            "~/.cargo/credentials",
+            "$CARGO_HOME/config.toml",
+            "$CARGO_HOME/config",
+            "$CARGO_HOME/credentials.toml",
+            "$CARGO_HOME/credentials",
+        ),
         ("~/.gitconfig", "$CONFIG/git"),
     ),
     Manager(
@@ -138,21 +147,24 @@ class Tool(Record):
 
 
 class Reach:
-    """What the agent may write: the grants less the denies, and the working tree in any case."""
+    """What the agent may write: the grants less the denies, and the working tree in any case.
+
+    writable: the real paths of these directories and files, the denies not taken off.
+    """
 
     def __init__(self, place: Place, grants: Iterable[PathGrant] = (), denies: Iterable[PathDeny] = ()) -> None:
         self._walked: dict[str, tuple[str, ...]] = {"/": ("/",)}
         tree, home = self._walk(place.workdir)[-1], self._walk(place.home)[-1]
         # A home directory, or what lies above it, is nobody's working tree: the settings of the user are in there.
-        self._writable = [] if _is_inside(home, tree) else [tree]
-        self._writable += [self._walk(grant.path)[-1] for grant in grants if grant.access & WRITE]
-        denied = [deny.path for deny in denies if deny.access & WRITE] if self._writable else []
+        self.writable = [] if _is_inside(home, tree) else [tree]
+        self.writable += [self._walk(grant.path)[-1] for grant in grants if grant.access & WRITE]
+        denied = [deny.path for deny in denies if deny.access & WRITE] if self.writable else []
         self._protected = {path for each in denied for path in (each, self._walk(each)[-1])}
 
     def covers(self, path: str) -> bool:
         """Whether the agent can change what `path` leads to, or something below it."""
         *_, real = spots = self._walk(path)
-        for writable in self._writable:
+        for writable in self.writable:
             if _is_inside(writable, real) or any(_is_inside(spot, writable) for spot in spots):
                 return not any(above in self._protected for each in (path, real) for above in _and_above(each))
         return False

@@ -40,7 +40,7 @@ class Refresh:
     def start(self, group: Group) -> None:
         """Start the helper; where that does not work, nothing is asked."""
         tools = [[tool.manager.name, tool.path, tool.environment, tool.settings, tool.key] for tool in group.stale]
-        request = json.dumps({"state": group.state, "tools": tools}).encode() + b"\n"
+        request = json.dumps({"state": group.state, "closed": group.closed, "tools": tools}).encode() + b"\n"
         theirs: list[int] = []
         try:
             request_fd, self._request_fd = os.pipe()

@@ -70,11 +70,10 @@ def test_lists_every_group_and_what_the_managers_said(site: Site, path: Path) ->
 def test_asks_once_until_the_settings_change(site: Site, path: Path) -> None:
     groups(site)
     assert groups(site).stderr == ""
-    assert (site.home / "asked").read_text() == "asked\n"
     (site.home / ".config/go").mkdir(parents=True)
     (site.home / ".config/go/env").write_text("GOPROXY=https://203.0.113.7")
     assert "asking go" in groups(site).stderr
-    assert (site.home / "asked").read_text() == "asked\n" * 2
+    assert not (site.home / "asked").exists()  # where a manager cannot write
 
 
 def test_json_names_each_host_with_its_source(site: Site, path: Path) -> None:
@@ -112,7 +111,6 @@ def test_a_first_run_gets_the_hosts_while_it_runs_and_the_next_at_once(site: Sit
     second = site.run(flags, [sys.executable, "-I", "-c", POLL])
     assert second.stdout.split() == ["address_denied", "address_denied"], second.stderr
     assert "package_registries: " not in second.stderr
-    assert (site.home / "asked").read_text() == "asked\n"
 
 
 def test_a_run_that_could_steer_the_manager_does_not_get_its_hosts(site: Site, path: Path) -> None:

@@ -36,7 +36,7 @@ from nono.policy.allowlist import normalise
 from nono.record import Record
 from nono.registries import cache
 from nono.registries.cache import Answer, Host
-from nono.registries.managers import Tool
+from nono.registries.managers import Tool, is_own
 from nono.registries.recorder import Recorder
 
 TIMEOUT_S = 10.0
@@ -310,7 +310,7 @@ def _source(tool: Tool, entry: str) -> str:
     """Return what named the host: a variable, a file of settings, or else the program itself."""
     host = urlsplit(f"//{entry}").hostname or entry
     for name, value in tool.environment.items():
-        if name.startswith(tool.manager.variables) and host in value:
+        if is_own(name, tool.manager) and host in value:
             return name
     for path in tool.settings:
         if host in _read(path):

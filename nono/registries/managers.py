@@ -14,6 +14,7 @@ import os
 import stat
 from _blake2 import blake2b  # hashlib costs 3 ms, mostly for OpenSSL
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 
 from nono.policy.capabilities import WRITE, PathDeny, PathGrant
 from nono.policy.resolve import Place
@@ -38,7 +39,9 @@ _VERSIONS = (
 class Manager(Record):
     """One package manager.
 
-    commands: its program, under any of these names. variables: the beginnings of the names of its own ones.
+    commands: its program, under any of these names. variables: patterns of the names of its own ones that it is given:
+    those that say where to install from, as whom, and whom to trust; no others, because some name what is executed,
+    obeyed or written (PIP_PYTHON, PIP_REQUIREMENT, PIP_LOG, NPM_CONFIG_PREFIX, RUSTUP_TOOLCHAIN, MAVEN_OPTS).
     settings: the files that it obeys. code: what it executes besides its own installation. interpreters: what it may be
     executed by, found on the PATH. A path begins with "/", "~", $CONFIG, $PREFIX (PREFIX/bin/program; both as it was
     found and where links lead), or a variable.
@@ -56,7 +59,18 @@ MANAGERS = (
     Manager(
         "pip",
         ("pip", "pip3"),
-        ("PIP_", "PYENV_"),
+        (
+            "PIP_INDEX_URL",
+            "PIP_EXTRA_INDEX_URL",
+            "PIP_NO_INDEX",
+            "PIP_TRUSTED_HOST",
+            "PIP_CERT",
+            "PIP_CLIENT_CERT",
+            "PIP_PROXY",
+            "PIP_CONFIG_FILE",
+            "PYENV_ROOT",
+            "PYENV_VERSION",
+        ),
         (
             "/etc/pip.conf",
             "/etc/xdg/pip/pip.conf",
@@ -73,7 +87,24 @@ MANAGERS = (
     Manager(
         "npm",
         ("npm",),
-        ("npm_config_", "NPM_CONFIG_"),
+        tuple(
+            f"{prefix}{name}"
+            for prefix in ("npm_config_", "NPM_CONFIG_")
+            for option in (
+                "registry",
+                "@*:registry",
+                "//*",
+                "userconfig",
+                "globalconfig",
+                "cafile",
+                "ca",
+                "proxy",
+                "https_proxy",
+                "noproxy",
+                "strict_ssl",
+            )
+            for name in dict.fromkeys((option, option.upper()))
+        ),
         (
             "~/.npmrc",
             "/etc/npmrc",
@@ -90,7 +121,18 @@ MANAGERS = (
     Manager(
         "cargo",
         ("cargo",),
-        ("CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "RUSTUP_"),
+        (
+            "CARGO_HOME",
+            "CARGO_HTTP_CAINFO",
+            "CARGO_HTTP_PROXY",
+            "CARGO_REGISTRY_DEFAULT",
+            "CARGO_REGISTRY_TOKEN",
+            "CARGO_REGISTRIES_*_INDEX",
+            "CARGO_REGISTRIES_*_TOKEN",
+            "CARGO_SOURCE_*_REGISTRY",
+            "CARGO_SOURCE_*_REPLACE_WITH",
+            "RUSTUP_HOME",
+        ),
         (
             "~/.cargo/config.toml",
             "~/.cargo/config",
@@ -101,18 +143,18 @@ MANAGERS = (
             "$CARGO_HOME/credentials.toml",
             "$CARGO_HOME/credentials",
         ),
-        ("~/.gitconfig", "$CONFIG/git"),
+        ("~/.gitconfig", "$CONFIG/git", "$RUSTUP_HOME"),
     ),
     Manager(
         "go",
         ("go",),
-        ("GOPROXY", "GOSUMDB", "GOENV", "GOROOT"),
-        ("$CONFIG/go/env", "~/Library/Application Support/go/env", "$GOENV", "$PREFIX/go.env", "$GOROOT/go.env"),
+        ("GOPROXY", "GOSUMDB", "GONOPROXY", "GONOSUMDB", "GOPRIVATE", "GOENV"),
+        ("$CONFIG/go/env", "~/Library/Application Support/go/env", "$GOENV", "$PREFIX/go.env"),
     ),
     Manager(
         "maven",
         ("mvn",),
-        ("MAVEN_HOME", "M2_HOME"),
+        (),
         (
             "~/.m2/settings.xml",
             "~/.mavenrc",
@@ -121,7 +163,7 @@ MANAGERS = (
             "$PREFIX/conf/settings.xml",
             "$PREFIX/libexec/conf/settings.xml",
         ),
-        ("$JAVA_HOME", "$MAVEN_HOME", "$M2_HOME"),
+        ("$JAVA_HOME",),
         ("java",),
     ),
     Manager(
@@ -214,7 +256,12 @@ def _own(manager: Manager, environment: Mapping[str, str]) -> dict[str, str]:
     """
     if manager.name == "npm" and "npm_lifecycle_event" in environment:
         return {}
-    return {name: value for name, value in environment.items() if name.startswith(manager.variables)}
+    return {name: value for name, value in environment.items() if is_own(name, manager)}
+
+
+def is_own(name: str, manager: Manager) -> bool:
+    """Whether a variable is one of the manager's own."""
+    return any(fnmatchcase(name, pattern) for pattern in manager.variables)
 
 
 def _look_at(

@@ -159,6 +159,28 @@ def test_hands_over_its_own_variables_and_nothing_that_loads_code(machine: Machi
     assert machine.tool("go").environment.keys() == shared | {"GOPROXY"}
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("pip", name) for name in ("PIP_PYTHON", "PIP_REQUIREMENT", "PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_LOG",
+                                "PIP_FIND_LINKS", "PIP_CACHE_DIR", "PYENV_DIR", "PYTHONHOME")]
+    + [("npm", name) for name in ("NPM_CONFIG_PREFIX", "npm_config_prefix", "npm_config_script_shell", "NODE_OPTIONS")]
+    + [("cargo", name) for name in ("RUSTUP_TOOLCHAIN", "CARGO_REGISTRY_CREDENTIAL_PROVIDER", "RUSTC_WRAPPER")]
+    + [("go", "GOROOT"), ("go", "GOFLAGS"), ("mvn", "MAVEN_OPTS"), ("mvn", "MAVEN_HOME"), ("gem", "RUBYOPT")]
+    + [("mvn", "JAVA_TOOL_OPTIONS")],
+)  # fmt: skip
+def test_hands_over_no_variable_that_names_code(machine: Machine, command: str, name: str) -> None:
+    machine.program(command, "")
+    machine.environment[name] = "x"
+    (tool,) = machine.tools()
+    assert name not in tool.environment
+
+
+def test_a_toolchain_of_the_agents_is_left_out(machine: Machine) -> None:
+    machine.program("cargo", "")
+    machine.environment["RUSTUP_HOME"] = str(machine.work / ".rustup")
+    assert machine.tool("cargo").obstacle
+
+
 def test_variables_that_npm_made_from_a_project_are_not_the_users(machine: Machine) -> None:
     machine.program("npm", "")
     machine.environment |= {"npm_config_registry": "https://evil.example", "npm_lifecycle_event": "start"}

@@ -52,6 +52,7 @@ version = "0.0.0"
 edition = "2018"
 [dependencies]
 itoa = "1"
+[workspace]
 """
 
 
@@ -165,8 +166,8 @@ def _pip(run: Program) -> Found:
     no = ("--no-deps", "--no-input", "--no-cache-dir", "--disable-pip-version-check")
     one = (*no, "--only-binary", ":all:", "--retries", "0", "--timeout", "5", "pip")
     with Recorder() as recorder:
-        where = ("--proxy", recorder.proxy_url, "--dest", run.scratch)
-        run("download", *where, *one, PIP_REQUIRE_VIRTUALENV="0", **recorder.environment())
+        proxy = {"PIP_PROXY": recorder.proxy_url, **recorder.environment()}  # on a command line others would read it
+        run("download", "--dest", run.scratch, *one, PIP_REQUIRE_VIRTUALENV="0", **proxy)
     report = _json(run("install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", *one))
     files = [str(each["download_info"]["url"]) for each in report.get("install", ())]
     return Found(recorder.urls, files, any(map(entry_of, files)))
@@ -234,7 +235,11 @@ def _go(run: Program) -> Found:
 
 def _gem(run: Program) -> Found:
     with Recorder() as recorder:
-        run("install", "--explain", "--http-proxy", recorder.proxy_url, "rake", **recorder.environment())
+        settings = f"{run.scratch}/gemrc"  # on the command line others would read the token
+        with open(os.open(settings, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(f":http_proxy: {recorder.proxy_url}\n")
+        listed_files = [*filter(None, [run.tool.environment.get("GEMRC")]), settings]
+        run("install", "--explain", "rake", GEMRC=":".join(listed_files), **recorder.environment())
     listed = [line.strip() for line in run("sources", "--list").splitlines()]
     return Found([*(line for line in listed if "://" in line), *recorder.urls], (), bool(recorder.urls))
 

@@ -22,8 +22,8 @@ from nono.registries.group import Group
 Add = Callable[[Iterable[str]], None]
 
 _MAX_LINE = 1 << 18
-# -I: no user site, no working directory; nono from where this one is.
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from nono.registries import helper; helper.main()"
+# -I: no user site, no working directory; nono from where this one is, after the standard library.
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from nono.registries import helper; helper.main()"
 
 
 class Refresh:

@@ -12,12 +12,13 @@ from nono.policy.capabilities import PathDeny, PathGrant
 from nono.policy.resolve import Place
 from nono.registries.managers import Reach, Tool, survey
 
-# Every fake begins with this; `visit(url)` is a request through the proxy that the arguments or variables name.
+# Every fake begins with this; `visit(url)` is a request through the proxy that a variable names.
 PRELUDE = f"""#!{sys.executable}
 import base64, json, os, pathlib, socket, sys, time, urllib.parse
 arguments = sys.argv[1:]
-def visit(target, flag="", variable="HTTPS_PROXY"):
-    proxy = urllib.parse.urlsplit(arguments[arguments.index(flag) + 1] if flag else os.environ[variable])
+def visit(target, variable="HTTPS_PROXY", url=""):
+    proxy = urllib.parse.urlsplit(url or os.environ[variable])
+    assert proxy.password not in " ".join(arguments), "others of the machine read a command line"
     token = base64.b64encode(f"{{proxy.username}}:{{proxy.password}}".encode()).decode()
     method = "GET" if "://" in target else "CONNECT"
     with socket.create_connection((proxy.hostname, proxy.port)) as connection:

@@ -17,7 +17,7 @@ from tests.registries.conftest import Machine
 PIP = """
 if arguments[0] == "download":
     for index in os.environ.get("PIP_INDEX_URL", "index.example:443").split():
-        visit(index, "--proxy")
+        visit(index, "PIP_PROXY")
     sys.exit("ERROR: No matching distribution found for pip")
 assert arguments[:2] == ["install", "--dry-run"]
 print(json.dumps({"version": "1", "install": [{"download_info": {"url": FILE}, "metadata": {"name": "pip"}}]}))
@@ -31,7 +31,8 @@ else:
 """
 CARGO = """
 assert arguments[:2] == ["fetch", "--manifest-path"]
-assert "itoa" in pathlib.Path(arguments[2]).read_text()
+manifest = pathlib.Path(arguments[2]).read_text()
+assert "itoa" in manifest and "[workspace]" in manifest  # which a Cargo.toml above is then not asked for
 home = pathlib.Path(os.environ["CARGO_HOME"])
 if "CARGO_HTTP_PROXY" in os.environ:
     visit("sparse.example:443", variable="CARGO_HTTP_PROXY")
@@ -49,8 +50,11 @@ if arguments[0] == "sources":
     print("*** CURRENT SOURCES ***\\n\\nhttps://gems.example/\\nhttp://old.example:9292/gems")
 else:
     assert arguments[:2] == ["install", "--explain"]
-    visit("index.gems.example:443", "--http-proxy")
-    visit("gems.example:443", "--http-proxy")
+    settings = pathlib.Path(os.environ["GEMRC"].split(":")[-1])
+    assert settings.stat().st_mode & 0o777 == 0o600
+    proxy = settings.read_text().removeprefix(":http_proxy: ").strip()
+    visit("index.gems.example:443", url=proxy)
+    visit("gems.example:443", url=proxy)
     sys.exit(2)
 """
 MVN = """

@@ -202,14 +202,22 @@ class Reach:
         self.writable += [self._walk(grant.path)[-1] for grant in grants if grant.access & WRITE]
         denied = [deny.path for deny in denies if deny.access & WRITE] if self.writable else []
         self._protected = {path for each in denied for path in (each, self._walk(each)[-1])}
+        # The sandbox grants their other entries one by one (sandbox/expansion.py), so these stay where they are.
+        self._fixed = {above for each in self._protected for above in _and_above(each)}
 
     def covers(self, path: str) -> bool:
         """Whether the agent can change what `path` leads to, or something below it."""
-        *_, real = spots = self._walk(path)
-        for writable in self.writable:
-            if _is_inside(writable, real) or any(_is_inside(spot, writable) for spot in spots):
-                return not any(above in self._protected for each in (path, real) for above in _and_above(each))
-        return False
+        *spots, real = self._walk(path)
+        if any(spot not in self._fixed and self._can_write(spot) for spot in spots):
+            return True
+        above = any(_is_inside(writable, real) for writable in self.writable)
+        return self._can_write(real) or (above and not self._is_protected(real))
+
+    def _can_write(self, path: str) -> bool:
+        return any(_is_inside(path, writable) for writable in self.writable) and not self._is_protected(path)
+
+    def _is_protected(self, path: str) -> bool:
+        return any(above in self._protected for above in _and_above(path))
 
     def _walk(self, path: str, links: int = 0) -> tuple[str, ...]:
         """Return each entry that the kernel looks up on the way, links included, and last where `path` leads.

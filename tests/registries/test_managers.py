@@ -101,6 +101,17 @@ def test_a_denied_file_is_believed_under_a_broader_grant(machine: Machine) -> No
     assert machine.tool("npm").obstacle == ""
 
 
+def test_a_link_that_the_agent_can_turn_is_not_hidden_by_a_protected_target(machine: Machine) -> None:
+    machine.program("npm", "")
+    target = machine.file("secrets/npmrc", "")
+    (machine.home / "granted").mkdir()
+    (machine.home / "granted/link").symlink_to(target)
+    (machine.home / ".npmrc").symlink_to(machine.home / "granted/link")
+    machine.grants = [writable(machine.home / "granted")]
+    machine.denies = [PathDeny(str(machine.home / "secrets"), "deny_credentials")]
+    assert machine.tool("npm").obstacle
+
+
 @pytest.mark.parametrize("where", ["file", "directory", "chain"])
 def test_follows_links_to_where_the_agent_may_write(machine: Machine, where: str) -> None:
     machine.program("pip", "")

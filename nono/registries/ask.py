@@ -20,10 +20,12 @@ import ipaddress
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import threading
+import time
 import tomllib
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -128,16 +130,11 @@ class Program:
                 start_new_session=True,
             )
             Program._groups.add(process.pid)
-        timer = threading.Timer(TIMEOUT_S, _kill_group, (process.pid,))
-        timer.start()
         try:
             assert process.stdout is not None
             with process.stdout:
-                output = process.stdout.read(MAX_OUTPUT)
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # not reaped yet: the id is still its own
-        finally:
-            timer.cancel()
-            timer.join()
+                output = _read_until(process.stdout.fileno(), time.monotonic() + TIMEOUT_S)
+        finally:  # not reaped yet: the id is still its own
             with Program._lock:
                 _kill_group(process.pid)
                 if Program._groups is not None:
@@ -152,6 +149,20 @@ class Program:
             for group in cls._groups or ():
                 _kill_group(group)
             cls._groups = None
+
+
+def _read_until(fd: int, deadline: float) -> bytes:
+    """Read to the end of the file, MAX_OUTPUT, or the deadline: what holds the other end may be of another group."""
+    output = b""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while len(output) < MAX_OUTPUT and (left := deadline - time.monotonic()) > 0:
+        if poll.poll(left * 1000):
+            part = os.read(fd, 65536)
+            if not part:
+                break
+            output += part
+    return output
 
 
 def _kill_group(group: int) -> None:

@@ -14,13 +14,16 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from glob import glob
 
-from nono.errors import NonoError
+from nono.errors import NonoError, StoreError
+from nono.kernel import process
 from nono.registries import cache, domain
 from nono.registries.ask import Program, ask
 from nono.registries.cache import Answer
@@ -28,11 +31,14 @@ from nono.registries.managers import MANAGERS, Manager, Tool
 from nono.sandbox.expansion import Expansion
 
 _NICENESS = 10  # the child is starting
+_GENERATIONS = 100
+_LOCK_S = 90.0  # six managers, two or three programs each, which rarely take all of their time
 
 
 def main() -> None:
     """Serve the one request on standard input."""
     os.nice(_NICENESS)
+    process.set_child_subreaper()
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
     managers: dict[str, Manager] = {manager.name: manager for manager in MANAGERS}
@@ -48,6 +54,8 @@ def main() -> None:
         ask_all(tools, request["state"], request["closed"], tell)
     except NonoError:
         pass  # nothing more is asked, and the run goes on; `nono profile groups` says why
+    finally:
+        _kill_descendants()
 
 
 def ask_all(
@@ -63,7 +71,7 @@ def ask_all(
     lock = os.open(os.path.join(state, "registries.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     scratch = os.path.join(state, "registries.scratch")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _lock(lock)
         for tool in tools:
             known = cache.load(state).get(tool.key)
             if known is None or known.is_stale(time.time()):
@@ -93,6 +101,41 @@ def _ask_confined(tool: Tool, scratch: str, outside: Expansion, closed: Sequence
             raise
 
 
+def _lock(fd: int) -> None:
+    """Take the lock. Raises StoreError when another one asks for longer than all managers may take."""
+    deadline = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StoreError("another nono is asking the package managers and does not come to an end") from None
+            time.sleep(0.05)
+
+
+def _kill_descendants() -> None:
+    """End what the programs have left behind in sessions of their own; needs process.set_child_subreaper() before."""
+    for _ in range(_GENERATIONS):
+        children = [int(word) for path in glob("/proc/self/task/*/children") for word in _words(path)]
+        if not children:
+            return
+        for child in children:
+            try:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)  # its own children are ours then
+            except OSError:
+                pass  # another thread has waited for it
+
+
+def _words(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().split()
+    except OSError:
+        return []
+
+
 def _better(new: Answer, old: Answer | None) -> Answer:
     """Return the new answer; with the hosts of an old one, which was good, while the new one is not whole."""
     if old is None or new.whole:
@@ -104,4 +147,5 @@ def _end_with_input() -> None:
     while os.read(0, 4096):
         pass
     Program.stop_all()
+    _kill_descendants()
     os._exit(0)

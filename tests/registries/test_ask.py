@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import zipfile
 from pathlib import Path
@@ -259,6 +260,19 @@ def test_a_program_runs_in_the_root_with_nothing_to_read_and_a_clean_environment
     assert (cwd, stdin) == ("/", "")
     assert environment.keys() - {"LC_CTYPE"} == {"HOME", "PATH", "TMPDIR", "GOTOOLCHAIN"}
     assert environment["TMPDIR"] == scratch
+
+
+def test_a_process_of_another_session_that_holds_the_output_is_not_waited_for(
+    machine: Machine, scratch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ask, "TIMEOUT_S", 0.5)
+    pid_file = Path(scratch, "pid")
+    body = f"os.fork() and os._exit(0); os.setsid(); pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))"
+    machine.program("go", f"{body}; time.sleep(60)")
+    start = time.monotonic()
+    ask.ask(machine.tool("go"), scratch)
+    assert time.monotonic() - start < 10
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

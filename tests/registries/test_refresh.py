@@ -130,6 +130,28 @@ def test_the_helper_ends_with_the_supervisor_and_takes_its_programs_along(machin
     os.close(pidfd)
 
 
+def test_what_a_program_leaves_behind_ends_with_the_helper(machine: Machine) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(TIMEOUT_S)
+    stray = f"""
+if os.fork() == 0:
+    os.setsid()
+    os.fork()
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+    connection = socket.create_connection({listener.getsockname()})
+    time.sleep(60)
+time.sleep(0.2)
+"""
+    machine.program("go", stray + GO)
+    assert refresh(machine) == ["modules.example"]
+    with listener:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(TIMEOUT_S)
+                assert connection.recv(1) == b""  # both processes have ended
+
+
 def test_a_run_without_a_helper_goes_on(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.program("go", GO)
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")

@@ -67,8 +67,11 @@ def ask_all(
     """
     answers: dict[str, Answer] = {}
     outside = domain.around(closed)
-    os.makedirs(state, mode=0o700, exist_ok=True)
-    lock = os.open(os.path.join(state, "registries.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.makedirs(state, mode=0o700, exist_ok=True)
+        lock = os.open(os.path.join(state, "registries.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"{state} cannot be written ({error.strerror}); make it a directory of yours") from error
     scratch = os.path.join(state, "registries.scratch")
     try:
         _lock(lock)

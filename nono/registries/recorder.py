@@ -11,6 +11,7 @@ import base64
 import os
 import socket
 import threading
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _HEAD_S = 5.0
 _MAX_HEAD = 16384
+_MAX_CONNECTIONS = 16
 _MAX_NOTED = 64
 _UNAUTHORISED = (
     b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n"
@@ -34,6 +36,7 @@ class Recorder:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.proxy_url = f"http://nono:{token}@127.0.0.1:{self._listener.getsockname()[1]}"
         self.urls: dict[str, None] = {}
+        self._free = threading.Semaphore(_MAX_CONNECTIONS)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._serve, daemon=True).start()
@@ -58,16 +61,25 @@ class Recorder:
                 connection, _ = self._listener.accept()
             except OSError:
                 return  # closed
-            with connection:
-                try:
-                    connection.settimeout(_HEAD_S)
-                    self._note(connection)
-                except OSError:
-                    pass  # who hangs up is not noted
+            if self._free.acquire(blocking=False):
+                threading.Thread(target=self._serve_one, args=(connection,), daemon=True).start()
+            else:
+                connection.close()
+
+    def _serve_one(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                self._note(connection)
+            except OSError:
+                pass  # who hangs up is not noted
+            finally:
+                self._free.release()
 
     def _note(self, connection: socket.socket) -> None:
         head = b""
+        deadline = time.monotonic() + _HEAD_S
         while b"\r\n\r\n" not in head:
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
             part = connection.recv(4096)
             head += part
             if not part or len(head) > _MAX_HEAD:

@@ -122,7 +122,13 @@ def _words(value: str, form: str) -> str | None:
 
 def _read(path: str) -> str | None:
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), encoding="utf-8") as file:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        with open(fd, encoding="utf-8", closefd=False) as file:  # open() leaves the descriptor of a directory open
             return file.read(_MAX_BYTES)
     except (OSError, ValueError):
         return None
+    finally:
+        os.close(fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import socket
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -49,6 +50,37 @@ def test_survives_garbage(request_bytes: bytes) -> None:
         send(recorder, request_bytes)
         send(recorder, b"CONNECT a.example:443 HTTP/1.1\r\nProxy-Authorization: Basic TOKEN\r\n\r\n")
         assert list(recorder.urls) == ["https://a.example:443"]
+
+
+def test_who_says_nothing_holds_nobody_up() -> None:
+    with Recorder() as recorder:
+        proxy = urlsplit(recorder.proxy_url)
+        idle = [socket.create_connection((proxy.hostname, proxy.port)) for _ in range(8)]
+        start = time.monotonic()
+        send(recorder, b"CONNECT a.example:443 HTTP/1.1\r\nProxy-Authorization: Basic TOKEN\r\n\r\n")
+        assert list(recorder.urls) == ["https://a.example:443"]
+        assert time.monotonic() - start < 4
+        for each in idle:
+            each.close()
+
+
+def test_who_sends_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nono.registries.recorder._HEAD_S", 0.3)
+    with Recorder() as recorder:
+        proxy = urlsplit(recorder.proxy_url)
+        with socket.create_connection((proxy.hostname, proxy.port)) as connection:
+            connection.settimeout(0.1)
+            start = time.monotonic()
+            while time.monotonic() - start < 10:
+                try:
+                    connection.sendall(b"x")
+                    if connection.recv(1) == b"":
+                        break
+                except TimeoutError:
+                    continue
+                except OSError:
+                    break
+            assert time.monotonic() - start < 10
 
 
 def test_is_gone_afterwards() -> None:

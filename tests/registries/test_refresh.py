@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nono.errors import StoreError
 from nono.loop import Loop
 from nono.registries import cache
 from nono.registries.group import Group
@@ -167,6 +168,8 @@ def test_a_run_without_a_helper_goes_on(machine: Machine, monkeypatch: pytest.Mo
 def test_a_state_directory_that_cannot_be_written_is_no_harm(machine: Machine, tmp_path: Path) -> None:
     machine.program("go", GO)
     machine.file(".local/state", "not a directory")
+    with pytest.raises(StoreError, match=str(machine.state)):
+        ask_all(group(machine).stale, str(machine.state), ())
     loop = Loop()
     running = Refresh(loop, lambda hosts: None, lambda: None)
     running.start(group(machine))

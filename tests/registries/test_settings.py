@@ -95,4 +95,6 @@ def test_a_file_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / ".npmrc").mkdir(parents=True)
     place = Place(str(home), "/", "/tmp", f"{home}/.config", f"{home}/.local/state", "/run/user/1")
+    before = os.listdir("/proc/self/fd")
     assert hand_over(place, {}, str(tmp_path)) == {}
+    assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -6,6 +6,7 @@ default, as it would act for him in the directory `/`, so that a company's mirro
     managers   which managers there are, what each of them obeys, and whether the agent of this run could change that
     cache      earlier answers, in the state directory; one holds until what its manager obeys changes
     ask        runs a manager and reads its answer; nono itself speaks to no registry
+    domain     the Landlock domain that a manager runs in
     recorder   a proxy on loopback that refuses everything and notes what it was asked for
     helper     the process that asks beside the child's start; refresh is the supervisor's end of it
 

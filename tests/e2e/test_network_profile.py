@@ -127,7 +127,7 @@ def test_a_call_gets_the_real_key_on_its_way_out(developer: Developer, header: s
 
 def test_the_settings_that_are_handed_over_hold_no_password(developer: Developer) -> None:
     done = developer.run("env; cat $PIP_CONFIG_FILE $npm_config_userconfig; cat ~/.npmrc ~/.config/pip/pip.conf")
-    assert f"index-url = https://{INDEX}/simple/" in done.stdout
+    assert f"index-url=https://{INDEX}/simple/" in done.stdout
     assert f"registry=https://{REGISTRY}/" in done.stdout
     assert PASSWORD not in done.stdout
     assert done.stderr.count("Permission denied") == 2

@@ -63,7 +63,7 @@ class Pattern:
 
     __slots__ = (
         "_credential", "_forwarded", "_length_at", "_length_place", "_lines", "_may_vary", "_names", "_pieces_after",
-        "_pieces_before", "_steps", "_tail", "_values_before", "_varying",
+        "_pieces_before", "_steps", "_tail", "_varying",
     )  # fmt: skip
 
     def __init__(
@@ -81,7 +81,7 @@ class Pattern:
         known to change. length_place: of a Content-Length that may vary. credential: the place of the line that holds
         the token, and what is forwarded before and after the credential instead.
         """
-        self._names = [line[: line.find(b":") + 1] for line in lines]
+        self._names = _names(lines)
         self._lines = [self._names[place] if place in varying else line for place, line in enumerate(lines)]
         self._forwarded = [b"" if place in varying else line for place, line in enumerate(forwarded)]
         self._may_vary = may_vary
@@ -94,7 +94,6 @@ class Pattern:
         # To forward a head: pieces, and between them places for the values.
         self._pieces_before: list[bytes] = []
         self._pieces_after: list[bytes] = []
-        self._values_before = 0
         self._cut()
 
     def _cut(self) -> None:
@@ -106,7 +105,6 @@ class Pattern:
                 self._steps.append((piece, len(piece), False))
                 outs.append(out + self._credential[1])
                 outs, out, piece = self._pieces_after, self._credential[2] + b"\r\n", b"\r\n"
-                self._values_before = count
             elif place in self._varying:
                 if place == self._length_place:
                     self._length_at = count
@@ -121,8 +119,6 @@ class Pattern:
                 out += kept + b"\r\n" if kept else b""
         outs.append(out)
         self._tail = piece + b"\r\n"
-        if self._credential is None:
-            self._values_before = count
 
     @property
     def size(self) -> int:
@@ -159,7 +155,7 @@ class Pattern:
         """The head with these values as it is forwarded, before and after the credential; each line ends with CRLF."""
         before, after = self._pieces_before.copy(), self._pieces_after
         if after:
-            cut = self._values_before
+            cut = len(before) // 2
             before[1::2] = values[:cut]
             after = after.copy()
             after[1::2] = values[cut:]
@@ -169,7 +165,7 @@ class Pattern:
 
     def widened(self, lines: Sequence[bytes]) -> Pattern | None:
         """The pattern that these lines, which were accepted too, fit as well; None where that is not learned."""
-        if lines[0] != self._lines[0] or [line[: line.find(b":") + 1] for line in lines] != self._names:
+        if lines[0] != self._lines[0] or _names(lines) != self._names:
             return None
         changed = {place for place, line in enumerate(lines) if line != self._lines[place]} - self._varying
         if not changed or not changed <= self._may_vary:
@@ -177,6 +173,11 @@ class Pattern:
         return Pattern(
             self._lines, self._forwarded, self._may_vary, self._varying | changed, self._length_place, self._credential
         )
+
+
+def _names(lines: Sequence[bytes]) -> list[bytes]:
+    """The lines without their values; of the start line, what stands before its first colon, if it has one."""
+    return [line[: line.find(b":") + 1] for line in lines]
 
 
 _LENGTHS: dict[bytes, int] = {}

@@ -185,7 +185,8 @@ class HeadReader:
 
     def __init__(self, credential_names: frozenset[bytes] = frozenset()) -> None:
         """credential_names: header names (lower case) in which some route expects or injects a credential."""
-        self._never = _CREDENTIALS | credential_names
+        # With `-` as well, because `is_private` compares so.
+        self._never = _CREDENTIALS | credential_names | {name.replace(b"_", b"-") for name in credential_names}
         self._request_lines = _Lines()
         self._response_lines = _Lines()
         self._starts: dict[bytes, tuple[bytes, bytes]] = {}

@@ -245,6 +245,16 @@ def test_what_is_remembered_of_a_head_holds_no_credential() -> None:
     assert lines.plain | set(lines.contextual) == {b"X-Plain: 1", b"Host: a"}
 
 
+@pytest.mark.parametrize("header", ["my_key", "My-Key"])
+def test_a_header_that_holds_the_token_is_never_remembered(header: str) -> None:
+    own = Presentation(inject_header=header, credential_format="{}")
+    judge = Judge(TOKEN, [route("api", "https://example.com", inject=own)], 1, None, 16384)
+    line = header.encode() + b": " + TOKEN
+    for number in range(4):  # another path each time: no pattern fits
+        judge(b"GET /api/%d HTTP/1.1\r\nHost: 127.0.0.1:1\r\n%b\r\n\r\n" % (number, line))
+    assert line not in judge.reader._request_lines.plain
+
+
 def test_memos_are_bounded() -> None:
     judge = Judge(TOKEN, [route("api", "https://example.com")], 1, None, 16384)
     for index in range(10000):

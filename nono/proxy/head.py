@@ -221,6 +221,33 @@ class HeadReader:
                 self._starts.clear()
             self._starts[head.start] = (head.method, head.target)
 
+    def pattern(
+        self,
+        lines: list[bytes],
+        forwarded: list[bytes],
+        fields: list[Field],
+        credential: tuple[int, bytes, bytes] | None = None,
+    ) -> Pattern | None:
+        """Return the pattern of a head that was accepted; None for one that is not worth being kept.
+
+        lines, forwarded: with the start line. fields: of the head; the lines that are not among them are plain.
+        credential: as Pattern has it; its line stays, whatever its name.
+        """
+        length_place = None
+        fixed = {0} if credential is None else {0, credential[0]}
+        varying = {place for place, line in enumerate(lines) if len(line) > MEMO_LINE_BYTES}
+        for index, name, _ in fields:
+            place = index + 1
+            if name == b"content-length" and forwarded[place] == lines[place]:
+                length_place = place
+            elif name in _CONTEXTUAL or name[:6] == b"proxy-":
+                fixed.add(place)
+            elif self.is_private(name):
+                varying.add(place)
+        varying -= fixed
+        pattern = Pattern(lines, forwarded, set(range(len(lines))) - fixed, varying, length_place, credential)
+        return pattern if pattern.size <= MAX_PATTERN_BYTES else None
+
     def response(self, head: bytes) -> ResponseHead:
         """Return the answer's head whose bytes end with the first CRLF CRLF. Raises UpstreamError (502)."""
         try:
@@ -373,20 +400,8 @@ class HeadReader:
         self._misfits += 1
         if patterns and self._misfits % 8:
             return  # upstreams that answer in many shapes do not fit any
-        length_place = None
-        fixed = {0}
-        varying = {place for place, line in enumerate(raw_lines) if len(line) > MEMO_LINE_BYTES}
-        for index, name, _ in fields:
-            place = index + 1
-            if name == b"content-length" and lines[place] == raw_lines[place]:
-                length_place = place
-            elif name in _CONTEXTUAL or name[:6] == b"proxy-":
-                fixed.add(place)
-            elif self.is_private(name):
-                varying.add(place)
-        varying -= fixed
-        pattern = Pattern(raw_lines, lines, set(range(len(lines))) - fixed, varying, length_place)
-        if pattern.size <= MAX_PATTERN_BYTES:
+        pattern = self.pattern(raw_lines, lines, fields)
+        if pattern is not None:
             patterns[_ANSWER_PATTERNS - 1 :] = []  # the oldest goes
             patterns.insert(0, _AnswerPattern(pattern, status, length, close))
 

@@ -18,7 +18,7 @@ from nono.errors import Refusal
 from nono.proxy.authenticate import Grant, Places, authenticate
 from nono.proxy.head import MEMO_LINE_BYTES, HeadReader, RequestHead
 from nono.proxy.inject import PERCENT, SLOT_BYTES, Injection, Outgoing, plan
-from nono.proxy.pattern import MAX_PATTERN_BYTES, MAX_PATTERN_LINES, Pattern
+from nono.proxy.pattern import MAX_PATTERN_LINES, Pattern
 from nono.proxy.route import RouteMatch
 
 MEMO_HEADS = 512
@@ -147,32 +147,16 @@ class MemoJudge:
         token_at = grant.dropped[0]
         if self._token not in head.raw_lines[token_at]:
             return
-        has_cookie = False
-        length_place = None
-        fixed = {0, token_at + 1}
-        varying = {place for place, line in enumerate(raw_lines) if len(line) > MEMO_LINE_BYTES}
-        for index, name, _ in head.fields:
-            place = index + 1
-            if name == b"content-length" and head.lines[index] == head.raw_lines[index]:
-                length_place = place
-            elif name == b"cookie":
-                has_cookie = True
-                varying.add(place)
-            elif index != token_at and self.reader.is_private(name):
-                return
-            elif self.reader.is_special(name):
-                fixed.add(place)
-        varying -= fixed
-        start = outgoing.before[: outgoing.before.find(b"\r\n")]
-        pattern = Pattern(
-            raw_lines, [start, *head.lines], set(range(len(raw_lines))) - fixed, varying, length_place,
-            (token_at + 1, how.left, how.right),
-        )  # fmt: skip
-        if pattern.size > MAX_PATTERN_BYTES:
+        others = (name for index, name, _ in head.fields if index != token_at and name != b"cookie")
+        if any(map(self.reader.is_private, others)):
+            return  # it may be a credential of the agent's own
+        forwarded = [outgoing.before[: outgoing.before.find(b"\r\n")], *head.lines]
+        pattern = self.reader.pattern(raw_lines, forwarded, head.fields, (token_at + 1, how.left, how.right))
+        if pattern is None:
             return
         if len(self._similar) >= _PATTERNS:
             self._similar.clear()
-        self._similar[head.start] = _RequestPattern(pattern, outgoing._replace(before=b"", after=b""), has_cookie)
+        self._similar[head.start] = _RequestPattern(pattern, outgoing._replace(before=b"", after=b""), has_cookie(head))
 
     def _remember(self, raw: bytes, granted: Outgoing | ConnectGrant) -> None:
         if len(raw) > MEMO_HEAD_BYTES:

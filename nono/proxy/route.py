@@ -138,12 +138,9 @@ class Router:
         match = self._matches.get(target)
         if match is not None and method != b"CONNECT" and method.upper() not in _ECHOING:
             return match
-        if len(target) > self._max_target_bytes:
-            raise Refusal(414, "uri_too_long", f"The request target is longer than {self._max_target_bytes} bytes.")
+        _check_start(head, self._max_target_bytes)
         if method == b"CONNECT":
             return _connect_target(head)
-        if method.upper() in _ECHOING:
-            raise Refusal(405, "method_not_allowed", "TRACE would echo the credential and is not allowed.")
         if target[:1] != b"/":
             whole = _ABSOLUTE(target)
             if whole is None:
@@ -200,10 +197,7 @@ class HostRouter:
     def route(self, head: RequestHead) -> RouteMatch | HostTarget:
         """Return the route that a request's path belongs to, or the host. Raises Refusal: 400, 405, 414."""
         target = head.target
-        if len(target) > self._max_target_bytes:
-            raise Refusal(414, "uri_too_long", f"The request target is longer than {self._max_target_bytes} bytes.")
-        if head.method.upper() in _ECHOING:
-            raise Refusal(405, "method_not_allowed", "TRACE would echo the credential and is not allowed.")
+        _check_start(head, self._max_target_bytes)
         to_server = target == b"*" and head.method == b"OPTIONS"
         if (target[:1] != b"/" and not to_server) or b"#" in target or head.method == b"CONNECT":
             raise Refusal(400, "bad_target", "Inside a connection to a host the request target must be a path.")
@@ -231,6 +225,14 @@ class HostRouter:
             if whole == found.base or whole.startswith(found.base + b"/"):
                 return RouteMatch(found, whole[len(found.base) :], query if mark else None)
         return None
+
+
+def _check_start(head: RequestHead, max_target_bytes: int) -> None:
+    """Raise Refusal 414 or 405 for a request line that is refused wherever it was sent."""
+    if len(head.target) > max_target_bytes:
+        raise Refusal(414, "uri_too_long", f"The request target is longer than {max_target_bytes} bytes.")
+    if head.method.upper() in _ECHOING:
+        raise Refusal(405, "method_not_allowed", "TRACE would echo the credential and is not allowed.")
 
 
 def check_path(path: bytes) -> None:

@@ -12,20 +12,11 @@ from typing import Any
 
 from nono.errors import NonoError, Refusal, UpstreamError
 from nono.proxy.answer import answer
-from nono.proxy.framing import (
-    UNTIL_CLOSE,
-    ChunkScanner,
-)
+from nono.proxy.framing import UNTIL_CLOSE, ChunkScanner
 from nono.proxy.inject import Outgoing
 from nono.proxy.memo import ConnectGrant
 from nono.proxy.services import Exchange, Services
-from nono.proxy.state import (
-    BODY,
-    CLIENT,
-    CLOSING,
-    IDLE,
-    REFUSED,
-)
+from nono.proxy.state import BODY, CLIENT, CLOSING, IDLE, REFUSED
 from nono.proxy.stream import Stream
 from nono.proxy.tunnel import Tunnel
 from nono.proxy.upstream import Dial, Pool, Upstream
@@ -195,9 +186,16 @@ class Ends:
             upstream.pool.discard(upstream)
 
     def _report(self, code: str, reason: str = "", *, refused: bool = False) -> None:
-        if not self._under_way:
-            return
-        self._under_way = False
+        if self._under_way:
+            self._under_way = False
+            self._services.report(self._exchange(code, reason, "refused" if refused else "allowed"))
+
+    def _opening(self) -> Exchange:
+        """What can be told of a tunnel that begins."""
+        return self._exchange("opened", "", "allowed")._replace(time=time.time(), bytes_up=0, bytes_down=0)
+
+    def _exchange(self, code: str, reason: str, verdict: str) -> Exchange:
+        """What can be told of the exchange under way. One that was not understood is refused, whatever became of it."""
         outgoing, target = self._outgoing, self._target
         now = self._services.loop.now
         if outgoing is not None:
@@ -205,40 +203,14 @@ class Ends:
         elif target is not None:
             route, host, method, path = "", f"{target.host}:{target.port}", "CONNECT", ""
         else:
-            route, refused = "", True
+            route, verdict = "", "refused"
             method, host, path = _shown(self._head, self._services.token)
             host = self._services.judge.authority or host
         duration = now - self._started
-        self._services.report(
-            Exchange(
-                time.time() - duration,
-                route,
-                host,
-                self._address,
-                method,
-                path,
-                "refused" if refused else "allowed",
-                self._status,
-                code,
-                self._bytes_up,
-                self._bytes_down,
-                int(duration * 1e6) / 1e3,
-                reason,
-            )
-        )
-
-    def _opening(self) -> Exchange:
-        """What can be told of a tunnel that begins."""
-        outgoing, target, now = self._outgoing, self._target, self._services.loop.now
-        if outgoing is not None:
-            route, host, method, path = outgoing.shown
-        else:
-            assert target is not None
-            route, host, method, path = "", f"{target.host}:{target.port}", "CONNECT", ""
-        ms = int((now - self._started) * 1e6) / 1e3
         return Exchange(
-            time.time(), route, host, self._address, method, path, "allowed", self._status, "opened", 0, 0, ms, ""
-        )
+            time.time() - duration, route, host, self._address, method, path, verdict, self._status, code,
+            self._bytes_up, self._bytes_down, int(duration * 1e6) / 1e3, reason,
+        )  # fmt: skip
 
     # What the halves do, for each other.
 

@@ -171,10 +171,6 @@ class Pool:
             self._dials.add(dial)
             dial.start()
 
-    def release(self, upstream: Upstream) -> None:
-        """Take back a connection whose exchange was completed on both sides."""
-        self.keep(upstream)
-
     def ticketed(self, upstream: Upstream) -> None:
         """Keep the session: something was read on a fresh connection, and TLS 1.3 sends its tickets first."""
         upstream.fresh = False
@@ -189,7 +185,7 @@ class Pool:
                 pass  # would block, or lost: the next read says so
 
     def keep(self, upstream: Upstream) -> None:
-        """Put a connection among the idle ones, also one that carried no exchange yet."""
+        """Put a connection among the idle ones: its exchange was completed on both sides, or it carried none yet."""
         upstream.owner = None
         self._bound.discard(upstream)
         upstream.idle_since = self.loop.now

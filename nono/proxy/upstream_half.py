@@ -223,7 +223,7 @@ class UpstreamHalf(Ends):
             is_large = self._bytes_up + len(self._head) > RECV_BYTES
             if upstream.reusable and not upstream.queued and not (is_large and upstream.unsent):
                 upstream.resume()
-                upstream.pool.release(upstream)
+                upstream.pool.keep(upstream)
             else:
                 upstream.pool.discard(upstream)
         self._report("")

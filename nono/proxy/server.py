@@ -25,7 +25,7 @@ from nono.proxy.route import BoundRoute, Origin
 from nono.proxy.services import BUFFER_BYTES, Exchange, Interceptor, Services
 from nono.proxy.tls import Contexts
 from nono.proxy.tunnel import Pipes
-from nono.proxy.upstream import DialLimits, Pool
+from nono.proxy.upstream import Pool
 
 __all__ = ["Allowlist", "BoundRoute", "Chain", "Exchange", "Limits", "Proxy"]
 
@@ -173,11 +173,7 @@ class Proxy:
         pool = self._pools.get(key)
         if pool is None:
             scope = scope or scope_of_route(origin.host)
-            limits = self._limits
-            dial_limits = DialLimits(
-                limits.connect_s, limits.tls_s, limits.chain_s, limits.pool_idle_s, limits.pool_size
-            )
-            pool = Pool(self._loop, origin, scope, self._pins, self._contexts, dial_limits, self._chain)
+            pool = Pool(self._loop, origin, scope, self._pins, self._contexts, self._limits, self._chain)
             self._pools[key] = pool
         return pool
 

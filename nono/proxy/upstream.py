@@ -20,11 +20,12 @@ import select
 import ssl
 import termios
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from nono.errors import NonoError, Refusal, UpstreamError
 from nono.loop import READ, WRITE, Loop, Timer
 from nono.proxy.chain import Answer, Chain
+from nono.proxy.limits import Limits
 from nono.proxy.pins import NAMED, PUBLIC, Address, Pins
 from nono.proxy.race import Race
 from nono.proxy.route import Origin
@@ -104,16 +105,6 @@ def literal(host: str, port: int) -> str:
 Dialled = Callable[[Upstream | NonoError], None]
 
 
-class DialLimits(NamedTuple):
-    """What dialling needs of the limits: seconds, and how many connections stay idle per origin."""
-
-    connect_s: float
-    tls_s: float
-    chain_s: float
-    pool_idle_s: float
-    pool_size: int
-
-
 class Pool:
     """The connections to one origin."""
 
@@ -124,7 +115,7 @@ class Pool:
         scope: str,
         pins: Pins,
         contexts: Contexts,
-        limits: DialLimits,
+        limits: Limits,
         chain: Chain | None = None,
     ) -> None:
         """chain: the operator's proxy; whether it is used for this origin is decided here, once."""

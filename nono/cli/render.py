@@ -10,7 +10,7 @@ import os
 import sys
 
 from nono.errors import Refusal
-from nono.policy.allowlist import parse_entry
+from nono.policy.allowlist import host_and_port, parse_entry
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, CapabilitySet, PathGrant
 from nono.policy.network import GROUPS, NETWORK_PROFILES
 from nono.supervisor.command import ORIGIN as COMMAND
@@ -136,9 +136,8 @@ def _network(what: Summary, home: str, verbose: bool) -> list[tuple[str, str]]:
             rows.append(("", f"not  {', '.join(map(printable, denied))}{more}  (--deny-domain)"))
         if has.upstream_proxy is not None:
             proxy = has.upstream_proxy
-            host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
             but = f", but for {', '.join(map(printable, proxy.bypass))}" if proxy.bypass else ""
-            rows.append(("through", f"the proxy {host}:{proxy.port}  ({proxy.origin}){but}"))
+            rows.append(("through", f"the proxy {host_and_port(proxy.host, proxy.port)}  ({proxy.origin}){but}"))
         if has.intercept:
             rows.append(_intercepted(what))
     if has.open_ports:

@@ -138,8 +138,7 @@ class Allowlist:
         rules = tuple(rule for rule in (*named, *reachable) if rule is not None)
         if rules:
             return Verdict(not reachable, rules)
-        shown = f"[{host.strip('[]')}]" if ":" in name else name
-        wanted = shown if is_default else f"{shown}:{port}"
+        wanted = host_and_port(host.strip("[]") if ":" in name else name, 0 if is_default else port)
         message = f"{wanted} is not in the allowlist. The operator can grant it with --allow-domain {wanted}"
         refusal = Refusal(403, "host_denied", message)
         refusal.unlisted = True
@@ -258,6 +257,12 @@ def normalise(host: str) -> str:
     if _is_number(labels[-1]) and not is_address(name):
         raise ValueError("it is a number that only some resolvers take for an address")
     return name
+
+
+def host_and_port(host: str, port: int) -> str:
+    """Return a host and a port as they are written together (RFC 3986 section 3.2.2). port: 0 to leave it out."""
+    name = f"[{host}]" if ":" in host else host
+    return f"{name}:{port}" if port else name
 
 
 def is_address(name: str) -> bool:

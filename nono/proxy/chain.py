@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 
 from nono.errors import PolicyError, Refusal, UpstreamError
 from nono.kernel.secretmem import SecretBuffer
-from nono.policy.allowlist import METADATA_HOSTS
+from nono.policy.allowlist import METADATA_HOSTS, host_and_port
 from nono.policy.upstream import Bypass, parse_bypass
 from nono.proxy.inject import BASE64, SLOT_BYTES, LockedBuffer, Outgoing, ScratchPool, Shown
 from nono.proxy.pins import address_denied, permitted
@@ -59,7 +59,7 @@ class Chain:
         """
         self.host = host
         self.port = port
-        self.authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.authority = host_and_port(host, port)
         self._bypasses = [parse_bypass(pattern) for pattern in bypass]
         self._secret: memoryview | None = None
         self._scratch: ScratchPool | None = None
@@ -98,8 +98,7 @@ class Chain:
 
     def ask(self, sock: _socket.socket, origin: Origin) -> Answer:
         """Ask for a tunnel to `origin` on a fresh connection. Raises OSError when the connection is gone."""
-        host = f"[{origin.host}]" if ":" in origin.host else origin.host
-        target = f"{host}:{origin.port}".encode("ascii")
+        target = host_and_port(origin.host, origin.port).encode("ascii")
         before = b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n" % (target, target)
         if self._secret is None or self._scratch is None:
             self._send(sock, before + b"\r\n")

@@ -158,7 +158,8 @@ def plan(grant: Grant, how: Injection, token: bytes) -> Outgoing:
 
 def plan_plain(head: RequestHead, origin: Origin, target: bytes, scope: str, token: bytes) -> Outgoing:
     """Return the head to forward to an allowed host, to which no credential belongs. target: in origin-form."""
-    lines = forwarded_lines(head, [], origin.authority.encode())
+    authority = origin.authority
+    lines = forwarded_lines(head, [], authority.encode())
     start = b"%b %b HTTP/1.1" % (head.method, target)
     before = b"\r\n".join([start, *filter(None, lines), b"\r\n"])
     encoded = any(name == b"authorization" and authorization_holds(value, token) for _, name, value in head.fields)
@@ -167,7 +168,7 @@ def plan_plain(head: RequestHead, origin: Origin, target: bytes, scope: str, tok
     path = _shown(target.partition(b"?")[0])
     return Outgoing(
         before, b"", RAW, False, None, origin, head.method, head.length, head.close, head.expects_continue,
-        head.upgrade, Shown("", origin.authority, head.method.decode(), path), scope,
+        head.upgrade, Shown("", authority, head.method.decode(), path), scope,
     )  # fmt: skip
 
 

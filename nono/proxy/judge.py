@@ -18,7 +18,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import NoReturn, Protocol
 
 from nono.errors import Refusal
-from nono.policy.allowlist import Verdict, is_address, normalise
+from nono.policy.allowlist import Verdict, host_and_port, is_address, normalise
 from nono.proxy.authenticate import Places, authenticate_proxy, places, presentation_names
 from nono.proxy.head import HeadReader, RequestHead
 from nono.proxy.inject import Injection, Outgoing, injection, plan_plain
@@ -166,9 +166,7 @@ class Judge(MemoJudge):
         for destination in self.router.destinations:
             if destination.origin.host == host:
                 self._refuse_routed(host, destination)
-        wanted = f"[{host}]" if ":" in host else host
-        if port != 443 and (tunnel or port != 80):
-            wanted += f":{port}"
+        wanted = host_and_port(host, 0 if port == 443 or (port == 80 and not tunnel) else port)
         message = f"Only the routes are reachable, not {wanted}. The operator can grant it with --allow-domain {wanted}"
         raise Refusal(403, "host_denied", message)
 

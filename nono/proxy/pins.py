@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 
 from nono.errors import NonoError, Refusal, UpstreamError
 from nono.loop import Loop
+from nono.policy.allowlist import host_and_port
 
 ROUTE = "ROUTE"
 LOOPBACK = "LOOPBACK"
@@ -151,8 +152,7 @@ def address_denied(
     Nobody is advised to name a loopback host: it is what somebody else's name was made to lead to, not what was wanted.
     """
     if scope == PUBLIC and any(check(text, NAMED) and not check(text, LOOPBACK) for text in texts):
-        wanted = f"[{host}]" if ":" in host else host
-        wanted += "" if port == 443 else f":{port}"
+        wanted = host_and_port(host, 0 if port == 443 else port)
         message = f"{host} has private addresses only, for which it must be named itself, not by a suffix or a group."
         return Refusal(403, "address_denied", f"{message} The operator can grant it with --allow-domain {wanted}")
     message = f"{host} has only addresses that this proxy never dials (private, link-local or metadata)."

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from nono.errors import PolicyError, Refusal
-from nono.policy.allowlist import normalise
+from nono.policy.allowlist import host_and_port, normalise
 from nono.policy.routes import EndpointRule, Route
 from nono.proxy.head import RequestHead
 
@@ -58,8 +58,7 @@ class Origin(NamedTuple):
     @property
     def authority(self) -> str:
         """The value of Host: without the default port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+        return host_and_port(self.host, 0 if self.port == (443 if self.tls else 80) else self.port)
 
 
 class Glob(NamedTuple):
@@ -185,7 +184,7 @@ class HostRouter:
         self._name = normalise(host)
         # The longest base path first; of routes that share one, the first that has a credential.
         self._routes = sorted(routes, key=lambda found: (-len(found.base), found.bound.credential is None))
-        name = f"[{host}]" if ":" in host else host
+        name = host_and_port(host, 0)
         self._names = {text.encode() for text in (name, name + ".", f"{name}:{port}", f"{name}.:{port}")}
         self._max_target_bytes = max_target_bytes
 

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from nono.errors import NonoError, Refusal, UpstreamError
 from nono.loop import READ, WRITE, Loop, Timer
+from nono.policy.allowlist import host_and_port
 from nono.proxy.chain import Answer, Chain
 from nono.proxy.limits import Limits
 from nono.proxy.pins import NAMED, PUBLIC, Address, Pins
@@ -95,11 +96,6 @@ class Upstream(Stream):
             return any(fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0\0\0\0"))  # the same number as SIOCOUTQ
         except OSError:
             return False  # a system that cannot tell
-
-
-def literal(host: str, port: int) -> str:
-    """Return an address and a port as they are written together (RFC 3986 section 3.2.2)."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 Dialled = Callable[[Upstream | NonoError], None]
@@ -421,7 +417,7 @@ class Dial:
         self._end()
         self._unwatch()
         self._sock = None
-        address = literal(tried.host, tried.port) if tried is not None else ""
+        address = host_and_port(tried.host, tried.port) if tried is not None else ""
         upstream = Upstream(self._loop, sock, self._pool.origin, self._pool, address)
         callback, self._callback = self._callback, None
         if callback is not None:
@@ -436,7 +432,7 @@ class Dial:
         self._end()
         self._close_socket()
         if isinstance(error, UpstreamError) and race is not None and race.tried is not None:
-            error.address = literal(race.tried.host, race.tried.port)
+            error.address = host_and_port(race.tried.host, race.tried.port)
         callback, self._callback = self._callback, None
         if callback is not None:
             callback(error)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nono.errors import PolicyError, Refusal
-from nono.policy.allowlist import Allowlist, Verdict, normalise, parse_entry
+from nono.policy.allowlist import Allowlist, Verdict, host_and_port, normalise, parse_entry
 from nono.policy.routes import EndpointRule
 
 
@@ -368,3 +368,10 @@ def test_a_verdict_costs_the_same_with_a_hundred_thousand_suffixes() -> None:
         return best
 
     assert cost(many) < 10 * cost(few)
+
+
+def test_addresses_are_written_as_in_a_url() -> None:
+    assert host_and_port("203.0.113.7", 443) == "203.0.113.7:443"
+    assert host_and_port("2001:db8::7", 443) == "[2001:db8::7]:443"
+    assert host_and_port("a.example", 0) == "a.example"
+    assert host_and_port("::1", 0) == "[::1]"

@@ -12,7 +12,6 @@ from nono.loop import Loop
 from nono.policy.allowlist import Allowlist
 from nono.proxy.pins import Pins, permitted
 from nono.proxy.server import Exchange, Limits
-from nono.proxy.upstream import literal
 from tests.fakes import Authority, Connection, Upstream
 from tests.proxy.harness import TOKEN, Client, RunningProxy, bearer, route
 
@@ -191,8 +190,3 @@ def test_who_watches_is_told_of_a_tunnel_when_it_begins(upstream: Upstream) -> N
     (begun,) = opened
     assert (begun.code, begun.verdict, begun.status, begun.host) == ("opened", "allowed", 200, ended.host)
     assert begun.address == ended.address == f"127.0.0.1:{upstream.port}"
-
-
-def test_addresses_are_written_as_in_a_url() -> None:
-    assert literal("203.0.113.7", 443) == "203.0.113.7:443"
-    assert literal("2001:db8::7", 443) == "[2001:db8::7]:443"

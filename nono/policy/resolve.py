@@ -23,6 +23,7 @@ from nono.policy.capabilities import (
     READ,
     WRITE,
     CapabilitySet,
+    PathDeny,
     PathGrant,
     UpstreamProxy,
 )
@@ -119,19 +120,24 @@ def resolve(
             *command_grants,
             *groups.system_grants(place.home, place.config_home, platform=place.platform),
         ),
-        denies=groups.sensitive_paths(
-            place.home,
-            place.config_home,
-            place.state_home,
-            place.runtime_dir,
-            data_home=place.data_home,
-            platform=place.platform,
-        ),
+        denies=sensitive_paths(place),
         network=NETWORK_OPEN,
         routes=(),
         workdir=place.workdir,
     )
     return _with_network(capabilities, request, profile, place, environment)
+
+
+def sensitive_paths(place: Place) -> tuple[PathDeny, ...]:
+    """Return the built-in denies of a user who stands there; they hold under any broader grant."""
+    return groups.sensitive_paths(
+        place.home,
+        place.config_home,
+        place.state_home,
+        place.runtime_dir,
+        data_home=place.data_home,
+        platform=place.platform,
+    )
 
 
 def _with_network(

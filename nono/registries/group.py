@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from nono.policy import groups
 from nono.policy.capabilities import PathDeny, PathGrant
 from nono.policy.network import REGISTRIES
-from nono.policy.resolve import Place
+from nono.policy.resolve import Place, sensitive_paths
 from nono.registries import cache, domain
 from nono.registries.cache import Answer
 from nono.registries.managers import Reach, Tool, survey
@@ -35,15 +34,7 @@ class Group:
         self.state = place.state
         reach = Reach(place, grants, denies)
         self.tools = survey(environment, place, reach)
-        sensitive = groups.sensitive_paths(
-            place.home,
-            place.config_home,
-            place.state_home,
-            place.runtime_dir,
-            data_home=place.data_home,
-            platform=place.platform,
-        )
-        self.closed = (*dict.fromkeys(deny.path for deny in sensitive), *reach.writable)
+        self.closed = (*dict.fromkeys(deny.path for deny in sensitive_paths(place)), *reach.writable)
         asked = [tool for tool in self.tools if not tool.obstacle]
         known = cache.load(place.state)
         self.answers: dict[str, Answer] = {tool.key: known[tool.key] for tool in asked if tool.key in known}

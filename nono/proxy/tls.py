@@ -101,12 +101,8 @@ class Contexts:
             files = ", ".join(name for name in key if name) or "the system's certificates"
             reason = error.strerror or type(error).__name__
             made = UpstreamError(502, "tls_config", f"Certificates cannot be loaded from {files}: {reason}.")
-        except (
-            ValueError,
-            TypeError,
-            RuntimeError,
-            MemoryError,
-        ) as error:  # whatever it is, somebody waits for an answer
+        except (ValueError, TypeError, RuntimeError, MemoryError) as error:
+            # Whatever it is, somebody waits for an answer.
             made = UpstreamError(502, "tls_config", f"Certificates cannot be loaded: {type(error).__name__}.")
         self._loop.call_from_thread(lambda: self._done(key, made))
 

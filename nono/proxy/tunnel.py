@@ -10,6 +10,11 @@ of tunnels. The kernel counts pipes' capacity for each user and, past pipe-user-
 of this user pipes of a page or two; therefore only LARGE_PIPES get the large capacity, and the others the usual one.
 Where no pipe can be had at all, the bytes are copied.
 
+A fast direction rests. The kernel wakes a reader for each record that comes, and waking costs more than moving one: a
+direction that has moved BULKY_BYTES within REST_S is left alone for REST_S, while the kernel's buffers fill, and then
+moved in one go. So a tunnel costs few turns a millisecond, however the packets fall; what comes in small pieces, with
+time between them, is never kept waiting.
+
 TLS cannot be closed in one direction only: when the plain side ends, what is under way is sent and both are closed.
 """
 
@@ -18,6 +23,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable
+from functools import partial
 
 from nono.kernel import splice
 from nono.loop import READ, WRITE
@@ -26,6 +32,8 @@ from nono.proxy.stream import WOULD_BLOCK, Stream
 PIPE_BYTES = 1 << 20
 LARGE_PIPES = 16  # at once; a quarter of what the kernel lets a user have
 KEPT_PIPES = 4
+BULKY_BYTES = 128 << 10
+REST_S = 0.001  # the grain of the loop's timers, and far below what the buffers of a fast connection hold
 MAX_ROUNDS = 4  # of splicing in one turn, so that two fast peers do not hold up everybody else
 CAN_SPLICE = hasattr(os, "splice")  # Linux; elsewhere bytes are copied
 
@@ -71,7 +79,10 @@ class Pipes:
 class _Direction:
     """Bytes from `source` to `target`."""
 
-    __slots__ = ("ended", "in_pipe", "moved", "over", "pipe", "pipes", "source", "target")
+    __slots__ = (
+        *("_since", "_start", "ended", "in_pipe", "moved"),
+        *("over", "pipe", "pipes", "resting", "source", "target"),
+    )
 
     def __init__(self, source: Stream, target: Stream, pipes: Pipes | None) -> None:
         """pipes: None where bytes must be copied."""
@@ -83,11 +94,21 @@ class _Direction:
         self.moved = 0
         self.ended = False  # the source said FIN
         self.over = False  # and nothing is left to be sent
+        self.resting = False  # its source is not read for a while
+        self._since = 0.0  # the time from which bytes are counted, and how many had been moved then
+        self._start = 0
 
     @property
     def blocked(self) -> bool:
         """Whether the target must become writable before more is read."""
         return bool(self.in_pipe or self.target.queued)
+
+    def must_rest(self, now: float) -> bool:
+        """Whether so much was spliced of late that it should rest."""
+        if now - self._since > REST_S:
+            self._since, self._start = now, self.moved
+            return False
+        return self.moved - self._start >= BULKY_BYTES and not self.in_pipe and self.pipes is not None
 
     def pump(self, buffer: memoryview) -> bool:
         """Move what can be moved now; return whether all has been. Raises OSError when either end failed."""
@@ -217,21 +238,32 @@ class Tunnel:
     def _moved(self, reader: _Direction | None, writer: _Direction | None) -> None:
         if self._done is None:
             return
-        self._moved_at = self._client.loop.now
+        loop = self._client.loop
+        self._moved_at = loop.now
         try:
             for direction in (reader, writer):
-                if direction is not None and not direction.over and direction.pump(self._buffer):
+                if direction is None or direction.over:
+                    continue
+                if direction.pump(self._buffer):
                     if not self._is_plain or (self._up.over and self._down.over):
                         self.close()
                         return
                     direction.target.shutdown_write()
+                elif direction.must_rest(loop.now) and not direction.resting:
+                    direction.resting = True
+                    loop.call_later(REST_S, partial(self._go_on, direction))
         except OSError:
             self.close()
             return
         self._settle()
 
+    def _go_on(self, direction: _Direction) -> None:
+        """Move what came while `direction` rested."""
+        direction.resting = False
+        self._moved(direction, None)
+
     def _settle(self) -> None:
         up, down = self._up, self._down
         up_blocked, down_blocked = up.blocked, down.blocked
-        self._client.want(up.ended or up_blocked, down_blocked)
-        self._upstream.want(down.ended or down_blocked, up_blocked)
+        self._client.want(up.ended or up.resting or up_blocked, down_blocked)
+        self._upstream.want(down.ended or down.resting or down_blocked, up_blocked)

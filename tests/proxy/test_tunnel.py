@@ -19,7 +19,7 @@ from nono.policy.allowlist import Allowlist, Verdict
 from nono.proxy.pins import Pins
 from nono.proxy.server import Limits
 from nono.proxy.stream import Stream
-from nono.proxy.tunnel import LARGE_PIPES, MAX_ROUNDS, PIPE_BYTES, Pipes, Tunnel
+from nono.proxy.tunnel import BULKY_BYTES, LARGE_PIPES, MAX_ROUNDS, PIPE_BYTES, Pipes, Tunnel
 from tests.fakes import Authority, Connection, Upstream, pattern
 from tests.proxy.harness import KEY, TOKEN, Client, RunningProxy, any_host, bearer, route
 
@@ -460,4 +460,36 @@ def test_a_fast_tunnel_does_not_hold_up_the_others() -> None:
         pipes.close()
     for sock in (source, target):
         sock.close()
+    loop.close()
+
+
+def test_a_fast_direction_rests_and_what_came_meanwhile_is_moved_though_nothing_follows() -> None:
+    """After a burst the source is not watched for a moment: its last bytes must not wait for more to come."""
+    left, ours = socket.socketpair()
+    theirs, right = socket.socketpair()
+    right.settimeout(10)
+    loop = Loop()
+    streams = [Stream(loop, sock, lambda events: None) for sock in (ours, theirs)]
+    pipes = Pipes()
+    tunnel = Tunnel(streams[0], streams[1], memoryview(bytearray(10)), lambda up, down: loop.stop(), pipes)
+    tunnel.begin(b"")
+    up = tunnel._up
+    for _ in range(2):  # within one turn's time, so within REST_S
+        left.send(b"x" * 80_000)
+        up._start = -BULKY_BYTES
+        tunnel._client_event(READ)
+    assert up.resting
+    left.send(b"the end")
+    left.close()
+    right.shutdown(socket.SHUT_WR)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    data = b""
+    while piece := right.recv(65536):
+        data += piece
+    thread.join()
+    assert data == b"x" * 160_000 + b"the end"
+    assert not up.resting
+    right.close()
+    pipes.close()
     loop.close()

@@ -6,9 +6,9 @@ resolver would be asked for them: lower case, without the trailing dot, internat
 An entry is a host (`example.com`), a suffix (`.example.com` or `*.example.com`: whatever ends in it, not `example.com`
 itself, never `evilexample.com`), or an address literal, each with or without a `:PORT`; or a URL, whose scheme names
 the port, and whose path, if it has one, is a glob: only requests for it are granted; https:// is never granted as plain
-text, whatever the port. Without a port an entry means 443 for a tunnel (CONNECT), 80 and 443 for a plain request. Grants
-add up: who is granted all paths by one entry is not held to the path of another. A denied entry goes before any allowed
-one and, without a port, denies every port.
+text, whatever the port. Without a port an entry means 443 for a tunnel (CONNECT), 80 and 443 for a plain request.
+Grants add up: who is granted all paths by one entry is not held to the path of another. A denied entry goes before any
+allowed one and, without a port, denies every port.
 
 A verdict says whether the operator himself named this very host: only then may it have a private address (pins.py). A
 suffix or a group never names a host, because whoever owns the domain chooses what is below it.

@@ -1,4 +1,4 @@
-"""Connections to upstreams: none is forgotten, none is waited for without end."""
+"""Connections to upstreams: which are made, used again and resumed; none is forgotten, or waited for without end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nono.proxy.pins import THREADS, Pins
 from nono.proxy.route import Origin
 from nono.proxy.server import Limits
 from nono.proxy.stream import Stream
-from tests.fakes import TIMEOUT_S, Authority, Upstream
+from tests.fakes import TIMEOUT_S, Authority, Connection, Upstream
 from tests.proxy.harness import TOKEN, Client, RunningProxy, bearer, route
 
 PROXY_AUTH = "Proxy-Authorization: Basic " + base64.b64encode(b"nono:" + TOKEN).decode()
@@ -148,3 +148,70 @@ def test_a_connection_that_is_turned_away_is_told_to_the_audit() -> None:
                 with Client(proxy) as two:
                     assert two.answer().code == "too_many_connections"
     assert [(e.status, e.code) for e in proxy.exchanges] == [(200, ""), (503, "too_many_connections")]
+
+
+def one_answer_each(connection: Connection) -> None:
+    """Closes after each answer without saying so."""
+    if connection.read_request() is not None:
+        connection.answer(200, b"ok")
+        connection.finish()
+
+
+def test_stale_pooled_connection_is_not_used(server_context: ssl.SSLContext, authority: Authority) -> None:
+    with Upstream(one_answer_each, server_context) as upstream:
+        with RunningProxy([route("api", upstream.url, authority.ca)]) as proxy, Client(proxy) as client:
+            for _ in range(20):
+                assert client.get("/api/x", method="POST", body=b"abc").body == b"ok"
+        assert [request.body for request in upstream.requests] == [b"abc"] * 20
+
+
+def test_tls_session_is_resumed(server_context: ssl.SSLContext, authority: Authority) -> None:
+    with Upstream(one_answer_each, server_context) as upstream:
+        with RunningProxy([route("api", upstream.url, authority.ca)]) as proxy, Client(proxy) as client:
+            for _ in range(4):
+                assert client.get("/api/x").status == 200
+        assert upstream.resumed >= 2
+
+
+def test_warm_connection_serves_the_first_request(upstream: Upstream, authority: Authority) -> None:
+    with RunningProxy([route("api", upstream.url, authority.ca)], warm=True) as proxy:
+        upstream.wait(lambda: upstream.connections == 1)
+        proxy.settle(lambda: all(pool.idle == 1 for pool in proxy.proxy._pools.values()))
+        with Client(proxy) as client:
+            assert client.get("/api/echo").status == 200
+    assert upstream.connections == 1
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_warming_says_when_it_has_ended(upstream: Upstream, authority: Authority, reachable: bool) -> None:
+    url = upstream.url if reachable else "https://localhost:1"
+    ended: list[int] = []
+    with RunningProxy([route("api", url, authority.ca), route("same", url, authority.ca)]) as proxy:
+        proxy.call(lambda: proxy.proxy.warm(lambda: ended.append(sum(p.idle for p in proxy.proxy._pools.values()))))
+        proxy.settle(lambda: ended == [int(reachable)])
+        proxy.call(lambda: proxy.proxy.warm(lambda: ended.append(-1)))
+        proxy.settle(lambda: ended[1:] == [-1])
+
+
+def test_a_request_takes_over_the_connection_being_warmed(upstream: Upstream, authority: Authority) -> None:
+    """One handshake, not two, for a request that comes while its upstream is being connected to."""
+    with RunningProxy([route("api", upstream.url, authority.ca)]) as proxy, Client(proxy) as client:
+
+        def warm_and_answer() -> None:
+            proxy.proxy.warm()
+            client.request("GET", "/api/echo", bearer())  # before the loop turns, so before the dial ends
+
+        proxy.call(warm_and_answer)
+        assert client.answer().status == 200
+    assert upstream.connections == 1
+
+
+def test_client_certificate_is_presented(authority: Authority) -> None:
+    context = authority.server_context()
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority.ca)
+    certificate, key = authority.issue("agent", client=True)
+    with Upstream(context=context) as upstream:
+        bound = route("api", upstream.url, authority.ca, tls_client_cert=certificate, tls_client_key=key)
+        with RunningProxy([bound]) as proxy, Client(proxy) as client:
+            assert client.get("/api/echo").status == 200

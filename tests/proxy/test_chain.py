@@ -3,116 +3,32 @@
 from __future__ import annotations
 
 import base64
-import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Self
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nono.errors import PolicyError, Refusal, UpstreamError, UsageError
+from nono.errors import UpstreamError
 from nono.policy.allowlist import Allowlist
-from nono.policy.upstream import upstream_proxy
 from nono.proxy.chain import MAX_ANSWER_BYTES, Answer, Chain
-from nono.proxy.pins import NAMED, PUBLIC, ROUTE
 from nono.proxy.route import Origin
 from nono.proxy.server import Limits
 from tests.fakes import Authority, Connection, Upstream, pattern
+from tests.proxy.corporate import (
+    ALLOWED,
+    PROXY_AUTH,
+    STANDS,
+    USER,
+    Corporate,
+    a_chain,
+    answering,
+    behind,
+    connect,
+    echo,
+)
 from tests.proxy.harness import KEY, TOKEN, Client, PlainBuffer, RunningProxy, bearer, route
-from tests.proxy.harness import Answer as Reply
-
-PROXY_AUTH = "Proxy-Authorization: Basic " + base64.b64encode(b"nono:" + TOKEN).decode()
-USER = b"anna:corporate pass:word"
-STANDS = b"HTTP/1.1 200 Connection established\r\n\r\n"
-ALLOWED = Allowlist([".example", ".example:9", ".example:22"])
-
-
-class Corporate:
-    """A proxy that knows each name as 127.0.0.1; `heads` is what it was asked. Its port on the origin is given."""
-
-    def __init__(self, port: int, answer: bytes = STANDS) -> None:
-        self.heads: list[bytes] = []
-        self._port = port
-        self._answer = answer
-        self.server = Upstream(self._script)
-
-    def _script(self, connection: Connection) -> None:
-        while b"\r\n\r\n" not in connection.buffer:
-            if not connection.read():
-                return
-        head, _, early = connection.buffer.partition(b"\r\n\r\n")
-        self.heads.append(head)
-        with socket.create_connection(("127.0.0.1", self._port)) as origin:
-            connection.send(self._answer)
-            origin.sendall(early)
-            ends: dict[Any, Any] = {connection.sock: origin, origin: connection.sock}
-            while ends:
-                for sock in select.select(list(ends), [], [])[0]:
-                    data = sock.recv(65536)
-                    if data:
-                        ends[sock].sendall(data)
-                    else:
-                        ends.pop(sock).shutdown(socket.SHUT_WR)
-
-    def __enter__(self) -> Self:
-        self.server.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.server.close()
-
-
-def a_chain(port: int, bypass: tuple[str, ...] = (), credential: bytes | None = None) -> Chain:
-    secret = PlainBuffer(content=credential) if credential is not None else None
-    return Chain("127.0.0.1", port, bypass, secret, PlainBuffer)
-
-
-def no_lookup(host: str, port: int) -> list[str]:
-    raise AssertionError(f"{host} was looked up here")
-
-
-@contextmanager
-def behind(port: int, routes: list[Any] | None = None, limits: Limits | None = None, **how: Any) -> Iterator[Client]:
-    """A client of a proxy that goes through the corporate proxy at `port`."""
-    chain = a_chain(port, **how)
-    with RunningProxy(routes or [], ALLOWED, limits, chain=chain) as proxy:
-        proxy.proxy._pins._lookup = no_lookup
-        with Client(proxy) as client:
-            yield client
-
-
-@contextmanager
-def answering(answer: bytes | Callable[[Connection], None]) -> Iterator[int]:
-    """A corporate proxy that answers each CONNECT in one way."""
-
-    def script(connection: Connection) -> None:
-        connection.read_head()
-        if callable(answer):
-            answer(connection)
-        else:
-            connection.send(answer)
-            connection.finish()
-
-    with Upstream(script) as corporate:
-        yield corporate.port
-
-
-def connect(client: Client, target: str = "origin.example:443") -> Reply:
-    client.request("CONNECT", target, PROXY_AUTH, host=target)
-    answer = client.answer("HEAD")
-    if answer.status != 200:
-        answer.body = client._take_bytes(int(answer.header("content-length") or 0))
-    return answer
-
-
-def echo(connection: Connection) -> None:
-    while data := connection.sock.recv(65536):
-        connection.send(data)
-
 
 # What is sent.
 
@@ -437,145 +353,6 @@ def test_what_was_seen_and_is_gone_when_it_is_read_is_an_error(then: Exception |
     answer = Answer(Chain("proxy.corp", 3128), Origin(True, "origin.example", 443))
     with pytest.raises(UpstreamError, match="closed the connection"):
         answer.read(Fickle())  # type: ignore[arg-type]
-
-
-# What is direct, and what is refused.
-
-HOSTS = (
-    "example.com", "a.example.com", "a.b.example.com", "evilexample.com", "example.org", "10.1.2.3", "10.200.0.1",
-    "11.0.0.1", "fd00::1", "2606:4700::1111", "::ffff:10.1.2.3",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("pattern", "direct"),
-    [
-        ("example.com", {"example.com", "a.example.com", "a.b.example.com"}),
-        ("EXAMPLE.com.", {"example.com", "a.example.com", "a.b.example.com"}),
-        (".example.com", {"a.example.com", "a.b.example.com"}),
-        ("*.example.com", {"a.example.com", "a.b.example.com"}),
-        ("example.com:443", {"example.com", "a.example.com", "a.b.example.com"}),
-        ("example.com:80", set()),
-        (".example.com:80", set()),
-        ("10.1.2.3", {"10.1.2.3", "::ffff:10.1.2.3"}),
-        ("10.1.2.3:443", {"10.1.2.3", "::ffff:10.1.2.3"}),
-        ("10.1.2.3:80", set()),
-        ("10.0.0.0/8", {"10.1.2.3", "10.200.0.1", "::ffff:10.1.2.3"}),
-        ("10.1.2.3/16", {"10.1.2.3", "::ffff:10.1.2.3"}),
-        ("10.1.2.3/0", {"10.1.2.3", "10.200.0.1", "11.0.0.1", "::ffff:10.1.2.3"}),
-        ("10.0.0.0/8:443", {"10.1.2.3", "10.200.0.1", "::ffff:10.1.2.3"}),
-        ("10.0.0.0/8:80", set()),
-        ("fd00::/8", {"fd00::1"}),
-        ("[fd00::]/64", {"fd00::1"}),
-        ("[fd00::1]", {"fd00::1"}),
-        ("[fd00::1]:443", {"fd00::1"}),
-        ("[fd00::1]:80", set()),
-        ("fd00::1", {"fd00::1"}),
-        ("*", set(HOSTS)),
-        ("*:443", set(HOSTS)),
-        ("*:80", set()),
-        ("com", {"example.com", "a.example.com", "a.b.example.com", "evilexample.com"}),
-    ],
-)
-def test_bypass_patterns(pattern: str, direct: set[str]) -> None:
-    chain = Chain("proxy.corp", 3128, [pattern])
-    assert {host for host in HOSTS if not chain.takes(Origin(True, host, 443))} == direct
-
-
-@pytest.mark.parametrize("pattern", ["", ".", "*.", "a b", "exa*mple.com", "a:0", "a:b", "a..b", "10.0.0.0/33", "/8"])
-def test_bypass_patterns_that_mean_nothing(pattern: str) -> None:
-    with pytest.raises(PolicyError, match="upstream bypass"):
-        Chain("proxy.corp", 3128, [pattern])
-
-
-@pytest.mark.parametrize("host", ["localhost", "a.localhost", "127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
-def test_loopback_is_always_direct(host: str) -> None:
-    assert not Chain("proxy.corp", 3128).takes(Origin(False, host, 80))
-
-
-def test_a_bypassed_host_is_looked_up_and_checked_here() -> None:
-    with Upstream(echo) as origin, Corporate(origin.port) as corporate:
-        chain = a_chain(corporate.server.port, ("direct.example",))
-        with RunningProxy([], ALLOWED, chain=chain) as proxy, Client(proxy) as client:
-            proxy.proxy._pins._lookup = lambda host, port: ["10.0.0.1"]
-            assert connect(client, "direct.example:443").code == "address_denied"
-    assert corporate.heads == []
-
-
-@pytest.mark.parametrize(
-    ("host", "scopes"),
-    [
-        ("origin.example", {ROUTE, NAMED, PUBLIC}),
-        ("1.1.1.1", {ROUTE, NAMED, PUBLIC}),
-        ("10.0.0.1", {ROUTE, NAMED}),
-        ("fd12::1", {ROUTE, NAMED}),
-        ("169.254.169.254", set()),
-        ("::ffff:169.254.169.254", set()),
-        ("fe80::1", set()),
-        ("0.0.0.0", set()),
-        ("255.255.255.255", set()),
-        ("100.100.100.200", set()),
-        ("metadata.google.internal", set()),
-        ("Metadata.Google.Internal.", set()),
-        ("a.metadata.google.internal", set()),
-        ("metadata", set()),
-        ("instance-data", set()),
-        ("metadata.example", {ROUTE, NAMED, PUBLIC}),
-    ],
-)
-def test_what_is_never_asked_for(host: str, scopes: set[str]) -> None:
-    def allowed(scope: str) -> bool:
-        try:
-            Chain("proxy.corp", 3128).check(Origin(True, host, 443), scope)
-        except Refusal:
-            return False
-        return True
-
-    assert {scope for scope in (ROUTE, NAMED, PUBLIC) if allowed(scope)} == scopes
-
-
-def test_a_private_literal_is_refused_with_the_flag_that_would_grant_it() -> None:
-    with pytest.raises(Refusal, match=r"The operator can grant it with --allow-domain 10\.0\.0\.1:8443$"):
-        Chain("proxy.corp", 3128).check(Origin(True, "10.0.0.1", 8443), PUBLIC)
-    with pytest.raises(Refusal, match="metadata"):
-        Chain("proxy.corp", 3128).check(Origin(True, "169.254.169.254", 80), PUBLIC)
-
-
-def test_metadata_of_a_route_is_refused_before_the_corporate_proxy_is_dialled(authority: Authority) -> None:
-    with Upstream(echo) as origin, Corporate(origin.port) as corporate:
-        api = route("api", "https://metadata.google.internal", authority.ca)
-        with behind(corporate.server.port, [api]) as client:
-            assert client.get("/api/x").code == "address_denied"
-        assert corporate.server.connections == 0
-
-
-@pytest.mark.parametrize("credential", [b"no-colon", b"a:" + b"x" * 8000])
-def test_a_credential_that_cannot_be_used_is_the_operator_s_error(credential: bytes) -> None:
-    with pytest.raises(PolicyError) as caught:
-        a_chain(1, credential=credential)
-    assert credential.decode() not in str(caught.value)
-
-
-@pytest.mark.parametrize("bypass", [(), ("*",)])
-def test_the_corporate_proxy_itself_is_no_destination(bypass: tuple[str, ...]) -> None:
-    with Upstream(echo) as origin, Corporate(origin.port) as corporate:
-        here = f"127.0.0.1:{corporate.server.port}"
-        with RunningProxy([], Allowlist([here]), chain=a_chain(corporate.server.port, bypass)) as proxy:
-            with Client(proxy) as client:
-                answer = connect(client, here)
-                assert (answer.status, answer.code) == (403, "host_denied")
-        assert corporate.server.connections == 0
-
-
-@given(st.lists(st.sampled_from(["*", ".", "a.b", "10.0.0.1", "/8", "/032", ":80", "[", "]", "::1", "/"]), max_size=4))
-def test_every_pattern_that_the_policy_takes_is_one(pieces: list[str]) -> None:
-    pattern = "".join(pieces)
-    try:
-        found = upstream_proxy("proxy.corp:3128", "", (pattern,), {})
-    except UsageError:
-        return
-    assert found is not None
-    Chain(found.host, found.port, found.bypass)
 
 
 def test_errors_of_the_chain_are_upstream_errors() -> None:

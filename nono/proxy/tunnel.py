@@ -32,7 +32,7 @@ from nono.proxy.stream import WOULD_BLOCK, Stream
 PIPE_BYTES = 1 << 20
 LARGE_PIPES = 16  # at once; a quarter of what the kernel lets a user have
 KEPT_PIPES = 4
-BULKY_BYTES = 128 << 10
+BULKY_BYTES = 256 << 10
 REST_S = 0.001  # the grain of the loop's timers, and far below what the buffers of a fast connection hold
 MAX_ROUNDS = 4  # of splicing in one turn, so that two fast peers do not hold up everybody else
 CAN_SPLICE = hasattr(os, "splice")  # Linux; elsewhere bytes are copied

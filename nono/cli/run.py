@@ -20,6 +20,7 @@ from importlib import import_module
 from nono import session
 from nono.cli import render
 from nono.errors import UsageError
+from nono.policy.capabilities import SANDBOX_AUTO, SANDBOXES
 from nono.policy.network import NETWORK_PROFILES
 from nono.policy.resolve import PATH_FIELDS, Request
 
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         paths.add_argument(*flags, dest=field, action="append", default=[], metavar=metavar, help=text)
     paths.add_argument("--allow-cwd", action="store_true", help="read and write the working directory")
     paths.add_argument("--workdir", metavar="DIR", help="start the command in DIR instead of here")
+    add_protection_arguments(paths)
     network = parser.add_argument_group("network and keys")
     add_credential_arguments(network)
     add_host_arguments(network)
@@ -76,10 +78,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--proxy-port", type=parse_port, metavar="N", help="the proxy's port, inside the sandbox (default: any)"
     )
+    add_secret_arguments(network)
+    add_limit_arguments(parser.add_argument_group("limits"))
     other = parser.add_argument_group("other")
+    other.add_argument(
+        "--sandbox",
+        choices=SANDBOXES,
+        default=SANDBOX_AUTO,
+        help="which wall: namespace, notify where there are no namespaces (auto: the first of these that works), or "
+        "landlock, which leaks",
+    )
+    other.add_argument("--accept-leaks", action="store_true", help="run although --sandbox landlock leaks")
     other.add_argument("--dry-run", action="store_true", help="print what would be applied, start nothing")
     other.add_argument("-v", "--verbose", action="count", default=0, help=VERBOSE_HELP)
     other.add_argument("-s", "--silent", action="store_true", help="no summary, before or after")
+
+
+def add_protection_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare the flags that deny paths, and that open what is denied."""
+    parser.add_argument("--deny", action="append", default=[], metavar="PATH", help="except this one, and all in it")
+    parser.add_argument(
+        "--bypass-protection",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="lift the built-in protection of this path, and of no other in the same directory; it still has to be "
+        "granted (--bypass-protection ~/.aws/config --read-file ~/.aws/config)",
+    )
+    parser.add_argument(
+        "--allow-unix-socket",
+        action="append",
+        default=[],
+        metavar="PATH|own",
+        help="connect to this Unix socket; own: make sockets in directories that may be written, and connect to them",
+    )
+
+
+def add_secret_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare the flags that hand real secrets to the agent."""
+    parser.add_argument(
+        "--env-credential",
+        action="append",
+        default=[],
+        metavar="NAME[,…]",
+        help="give the agent the real key NAME, in the variable of that provider (openai: OPENAI_API_KEY) or, for "
+        "another stored key, of its name in upper case (my-key: MY_KEY); prefer --credential, which keeps it from it",
+    )
+    parser.add_argument(
+        "--env-credential-map",
+        action="append",
+        default=[],
+        nargs=2,
+        metavar=("REF", "VAR"),
+        help="the same, from any reference (NAME, keyring://SERVICE/ACCOUNT, file:///PATH …) into the variable VAR",
+    )
+
+
+def add_limit_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare the flags that limit what the agent may use."""
+    parser.add_argument("--memory", metavar="SIZE", help="of the agent and all it starts: 512M, 2G")
+    parser.add_argument("--max-processes", metavar="N", help="how many processes and threads at a time")
+    parser.add_argument("--timeout", metavar="TIME", help="end the agent after this long: 30, 10m, 2h")
 
 
 def add_credential_arguments(parser: argparse._ActionsContainer) -> None:
@@ -175,6 +234,16 @@ def run(arguments: argparse.Namespace) -> int:
             block_net=arguments.block_net,
             open_port=tuple(arguments.open_port),
             listen_port=tuple(arguments.listen_port),
+            sandbox=arguments.sandbox,
+            accept_leaks=arguments.accept_leaks,
+            deny=tuple(arguments.deny),
+            bypass_protection=tuple(arguments.bypass_protection),
+            allow_unix_socket=tuple(arguments.allow_unix_socket),
+            memory=arguments.memory,
+            max_processes=arguments.max_processes,
+            timeout=arguments.timeout,
+            env_credential=tuple(name for names in arguments.env_credential for name in names.split(",")),
+            env_credential_map=tuple((source, variable) for source, variable in arguments.env_credential_map),
         ),
         profile=arguments.profile,
         workdir=arguments.workdir,

@@ -17,6 +17,14 @@ NETWORK_OPEN = "open"  # the host's network, as without nono
 NETWORK_PROXY = "proxy"  # one loopback port: the proxy
 NETWORK_BLOCKED = "blocked"  # nothing but the child's own loopback
 
+SANDBOX_AUTO = "auto"  # the strongest wall that this machine has, but never SANDBOX_LANDLOCK
+SANDBOX_NAMESPACE = "namespace"  # a network namespace
+SANDBOX_NOTIFY = "notify"  # seccomp user notification
+SANDBOX_LANDLOCK = "landlock"  # Landlock's port rule: leaks, see LANDLOCK_LEAKS
+SANDBOXES = (SANDBOX_AUTO, SANDBOX_NAMESPACE, SANDBOX_NOTIFY, SANDBOX_LANDLOCK)
+# DESIGN, facts/sandbox-linux.md: what Landlock with the static filter does not stop.
+LANDLOCK_LEAKS = ("any address on the proxy's port", "listen() without bind")
+
 
 class PathGrant(Record):
     """Access to `path` and, for a directory, to all below it.
@@ -37,11 +45,33 @@ class PathDeny(Record):
     """A sensitive path that stays denied under any broader grant; `group` names the reason.
 
     access: what is denied, READ | WRITE bits. With WRITE alone a grant around it still lets it be read.
+    holes: paths below it that this deny does not cover (--bypass-protection); they still need a grant.
     """
 
     path: str
     group: str
     access: int = READ | WRITE
+    holes: tuple[str, ...] = ()
+
+
+class Limits(Record):
+    """What the agent and all that it starts may use together; 0 for no limit."""
+
+    memory_bytes: int = 0
+    max_processes: int = 0
+    timeout_s: float = 0
+
+
+class EnvironmentRules(Record):
+    """What a profile says about the child's variables: names, or NAME_* for all that begin with NAME_.
+
+    allow_vars: only these are inherited, besides a base that every program needs; empty: no such restriction. An exact
+    name also lets a variable through that is withheld as dangerous. deny_vars: never inherited. set_vars: literal.
+    """
+
+    allow_vars: tuple[str, ...] = ()
+    deny_vars: tuple[str, ...] = ()
+    set_vars: tuple[tuple[str, str], ...] = ()
 
 
 class UpstreamProxy(Record):
@@ -70,6 +100,9 @@ class CapabilitySet(Record):
     host's loopback reaches.
     intercept: TLS of routes' hosts, and of hosts of which some paths only are granted, is intercepted.
     no_proxy: names that the child's programs do not ask the proxy for.
+    sandbox: one of SANDBOXES. unix_sockets: absolute paths that may be connected to; own_sockets: so may sockets inside
+    writable grants, which may also be made. bypassed: protected paths that were opened, to be shown.
+    env_credentials: (reference, variable): real secrets that the child gets in its environment.
     """
 
     grants: tuple[PathGrant, ...]
@@ -88,3 +121,10 @@ class CapabilitySet(Record):
     listen_ports: tuple[int, ...] = ()
     intercept: bool = False
     no_proxy: tuple[str, ...] = ()
+    sandbox: str = SANDBOX_AUTO
+    unix_sockets: tuple[str, ...] = ()
+    own_sockets: bool = False
+    limits: Limits = Limits()
+    bypassed: tuple[str, ...] = ()
+    environment: EnvironmentRules = EnvironmentRules()
+    env_credentials: tuple[tuple[str, str], ...] = ()

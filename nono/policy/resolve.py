@@ -17,17 +17,23 @@ from nono.errors import PolicyError, UsageError
 from nono.policy import groups
 from nono.policy.allowlist import Allowlist
 from nono.policy.capabilities import (
+    LANDLOCK_LEAKS,
     NETWORK_BLOCKED,
     NETWORK_OPEN,
     NETWORK_PROXY,
     READ,
+    SANDBOX_AUTO,
+    SANDBOX_LANDLOCK,
+    SANDBOXES,
     WRITE,
     CapabilitySet,
+    Limits,
     PathDeny,
     PathGrant,
     UpstreamProxy,
 )
 from nono.policy.network import add_endpoints, profile_hosts, select_routes, upstream_host
+from nono.policy.quantities import parse_count, parse_duration, parse_size
 from nono.policy.upstream import upstream_proxy
 from nono.record import Record
 
@@ -44,6 +50,7 @@ PATH_FIELDS: tuple[tuple[str, int, bool], ...] = (
     ("read_file", READ, True),
     ("write_file", WRITE, True),
 )
+OWN_SOCKETS = "own"  # --allow-unix-socket own
 _AND = " + "  # between the network profiles of a profile and a flag
 _NO_VARIABLES: Mapping[str, str] = {}
 _WORKDIR_ACCESS = {"none": 0, "read": READ, "write": WRITE, "readwrite": READ | WRITE}
@@ -96,6 +103,16 @@ class Request(Record):
     upstream_bypass: tuple[str, ...] = ()
     open_port: tuple[int, ...] = ()
     listen_port: tuple[int, ...] = ()
+    sandbox: str = SANDBOX_AUTO
+    accept_leaks: bool = False
+    deny: tuple[str, ...] = ()
+    bypass_protection: tuple[str, ...] = ()
+    allow_unix_socket: tuple[str, ...] = ()
+    memory: str | None = None
+    max_processes: str | None = None
+    timeout: str | None = None
+    env_credential: tuple[str, ...] = ()
+    env_credential_map: tuple[tuple[str, str], ...] = ()
 
 
 def resolve(
@@ -120,10 +137,14 @@ def resolve(
             *command_grants,
             *groups.system_grants(place.home, place.config_home, platform=place.platform),
         ),
-        denies=sensitive_paths(place),
+        denies=(*sensitive_paths(place), *(PathDeny(expand(path, place), "--deny") for path in request.deny)),
         network=NETWORK_OPEN,
         routes=(),
         workdir=place.workdir,
+        sandbox=_sandbox(request),
+        unix_sockets=tuple(expand(path, place) for path in request.allow_unix_socket if path != OWN_SOCKETS),
+        own_sockets=OWN_SOCKETS in request.allow_unix_socket,
+        limits=_limits(request),
     )
     return _with_network(capabilities, request, profile, place, environment)
 
@@ -244,6 +265,27 @@ def _upstream_proxy(
             )
         return None
     return through._replace(origin="profile") if wanted.upstream_proxy and not request.upstream_proxy else through
+
+
+def _sandbox(request: Request) -> str:
+    """Return which wall is wanted."""
+    if request.sandbox not in SANDBOXES:
+        raise UsageError(f"--sandbox {request.sandbox!r} is not one of {', '.join(SANDBOXES)}")
+    if request.sandbox == SANDBOX_LANDLOCK and not request.accept_leaks:
+        raise UsageError(
+            f"--sandbox landlock leaks ({', and '.join(LANDLOCK_LEAKS)}); say --accept-leaks to run like that"
+        )
+    if request.accept_leaks and request.sandbox != SANDBOX_LANDLOCK:
+        raise UsageError("--accept-leaks is for --sandbox landlock alone: no other wall leaks; leave it out")
+    return request.sandbox
+
+
+def _limits(request: Request) -> Limits:
+    return Limits(
+        memory_bytes=parse_size(request.memory, "--memory") if request.memory is not None else 0,
+        max_processes=parse_count(request.max_processes, "--max-processes") if request.max_processes is not None else 0,
+        timeout_s=parse_duration(request.timeout, "--timeout") if request.timeout is not None else 0,
+    )
 
 
 def _flag_grants(request: Request, place: Place) -> list[PathGrant]:

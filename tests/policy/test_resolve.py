@@ -12,6 +12,7 @@ from nono.policy.capabilities import (
     READ,
     WRITE,
     CapabilitySet,
+    Limits,
     PathGrant,
     UpstreamProxy,
 )
@@ -224,3 +225,24 @@ def test_no_proxy_is_a_list_of_hosts() -> None:
 def test_an_endpoint_of_a_flag_is_added_to_the_profiles() -> None:
     (route,) = with_profile('{"credentials": ["github"]}', Request(allow_endpoint=("github:GET:/x",))).routes
     assert [rule.path for rule in route.endpoint_rules] == ["/x"]
+
+
+def test_landlock_alone_must_be_accepted_with_what_it_leaks() -> None:
+    with pytest.raises(UsageError, match=r"any address on the proxy's port, and listen\(\) without bind.*accept-leaks"):
+        resolve(Request(sandbox="landlock"), None, PLACE)
+    assert resolve(Request(sandbox="landlock", accept_leaks=True), None, PLACE).sandbox == "landlock"
+    for sandbox in ("auto", "namespace", "notify"):
+        assert resolve(Request(sandbox=sandbox), None, PLACE).sandbox == sandbox
+        with pytest.raises(UsageError, match=r"--sandbox landlock alone"):
+            resolve(Request(sandbox=sandbox, accept_leaks=True), None, PLACE)
+    with pytest.raises(UsageError, match=r"auto, namespace, notify, landlock"):
+        resolve(Request(sandbox="chroot"), None, PLACE)
+
+
+def test_limits_and_sockets() -> None:
+    request = Request(memory="2G", max_processes="100", timeout="10m", allow_unix_socket=("~/a.sock", "own", "./own"))
+    capabilities = resolve(request, None, PLACE)
+    assert capabilities.limits == Limits(2 << 30, 100, 600)
+    assert capabilities.unix_sockets == ("/home/u/a.sock", "/home/u/app/own")
+    assert capabilities.own_sockets
+    assert resolve(Request(), None, PLACE).limits == Limits()

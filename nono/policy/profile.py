@@ -31,7 +31,7 @@ class Meta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Filesystem(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Paths to grant; `~`, `$HOME`, `$WORKDIR` and `$TMPDIR` are expanded by resolve.py."""
+    """Paths to grant and to deny; `~`, `$HOME`, `$WORKDIR` and `$TMPDIR` are expanded by resolve.py."""
 
     allow: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
@@ -39,6 +39,8 @@ class Filesystem(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     allow_file: tuple[str, ...] = ()
     read_file: tuple[str, ...] = ()
     write_file: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    bypass_protection: tuple[str, ...] = ()
 
 
 class EndpointRuleFields(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -33,6 +33,7 @@ from nono.policy.capabilities import (
     UpstreamProxy,
 )
 from nono.policy.network import add_endpoints, profile_hosts, select_routes, upstream_host
+from nono.policy.protection import PROFILES_DENY, USERS_DENY, bypass
 from nono.policy.quantities import parse_count, parse_duration, parse_size
 from nono.policy.upstream import upstream_proxy
 from nono.record import Record
@@ -131,13 +132,14 @@ def resolve(
     grants = list(_flag_grants(request, place))
     if profile is not None:
         grants += _profile_grants(profile, place)
+    denies, bypassed = _denies(request, profile, place)
     capabilities = CapabilitySet(
         grants=(
             *grants,
             *command_grants,
             *groups.system_grants(place.home, place.config_home, platform=place.platform),
         ),
-        denies=(*sensitive_paths(place), *(PathDeny(expand(path, place), "--deny") for path in request.deny)),
+        denies=denies,
         network=NETWORK_OPEN,
         routes=(),
         workdir=place.workdir,
@@ -145,8 +147,30 @@ def resolve(
         unix_sockets=tuple(expand(path, place) for path in request.allow_unix_socket if path != OWN_SOCKETS),
         own_sockets=OWN_SOCKETS in request.allow_unix_socket,
         limits=_limits(request),
+        bypassed=bypassed,
     )
     return _with_network(capabilities, request, profile, place, environment)
+
+
+def _denies(request: Request, profile: Profile | None, place: Place) -> tuple[tuple[PathDeny, ...], tuple[str, ...]]:
+    """Return the denied paths, and those whose protection is lifted."""
+    denies = sensitive_paths(place)
+    bypassed: tuple[str, ...] = ()
+    own = [(USERS_DENY, request.deny)]
+    lifted = [("--bypass-protection", request.bypass_protection)]
+    if profile is not None:
+        own.append((PROFILES_DENY, profile.filesystem.deny))
+        lifted.append(("profile: filesystem.bypass_protection", profile.filesystem.bypass_protection))
+    for origin, texts in lifted:
+        paths = tuple(dict.fromkeys(expand(text, place) for text in texts))
+        denies = bypass(denies, (path for path in paths if path not in bypassed), origin)
+        bypassed += paths
+    for origin, texts in own:
+        for path in (expand(text, place) for text in texts):
+            if path == "/":
+                raise UsageError(f"{origin} /: would deny everything; without a grant all is denied already")
+            denies += (PathDeny(path, origin),)
+    return denies, tuple(dict.fromkeys(bypassed))
 
 
 def sensitive_paths(place: Place) -> tuple[PathDeny, ...]:

@@ -200,7 +200,7 @@ class Reach:
         # A home directory, or what lies above it, is nobody's working tree: the settings of the user are in there.
         self.writable = [] if _is_inside(home, tree) else [tree]
         self.writable += [self._walk(grant.path)[-1] for grant in grants if grant.access & WRITE]
-        denied = [deny.path for deny in denies if deny.access & WRITE] if self.writable else []
+        denied = [deny.path for deny in denies if deny.access & WRITE and not deny.holes] if self.writable else []
         self._protected = {path for each in denied for path in (each, self._walk(each)[-1])}
         # The sandbox grants their other entries one by one (sandbox/expansion.py), so these stay where they are.
         self._fixed = {above for each in self._protected for above in _and_above(each)}

@@ -9,6 +9,7 @@ down to it is expanded into its entries. What follows from that, and is wanted:
 - an entry that appears in an expanded directory later is not granted;
 - a path that is denied for writing only (nono's own code, the profile) is a hole in the writable pieces, not in the
   readable ones: such a grant is expanded once for each;
+- a hole in a denied path (--bypass-protection) is granted again, as a piece of its own, where a grant is around it;
 - listing an expanded directory works, and so do `ls` and file-name completion. READ_DIR is inherited like any other
   right, so the *names* in a denied directory below can be listed as well; its contents cannot be read.
 
@@ -27,6 +28,7 @@ from collections.abc import Iterable, Iterator
 
 from nono.errors import PolicyError, UsageError
 from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathDeny, PathGrant
+from nono.policy.protection import PROFILES_DENY, USERS_DENY, can_be_bypassed
 from nono.record import Record
 
 TYPE_CHECKING = False
@@ -100,10 +102,9 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         if entry is None:
             continue
         if deny := denies.around({grant.path, entry.path}, grant):
-            sentence = f"{grant.origin} {grant.path}: it is protected ({deny.group}, {deny.path})"
             if not grant.optional:
-                raise PolicyError(f"{sentence} and stays denied; leave it out")
-            notes[f"{sentence} and was left out"] = None
+                raise PolicyError(_refusal(grant, entry, deny))
+            notes[f"{grant.origin} {grant.path}: it is protected ({deny.group}, {deny.path}) and was left out"] = None
             continue
         parts = [(grant, denies)]
         if grant.access & WRITE:
@@ -116,7 +117,7 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
                 if grant.access & READ:
                     parts.append((grant._replace(access=READ), denies))
         taken.append(grant)
-        for piece, left_out in ((piece, by) for part, by in parts for piece in _pieces(part, entry, by, listing)):
+        for piece, left_out in ((piece, by) for part, by in parts for piece in _all_pieces(part, entry, by, listing)):
             if piece.kind == EXPANDED and not grant.optional and (note := left_out.note(piece.path)):
                 notes[note] = None
             key = (piece.path, piece.kind)
@@ -126,7 +127,28 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
                     f"{grant.origin} {grant.path}: too broad; with its protected paths taken out it comes to more than "
                     f"{MAX_PIECES} entries. Grant the directories inside it that the agent needs"
                 )
+    for path in capabilities.unix_sockets:
+        grant, entry = PathGrant(path, READ | WRITE, True, "--allow-unix-socket"), listing.look(path)
+        if deny := denies.around({path, entry.path}, grant):
+            raise PolicyError(_refusal(grant, entry, deny))
     return Expansion(tuple(_uncovered(pieces)), tuple(taken), tuple(notes), capabilities.network)
+
+
+def _refusal(grant: PathGrant, entry: Entry, deny: PathDeny) -> str:
+    """Say why a grant is refused, and what to do."""
+    named = f"{grant.origin} {grant.path}"
+    if deny.group in (USERS_DENY, PROFILES_DENY):
+        where = "filesystem.deny of the profile" if deny.group == PROFILES_DENY else deny.group
+        return f"{named}: it is denied by {where} ({deny.path}); leave one of them out"
+    sentence = f"{named}: it is protected ({deny.group}, {deny.path}) and stays denied; leave it out"
+    if not can_be_bypassed(deny):
+        return sentence
+    below = [path for path in (grant.path, entry.path) if _is_at_or_below(path, deny.path)]
+    return f"{sentence}, or open it with --bypass-protection {below[0] if below else deny.path}"
+
+
+def _is_at_or_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def ancestors(path: str) -> Iterator[str]:
@@ -150,15 +172,18 @@ class _Denies:
 
     def __init__(self, denies: Iterable[PathDeny], listing: Listing) -> None:
         self._listing = listing
-        # Keys and members are in lower case.
-        self._denied: dict[str, PathDeny] = {}
+        # Keys and members are in lower case, but for holes: where case is folded, a hole has one spelling.
+        self._holes: dict[PathDeny, set[str]] = {}
+        self._denied: dict[str, tuple[PathDeny, ...]] = {}
         self._linked: dict[str, PathDeny] = {}
         self._above: set[str] = set()
         self._above_linked: set[str] = set()
         for deny in denies:
             entry = listing.look(deny.path)
+            if deny.holes:
+                self._holes[deny] = self._spellings(deny.holes, entry.path)
             for path in {path.lower() for path in (deny.path, entry.path, *listing.aliases(entry.path))}:
-                self._denied[path] = deny
+                self._denied[path] = (*self._denied.get(path, ()), deny)
                 _add_directories_above(path, self._above)
             if entry.kind == DIRECTORY:
                 self._follow_links(entry.path, deny)
@@ -170,19 +195,37 @@ class _Denies:
         for name, kind in self._listing.children(directory):
             if kind == LINK:
                 target = self._listing.look(f"{directory}/{name}")
-                if target.kind == FILE:
+                if target.kind == FILE and f"{deny.path}/{name}" not in deny.holes:
                     self._linked[target.path.lower()] = deny
                     _add_directories_above(target.path.lower(), self._above_linked)
 
     def around(self, paths: Iterable[str], grant: PathGrant) -> PathDeny | None:
         """Return the deny that holds for one of `paths`: its own or that of a directory above it."""
-        for path in map(str.lower, paths):
-            for directory in ancestors(path):
-                if directory in self._denied:
-                    return self._denied[directory]
-            if path in self._linked and not grant.optional:
-                return self._linked[path]
+        for path in paths:
+            for directory in ancestors(path.lower()):
+                for deny in self._denied.get(directory, ()):
+                    if not any(_is_at_or_below(path, hole) for hole in self._holes.get(deny, ())):
+                        return deny
+            if path.lower() in self._linked and not grant.optional:
+                return self._linked[path.lower()]
         return None
+
+    def holes(self, directory: str, grant: PathGrant) -> Iterator[Entry]:
+        """Yield what a grant of the real path `directory` reaches through holes of denied paths below it."""
+        for path in {path for deny in self._holes for path in deny.holes}:
+            entry = self._listing.look(path)
+            is_inside = entry.kind != ABSENT and _is_at_or_below(entry.path, directory)
+            if is_inside and self.around({path, entry.path}, grant) is None:
+                yield entry
+
+    def _spellings(self, holes: Iterable[str], denied: str) -> set[str]:
+        """Return every name of the holes in a deny whose real path is `denied`, which none of them may be around."""
+        found = set(holes)
+        for hole in holes:
+            real = self._listing.look(hole).path
+            if not _is_at_or_below(denied, real):
+                found.update((real, *self._listing.aliases(real)))
+        return found
 
     def within(self, path: str, grant: PathGrant) -> bool:
         """Say whether something denied lies below `path`."""
@@ -198,8 +241,8 @@ class _Denies:
     def note(self, directory: str) -> str:
         """Return a sentence on an expanded directory, naming a protected path that really is directly in it."""
         found = [f"{directory.rstrip('/')}/{name}".lower() for name, _ in self._listing.children(directory)]
-        for deny in map(self._denied.get, found):
-            if deny is not None:
+        for denies in map(self._denied.get, found):
+            for deny in denies or ():
                 return (
                     f"{directory}: new files cannot be created directly in it, because it holds {deny.path} "
                     f"({deny.group}); the directories in it are granted one by one"
@@ -222,6 +265,14 @@ def _find(grant: PathGrant, listing: Listing) -> Entry | None:
     if grant.optional:
         return None
     raise UsageError(f"{grant.origin} {grant.path}: {problem}")
+
+
+def _all_pieces(grant: PathGrant, entry: Entry, denies: _Denies, listing: Listing) -> Iterator[Piece]:
+    """Yield the pieces of a grant, and those that a bypass opens in what is denied below it."""
+    yield from _pieces(grant, entry, denies, listing)
+    if entry.kind == DIRECTORY and not grant.optional:
+        for hole in denies.holes(entry.path, grant):
+            yield from _pieces(grant, hole, denies, listing)
 
 
 def _pieces(grant: PathGrant, entry: Entry, denies: _Denies, listing: Listing) -> Iterator[Piece]:

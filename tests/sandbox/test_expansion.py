@@ -228,6 +228,76 @@ def test_leaves_out_what_a_wider_grant_covers() -> None:
     assert [piece.path for piece in expanded(Made(HOME), grants, ()).pieces] == ["/home/u/src"]
 
 
+AWS = {**HOME, "/home/u/.aws/config": FILE, "/home/u/.aws/credentials": FILE, "/home/u/.aws/sso/a": FILE}
+
+
+def with_holes(
+    listing: Made, grants: Iterable[PathGrant], *holes: str, others: tuple[PathDeny, ...] = (), sockets: str = ""
+) -> Expansion:
+    denies = (PathDeny("/home/u/.ssh", "deny_test"), PathDeny("/home/u/.aws", "deny_test", holes=holes), *others)
+    capabilities = CapabilitySet(tuple(grants), denies, NETWORK_PROXY, (), "/")
+    return expand(capabilities._replace(unix_sockets=(sockets,) if sockets else ()), listing)
+
+
+def test_a_hole_in_a_denied_path_can_be_granted_and_nothing_beside_it() -> None:
+    holes = ("/home/u/.aws/config", "/home/u/.aws/sso")
+    result = with_holes(Made(AWS), [allow(holes[0], READ, is_file=True), allow(holes[1])], *holes)
+    assert reach(result, "/home/u/.aws/config") == READ
+    assert reach(result, "/home/u/.aws/sso/a") == READ | WRITE
+    assert reach(result, "/home/u/.aws/credentials") == 0
+    for grant in (allow("/home/u/.aws/credentials", is_file=True), allow("/home/u/.aws"), allow("/home/u/.ssh")):
+        with pytest.raises(PolicyError, match="--bypass-protection"):
+            with_holes(Made(AWS), [grant], *holes)
+
+
+def test_a_hole_is_not_granted_by_itself_but_by_a_grant_around_it() -> None:
+    assert reach(with_holes(Made(AWS), [allow("/home/u/src")], "/home/u/.aws/config"), "/home/u/.aws/config") == 0
+    result = with_holes(Made(AWS), [allow("/home/u", READ)], "/home/u/.aws/config", "/home/u/.aws/no")
+    assert reach(result, "/home/u/.aws/config") == READ
+    assert reach(result, "/home/u/.aws/credentials") == reach(result, "/home/u/.aws/sso/a") == 0
+    built_in = with_holes(Made(AWS), [allow("/home/u", READ, optional=True)], "/home/u/.aws/config")
+    assert reach(built_in, "/home/u/.aws/config") == 0
+
+
+def test_a_hole_that_is_a_link_opens_nothing_else_that_is_denied() -> None:
+    for target in ("/home/u/.ssh/id", "/home/u/.aws", "/", "/home/u"):
+        listing = Made({**AWS, "/home/u/.aws/link": f"-> {target}"})
+        result = with_holes(listing, [allow("/home/u")], "/home/u/.aws/link")
+        assert reach(result, "/home/u/.ssh/id") == reach(result, "/home/u/.aws/config") == 0, target
+    listing = Made({**AWS, "/home/u/dot/aws": FILE, "/home/u/.aws/link": "-> /home/u/dot/aws"})
+    link = allow("/home/u/.aws/link", is_file=True)
+    assert reach(with_holes(listing, [link], "/home/u/.aws/link"), "/home/u/dot/aws") == READ | WRITE
+    with pytest.raises(PolicyError):
+        with_holes(listing, [link])
+
+
+def test_a_hole_is_none_in_another_deny_of_the_same_path() -> None:
+    for path in ("/home/u/.aws", "/home/u/.aws/config", "/home"):
+        with pytest.raises(PolicyError, match=r"denied by --deny .*leave one of them out"):
+            with_holes(
+                Made(AWS), [allow("/home/u/.aws/config", is_file=True)], "/home/u/.aws/config",
+                others=(PathDeny(path, "--deny"),),
+            )  # fmt: skip
+
+
+def test_a_refusal_names_what_would_open_the_path() -> None:
+    listing = Made({**AWS, "/home/u/src/link": "-> /home/u/.aws/config"})
+    with pytest.raises(PolicyError, match=r"leave it out, or open it with --bypass-protection /home/u/\.aws/config$"):
+        with_holes(listing, [allow("/home/u/src/link", is_file=True)])
+    for group in ("deny_nono", "credential_files"):
+        with pytest.raises(PolicyError, match=r"stays denied; leave it out$"):
+            with_holes(listing, [allow("/etc/passwd", is_file=True)], others=(PathDeny("/etc/passwd", group),))
+
+
+def test_a_socket_in_a_denied_place_is_refused() -> None:
+    listing = Made({**AWS, "/home/u/.ssh/agent": FILE, "/home/u/src/link": "-> /home/u/.ssh/agent"})
+    for path in ("/home/u/.ssh/agent", "/home/u/src/link", "/home/u/.ssh/not-yet"):
+        with pytest.raises(PolicyError, match=f"--allow-unix-socket {path}: it is protected"):
+            with_holes(listing, [], sockets=path)
+    assert with_holes(listing, [], sockets="/home/u/src/other").pieces == ()
+    assert with_holes(listing, [], "/home/u/.aws/sock", sockets="/home/u/.aws/sock").pieces == ()
+
+
 NAMES = st.sampled_from("abc")
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
 TREES = st.dictionaries(PATHS, st.one_of(st.just(FILE), PATHS.map(lambda path: f"-> {path}")), max_size=14)
@@ -261,3 +331,28 @@ def test_nothing_denied_is_reached_and_nothing_else_is_lost(
                     assert reach(result, path) == READ | WRITE, path
             elif not below(path, real_grants):
                 assert reach(result, path) == 0, path
+
+
+@settings(max_examples=300, deadline=None)
+@given(TREES.map(coherent), st.lists(PATHS, max_size=3), PATHS, st.lists(PATHS, min_size=1, max_size=2), PATHS)
+def test_a_hole_opens_nothing_but_itself(
+    tree: dict[str, str], granted: list[str], denied: str, tails: list[str], other: str
+) -> None:
+    listing = Made(tree)
+    holes = tuple(denied + tail for tail in tails)
+    grants = tuple(allow(path, optional=False) for path in granted if listing.look(path).kind == DIRECTORY)
+    denies = (PathDeny(denied, "deny_test", holes=holes), PathDeny(other, "deny_test"))
+    try:
+        result = expand(CapabilitySet(grants, denies, NETWORK_PROXY, (), "/"), listing)
+    except PolicyError:
+        return
+    opened = {path for hole in holes for path in (hole, listing.look(hole).path)}
+
+    def below(path: str, place: str) -> bool:
+        return path == place or path.startswith(place.rstrip("/") + "/")
+
+    for path, kind in listing.paths.items():
+        if kind == FILE and any(below(path, each) for each in (other, listing.look(other).path)):
+            assert reach(result, path) == 0, path
+        elif kind == FILE and any(below(path, each) for each in (denied, listing.look(denied).path)):
+            assert reach(result, path) == 0 or any(below(path, each) for each in opened), path

@@ -147,15 +147,16 @@ def failure(status: int, reference: Reference, set_name: str) -> CredentialError
         advice = f"Store it elsewhere: {command} file (or {command} session: in memory, until reboot)"
     else:
         advice = "Give it another credential_key: file:///PATH or session://NAME"
-    return CredentialError(f"cannot reach {what}: {_reason(status)}. {advice}")
+    return CredentialError(f"cannot reach {what}: {reason(status)}. {advice}")
 
 
 def unavailable(status: int) -> CredentialError:
     """Return the error for `status` of the keystore as a whole."""
-    return CredentialError(f"{_reason(status)}.")
+    return CredentialError(f"{reason(status)}.")
 
 
-def _reason(status: int) -> str:
+def reason(status: int) -> str:
+    """Return what `status` says about the keystore as a whole, as a clause."""
     store = keystore_name()
     return {
         NO_BUS: "there is no D-Bus session bus here, so no Secret Service",

@@ -38,6 +38,9 @@ _PROPERTIES = "org.freedesktop.DBus.Properties"
 _ANSWER_MAX_BYTES = RAW_MAX_BYTES + 4096  # the longest secret, and the header and the session around it
 _NOTHING = "/"  # the path that means: no object, no prompt needed
 
+# What `state` returns.
+UNLOCKED, LOCKED, EMPTY, IDLE = "unlocked", "locked", "empty", "starts when it is needed"
+
 # What each method takes and returns.
 _SIGNATURES = {
     "OpenSession": ("sv", "vo"),
@@ -126,10 +129,29 @@ class Keystore:
         unlocked, locked = self._search(service=service, username=account)
         return "unlocked" if unlocked else "locked" if locked else ""
 
+    def state(self) -> str:
+        """Return UNLOCKED or LOCKED (the collection that new items go to), EMPTY where there is none yet, or IDLE.
+
+        Starts no service and opens no dialog. Raises KeystoreError: NO_SERVICE where there is none to start.
+        """
+        if not self._ask_bus("NameHasOwner", "s", "b", _NAME):
+            if _NAME in self._ask_bus("ListActivatableNames", "", "as"):
+                return IDLE
+            raise KeystoreError(keystore.NO_SERVICE)
+        (path,) = self._call(_PATH, _SERVICE, "ReadAlias", "default")
+        if path == _NOTHING:
+            return EMPTY
+        ((_, locked),) = self._call(path, _PROPERTIES, "Get", _COLLECTION, "Locked")
+        return LOCKED if locked else UNLOCKED
+
     def accounts(self, service: str) -> list[str]:
         unlocked, locked = self._search(service=service)
         names = {self._attributes(path).get("username", "") for path in unlocked + locked}
         return sorted(names - {""})
+
+    def _ask_bus(self, method: str, signature: str, returns: str, *body: object) -> Any:
+        (answer,) = self._bus.call(BUS, BUS_PATH, BUS, method, signature, returns, *body)
+        return answer
 
     def _call(self, path: str, interface: str, method: str, *body: object) -> Any:
         return self._bus.call(_NAME, path, interface, method, *_SIGNATURES[method], *body)

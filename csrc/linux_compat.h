@@ -15,6 +15,9 @@
 #ifndef __NR_close_range
 #define __NR_close_range 436
 #endif
+#ifndef __NR_mount_setattr
+#define __NR_mount_setattr 442
+#endif
 #ifndef __NR_landlock_create_ruleset
 #define __NR_landlock_create_ruleset 444
 #endif
@@ -32,11 +35,36 @@
 #define PR_CAP_AMBIENT 47
 #define PR_CAP_AMBIENT_CLEAR_ALL 4
 #endif
+#ifndef CLONE_PIDFD /* linux/sched.h, 5.2 */
+#define CLONE_PIDFD 0x00001000
+#endif
+#ifndef TIOCGPTPEER /* asm/ioctls.h, 4.13 */
+#define TIOCGPTPEER _IO('T', 0x41)
+#endif
+#ifndef AT_RECURSIVE /* linux/fcntl.h, 5.2 */
+#define AT_RECURSIVE 0x8000
+#endif
 #ifndef CLOSE_RANGE_UNSHARE /* linux/close_range.h, 5.9 and 5.11 */
 #define CLOSE_RANGE_UNSHARE (1U << 1)
 #endif
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC (1U << 2)
 #endif
+
+/* struct mount_attr (linux/mount.h, 5.12), which glibc has only since 2.36. */
+struct nono_mount_attr {
+	unsigned long long attr_set;
+	unsigned long long attr_clr;
+	unsigned long long propagation;
+	unsigned long long userns_fd;
+};
+#define NONO_MOUNT_ATTR_RDONLY 1ULL
+
+/* struct landlock_path_beneath_attr (linux/landlock.h, 5.13). */
+struct nono_path_rule {
+	unsigned long long access;
+	int parent_fd;
+} __attribute__((packed));
+#define NONO_LANDLOCK_PATH_BENEATH 1
 
 #endif

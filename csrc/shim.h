@@ -31,7 +31,8 @@ int nono_landlock_restrict_self(int ruleset_fd, uint32_t flags);
 
 /*
  * Install `count` instructions (struct sock_filter) on the calling thread. Needs
- * no_new_privs. 0, or the notification fd where flags ask for one.
+ * no_new_privs. 0, or the notification fd where flags ask for one. NULL installs nothing:
+ * -EFAULT where the kernel knows all of `flags`, -EINVAL where not.
  */
 int nono_seccomp_set_filter(const void *filter, size_t count, uint32_t flags);
 
@@ -42,56 +43,131 @@ int nono_prctl(int option, unsigned long argument);
 
 /* ---- spawn.c ------------------------------------------------------------------------ */
 
-#define NONO_STEP_PREPARE 0       /* parent: stack of the child */
-#define NONO_STEP_CLONE 1         /* parent: clone(2), with its namespaces */
-#define NONO_STEP_DEATH_SIGNAL 2  /* child, from here on */
+#define NONO_STEP_PREPARE 0       /* supervisor: the stacks */
+#define NONO_STEP_CLONE 1         /* supervisor: clone(2), with its namespaces */
+#define NONO_STEP_DEATH_SIGNAL 2  /* init or agent, from here on */
 #define NONO_STEP_SETGROUPS 3
 #define NONO_STEP_UID_MAP 4
 #define NONO_STEP_GID_MAP 5
 #define NONO_STEP_LOOPBACK 6
 #define NONO_STEP_NETWORK 7
 #define NONO_STEP_LISTEN 8
-#define NONO_STEP_PROCESS_GROUP 9
-#define NONO_STEP_FOREGROUND 10
-#define NONO_STEP_CAPABILITIES 11
-#define NONO_STEP_NO_NEW_PRIVS 12
-#define NONO_STEP_DUMPABLE 13
-#define NONO_STEP_CLOSE_RANGE 14
-#define NONO_STEP_WORKDIR 15
-#define NONO_STEP_SIGNALS 16
-#define NONO_STEP_LANDLOCK 17
-#define NONO_STEP_SECCOMP 18
-#define NONO_STEP_EXEC 19
+#define NONO_STEP_MOUNT 9
+#define NONO_STEP_SESSION 10
+#define NONO_STEP_TERMINAL 11
+#define NONO_STEP_PREPARED 12
+#define NONO_STEP_AGENT 13        /* init: clone(2) */
+#define NONO_STEP_PROCESS_GROUP 14
+#define NONO_STEP_FOREGROUND 15
+#define NONO_STEP_LIMITS 16
+#define NONO_STEP_CAPABILITIES 17
+#define NONO_STEP_NO_NEW_PRIVS 18
+#define NONO_STEP_DUMPABLE 19
+#define NONO_STEP_CLOSE_RANGE 20
+#define NONO_STEP_WORKDIR 21
+#define NONO_STEP_SIGNALS 22
+#define NONO_STEP_LANDLOCK 23
+#define NONO_STEP_SECCOMP 24
+#define NONO_STEP_EXEC 25
 
-struct nono_spawn {
+/* What the init says, and what it is told, on its socket: one message a packet. */
+struct nono_message {
+	int32_t kind;
+	int32_t value;
+};
+#define NONO_EVENT_PREPARED 1     /* the first */
+#define NONO_EVENT_STARTED 2      /* value: 0, or errno */
+#define NONO_EVENT_EXITED 3       /* value: the agent's wait status */
+#define NONO_EVENT_STOPPED 4      /* value: the signal that stopped it */
+#define NONO_COMMAND_START 1      /* nono_start's own */
+#define NONO_COMMAND_SIGNAL 2     /* value: for the agent's group, and itself outside of it */
+#define NONO_COMMAND_FOREGROUND 3 /* value: 1 the agent's group, 0 the init's */
+
+#define NONO_MOUNT_NEW 1          /* a file system of type `source`, with flags and data */
+#define NONO_MOUNT_BIND 2         /* `source` and what is mounted below it, at `target` too */
+#define NONO_MOUNT_MOVE 3
+#define NONO_MOUNT_READ_ONLY 4    /* `target` and all that is mounted below it */
+#define NONO_MOUNT_WRITABLE 5     /* the reverse */
+#define NONO_MOUNT_DIRECTORY 6    /* no mounts, but what they need; flags: the mode */
+#define NONO_MOUNT_FILE 7
+#define NONO_MOUNT_LINK 8         /* `target` leads to `source` */
+struct nono_mount {
+	int kind;
+	int optional;                  /* goes on where source or target is missing, or is there */
+	const char *source;
+	const char *target;
+	uint64_t flags;
+	const char *data;
+};
+
+struct nono_prepare {
+	/* in */
+	uint64_t namespaces;           /* CLONE_NEW* bits; NEWUSER maps the caller's own ids */
+	const uint16_t *listen_ports;  /* on 127.0.0.1 of the child's network; 0: any port */
+	size_t listener_count;
+	int *listener_fds;             /* as many; filled in, owned by the caller */
+	int keep_network;              /* the caller gets the network namespace as well */
+	const struct nono_mount *mounts;
+	size_t mount_count;
+	int terminal_like_fd;          /* a terminal like this is made for the agent; -1 none */
+	const char *terminal_multiplexer; /* path of the ptmx to make it from */
+	/* out */
+	int step;                      /* NONO_STEP_*: the last one that was begun */
+	size_t mount_index;            /* the last mount that was begun */
+	int network_fd;                /* owned by the caller, like all below; -1 none */
+	int terminal_fd;               /* our side of the agent's terminal */
+	int pidfd;                     /* the init's */
+	int control_fd;                /* the socket of messages; at its end the init ends all */
+	void *handle;                  /* for the calls below */
+};
+
+struct nono_path_access {
+	const char *path;
+	uint64_t access;               /* Landlock rights */
+};
+struct nono_limit {
+	int resource;                  /* setrlimit(2) */
+	uint64_t soft;
+	uint64_t hard;
+};
+
+struct nono_start {
 	/* in */
 	const char *path;              /* execve(2); all three NUL-terminated */
 	char *const *argv;
 	char *const *envp;
 	const char *workdir;           /* chdir after the privileges are gone */
-	uint64_t namespaces;           /* CLONE_NEW* bits; NEWUSER maps the caller's own ids */
-	const uint16_t *listen_ports;  /* on 127.0.0.1 of the new network; 0: any port */
-	size_t listener_count;
-	int *listener_fds;             /* as many; filled in, owned by the caller */
-	int keep_network;              /* the caller gets the new network namespace as well */
 	int ruleset_fd;                /* Landlock; not optional: -1 fails with EBADF */
+	const struct nono_path_access *rules; /* added to it, opened behind the mounts */
+	size_t rule_count;
+	uint64_t terminal_access;      /* rights on the agent's terminal; 0 where a rule has it */
 	const void *filter;            /* seccomp; not optional: 0 instructions fail with EINVAL */
 	size_t filter_count;
-	int new_process_group;
-	int foreground_tty_fd;         /* gets the new group in the foreground; -1 none */
-	int death_signal;              /* sent to the child when the calling *thread* ends */
+	uint32_t filter_flags;         /* SECCOMP_FILTER_FLAG_*; with any, NEW_LISTENER is one */
+	const int *procs_fds;          /* cgroup.procs files, into which the agent is written */
+	size_t procs_count;
+	const struct nono_limit *limits;
+	size_t limit_count;
+	unsigned int terminal_descriptors; /* bits of 0, 1, 2 that become the terminal */
+	int in_foreground;             /* the agent's group has the terminal */
 	/* out */
-	int step;                      /* NONO_STEP_*: the last one that was begun */
-	int network_fd;                /* owned by the caller; -1 none */
-	int pidfd;                     /* owned by the caller; -1 where pidfd_open is missing */
+	int step;
+	int notify_fd;                 /* owned by the caller; -1 none */
 };
 
 /*
- * Start `path` behind the whole wall, in one call. The pid, or -errno and `step` says
- * where; then no child, no fd and no terminal change is left. Never returns success
- * with a step left out. Side effect: the caller's memory is undumpable afterwards.
+ * Make the init, and all around the agent. Its pid, or -errno and `step` says where; then no
+ * child and no fd is left. Side effect: the caller's memory is undumpable afterwards. The
+ * calling *thread* must live as long as the init: at its end the kernel kills that one.
  */
-int nono_spawn(struct nono_spawn *spawn);
+int nono_prepare(struct nono_prepare *prepare);
+/*
+ * Start `path` behind the whole wall. 0, or -errno and `step` says where. Never returns
+ * success with a step left out. After a failure: nono_abandon.
+ */
+int nono_start(void *handle, int control_fd, int pidfd, struct nono_start *start);
+/* End an init whose agent was not started; its descriptors stay the caller's. */
+void nono_abandon(void *handle, int pid);
 
 /* ---- network.c ---------------------------------------------------------------------- */
 

@@ -1,20 +1,34 @@
 /*
- * spawn.c: from one process to a sandboxed one, in one call.
+ * spawn.c: from one process to a sandboxed one, by way of an init.
  *
- * clone(CLONE_VM | CLONE_VFORK): the child runs on the parent's memory, on a stack of its
- * own, while the calling thread waits until the child has executed its program or died.
- * So nothing is copied (a fork of a 2 GB parent costs 20 ms), a failure is reported by
- * plain stores into *spawn, and PR_SET_DUMPABLE, an attribute of the memory, protects the
- * *parent* before the program's first instruction runs.
+ *     supervisor --clone--> init --vfork--> agent
  *
- * The price: between clone and exec the child must not touch anything that another thread
- * may hold. It makes system calls and nothing else: no malloc, no stdio, no Python. All
- * signals are blocked throughout, so no handler of the parent ever runs in the child.
+ * nono_prepare() makes the init: the first process of the new namespaces (process 1, where
+ * there is a PID namespace), which sets them up: ids, loopback, listeners, mounts, the
+ * agent's terminal. It then waits, so that the supervisor can still try another wall when
+ * this one is not to be had here. nono_start() lets it start the agent, and returns when the
+ * agent has executed its program or a step failed.
  *
- * CLONE_FILES: the file table is shared until close_range() unshares it, so the listeners
- * that the child opens inside its network are in the parent's table at once, without a
- * socket pair and SCM_RIGHTS, and so is the network namespace itself where the parent wants
- * to make sockets in it later (network.c). The child opens nothing else that outlives its step.
+ * The init stays as long as the run: it is the parent of the agent and of every orphan, the
+ * leader of the agent's session, and tells the supervisor when the agent stops or ends; the
+ * supervisor tells it which signals to send (struct nono_message, on a socket). When the
+ * supervisor dies, the kernel kills the init, and with a PID namespace's init everything in it.
+ *
+ * Memory. The init runs on the supervisor's memory (CLONE_VM), on a stack of its own. So no
+ * page is copied (a fork of this size costs 0.4 ms, and 3 ms of page faults afterwards), a
+ * failure is a plain store, and PR_SET_DUMPABLE, an attribute of the memory, protects
+ * supervisor and init alike before the agent's first instruction. The price:
+ * - while init or agent use the C library, the calling thread of the supervisor sleeps
+ *   (their thread-local storage, so `errno`, is the same). What the init does afterwards,
+ *   beside a running supervisor, it does by bare system calls and touches nothing but its
+ *   own stack: serve().
+ * - between clone and exec nothing may touch what another thread may hold: no malloc, no
+ *   stdio. All signals are blocked, so no handler of the supervisor ever runs there.
+ * - the init's stack is never given back.
+ *
+ * CLONE_FILES: the file table is shared until the agent runs, so what init and agent open
+ * for the supervisor (listeners, the network, the terminal, the seccomp notifier) is in its
+ * table at once, without SCM_RIGHTS.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -23,21 +37,27 @@
 
 #include <errno.h>
 
-#ifdef __linux__
+#if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "linux_compat.h"
@@ -49,14 +69,22 @@
 #define KERNEL_SIGSET_SIZE 8
 #define MAP_TEXT_SIZE 32       /* "4294967295 4294967295 1" */
 
-struct child {
-	struct nono_spawn *spawn;
-	sigset_t signal_mask;      /* the caller's, for the program */
+/* Lies at the top of the init's stack, for as long as the init lives. */
+struct init {
+	struct nono_prepare *prepare; /* while nono_prepare() waits */
+	struct nono_start *start;     /* while nono_start() waits */
+	sigset_t signal_mask;         /* the caller's, for the program */
 	pid_t parent;
+	pid_t agent;
 	uid_t uid;
+	int control_fd;
+	int children_fd;              /* a signalfd: SIGCHLD */
+	int terminal_fd;              /* the agent's side */
+	int error;                    /* errno of the step that failed */
+	int shared_fds[3];            /* the three above, as the supervisor's table has them */
+	char *agent_stack;
 	char uid_map[MAP_TEXT_SIZE];
 	char gid_map[MAP_TEXT_SIZE];
-	int error;                 /* errno of the step that failed */
 };
 
 /* struct sigaction as the kernel has it: glibc's refuses signals 32 and 33. */
@@ -102,7 +130,7 @@ loopback_up(void)
 	return rc;
 }
 
-/* The fd lands in *listener_fd at once, so that the parent can close it on failure. */
+/* The fd lands in *listener_fd at once, so that the supervisor can close it on failure. */
 static int
 open_listener(uint16_t port, int *listener_fd)
 {
@@ -121,20 +149,90 @@ open_listener(uint16_t port, int *listener_fd)
 	return listen(fd, LISTEN_BACKLOG);
 }
 
-/* Parent: the file table is its own again. */
-static void
-close_kept(struct nono_spawn *spawn)
+static int
+set_read_only(const char *path, int read_only, unsigned int flags)
+{
+	struct nono_mount_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	if (read_only)
+		attr.attr_set = NONO_MOUNT_ATTR_RDONLY;
+	else
+		attr.attr_clr = NONO_MOUNT_ATTR_RDONLY;
+	return (int)syscall(__NR_mount_setattr, AT_FDCWD, path, flags, &attr, sizeof(attr));
+}
+
+static int
+carry_out(const struct nono_mount *mount_)
+{
+	int fd;
+
+	switch (mount_->kind) {
+	case NONO_MOUNT_NEW:
+		return mount(mount_->source, mount_->target, mount_->source, mount_->flags, mount_->data);
+	case NONO_MOUNT_BIND:
+		return mount(mount_->source, mount_->target, NULL, MS_BIND | MS_REC, NULL);
+	case NONO_MOUNT_MOVE:
+		return mount(mount_->source, mount_->target, NULL, MS_MOVE, NULL);
+	case NONO_MOUNT_READ_ONLY:
+		return set_read_only(mount_->target, 1, AT_RECURSIVE);
+	case NONO_MOUNT_WRITABLE:
+		if (set_read_only(mount_->target, 0, AT_RECURSIVE) == 0)
+			return 0;
+		/* A mount below was read-only before us, and stays so. */
+		return errno == EPERM ? set_read_only(mount_->target, 0, 0) : -1;
+	case NONO_MOUNT_DIRECTORY:
+		return mkdir(mount_->target, (mode_t)mount_->flags);
+	case NONO_MOUNT_FILE:
+		fd = open(mount_->target, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, (mode_t)mount_->flags);
+		return fd < 0 ? -1 : close(fd);
+	case NONO_MOUNT_LINK:
+		return symlink(mount_->source, mount_->target);
+	default:
+		errno = EINVAL;
+		return -1;
+	}
+}
+
+/* What has vanished since it was planned is left out, as in the ruleset; what is there already serves. */
+static int
+set_up_mounts(struct nono_prepare *prepare)
 {
 	size_t index;
 
-	for (index = 0; index < spawn->listener_count; index++) {
-		if (spawn->listener_fds[index] >= 0)
-			close(spawn->listener_fds[index]);
-		spawn->listener_fds[index] = -1;
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return -1;
+	for (index = 0; index < prepare->mount_count; index++) {
+		const struct nono_mount *mount_ = &prepare->mounts[index];
+
+		prepare->mount_index = index;
+		if (carry_out(mount_) == 0 || (mount_->optional && (errno == ENOENT || errno == EEXIST)))
+			continue;
+		return -1;
 	}
-	if (spawn->network_fd >= 0)
-		close(spawn->network_fd);
-	spawn->network_fd = -1;
+	return 0;
+}
+
+/* Both sides of a new terminal that looks like the user's; ours becomes the session's own. */
+static int
+open_terminal(struct init *init, struct nono_prepare *prepare)
+{
+	struct termios attributes;
+	struct winsize size;
+	int unlocked = 0;
+
+	prepare->terminal_fd =
+		open(prepare->terminal_multiplexer, O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	if (prepare->terminal_fd < 0 || ioctl(prepare->terminal_fd, TIOCSPTLCK, &unlocked) < 0)
+		return -1;
+	init->terminal_fd = ioctl(prepare->terminal_fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (init->terminal_fd < 0)
+		return -1;
+	if (tcgetattr(prepare->terminal_like_fd, &attributes) == 0)
+		tcsetattr(init->terminal_fd, TCSANOW, &attributes);
+	if (ioctl(prepare->terminal_like_fd, TIOCGWINSZ, &size) == 0)
+		ioctl(init->terminal_fd, TIOCSWINSZ, &size);
+	return ioctl(init->terminal_fd, TIOCSCTTY, 0);
 }
 
 /*
@@ -180,159 +278,489 @@ reset_signal_actions(void)
 	return 0;
 }
 
-/* Child, after clone, on shared memory and with all signals blocked. */
+/* The rights on what the mounts have made, which could not be opened before, and on the terminal. */
 static int
-run_child(void *argument)
+add_late_rules(struct nono_start *start, int terminal_fd)
 {
-	struct child *child = argument;
-	struct nono_spawn *spawn = child->spawn;
+	struct nono_path_rule rule;
 	size_t index;
-	int rc;
+	int rc, fd;
+
+	for (index = 0; index <= start->rule_count; index++) {
+		if (index < start->rule_count) {
+			rule.access = start->rules[index].access;
+			fd = open(start->rules[index].path, O_PATH | O_CLOEXEC);
+			if (fd < 0 && errno == ENOENT)
+				continue;
+		} else {
+			rule.access = start->terminal_access;
+			fd = terminal_fd;
+			if (fd < 0 || rule.access == 0)
+				break;
+		}
+		if (fd < 0)
+			return -1;
+		rule.parent_fd = fd;
+		rc = nono_landlock_add_rule(start->ruleset_fd, NONO_LANDLOCK_PATH_BENEATH, &rule, 0);
+		if (fd != terminal_fd)
+			close(fd);
+		if (rc < 0) {
+			errno = -rc;
+			return -1;
+		}
+	}
+	return 0;
+}
 
 #define STEP(name, failed)                                                                    \
 	do {                                                                                  \
-		spawn->step = (name);                                                         \
+		args->step = (name);                                                          \
 		if (failed)                                                                   \
 			goto fail;                                                            \
 	} while (0)
 
-	/*
-	 * A supervisor that was killed with -9 takes the program with it. The proxy's socket
-	 * dies with the supervisor anyway, so this is tidiness and no wall: the program can
-	 * switch it off for itself, and it does not cover what the program started. The
-	 * parent may have died before the call: then no signal will ever come.
-	 */
-	STEP(NONO_STEP_DEATH_SIGNAL,
-	     spawn->death_signal != 0 &&
-		     prctl(PR_SET_PDEATHSIG, (unsigned long)spawn->death_signal, 0UL, 0UL, 0UL) < 0);
-	if (spawn->death_signal != 0 && getppid() != child->parent) {
-		errno = ESRCH;
+/* The agent, on the memory and the file table of the init and the supervisor, which both sleep. */
+static int
+run_agent(void *argument)
+{
+	struct init *init = argument;
+	struct nono_start *args = init->start;
+	size_t index;
+	int rc;
+
+	/* Outside of a PID namespace the end of the init would not be ours. */
+	STEP(NONO_STEP_DEATH_SIGNAL, prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0UL, 0UL, 0UL) < 0);
+	/* SIGTTOU is blocked, so taking the terminal from the background does not stop us. */
+	STEP(NONO_STEP_PROCESS_GROUP, setpgid(0, 0) < 0);
+	if (init->terminal_fd >= 0 && args->in_foreground)
+		STEP(NONO_STEP_FOREGROUND, tcsetpgrp(init->terminal_fd, getpgrp()) < 0);
+	for (index = 0; index < args->procs_count; index++)
+		STEP(NONO_STEP_LIMITS, write(args->procs_fds[index], "0", 1) < 0);
+	for (index = 0; index < args->limit_count; index++) {
+		struct rlimit limit = { args->limits[index].soft, args->limits[index].hard };
+
+		STEP(NONO_STEP_LIMITS, setrlimit((__rlimit_resource_t)args->limits[index].resource, &limit) < 0);
+	}
+	STEP(NONO_STEP_CAPABILITIES, drop_capabilities(init->uid) < 0);
+	STEP(NONO_STEP_NO_NEW_PRIVS, prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL) < 0);
+	STEP(NONO_STEP_WORKDIR, chdir(args->workdir) < 0);
+	/* Python ignores SIGPIPE, and exec keeps what is ignored. */
+	STEP(NONO_STEP_SIGNALS, reset_signal_actions() < 0);
+	STEP(NONO_STEP_LANDLOCK, add_late_rules(args, init->terminal_fd) < 0);
+	rc = nono_landlock_restrict_self(args->ruleset_fd, 0);
+	if (rc < 0) {
+		errno = -rc;
 		goto fail;
 	}
-	if (spawn->namespaces & CLONE_NEWUSER) {
-		/* gid_map without CAP_SETGID outside: only once setgroups is given up. */
-		STEP(NONO_STEP_SETGROUPS, write_file("/proc/self/setgroups", "deny") < 0);
-		STEP(NONO_STEP_UID_MAP, write_file("/proc/self/uid_map", child->uid_map) < 0);
-		STEP(NONO_STEP_GID_MAP, write_file("/proc/self/gid_map", child->gid_map) < 0);
+	/* After what only the steps above call. A notifier lands in the shared table. */
+	args->step = NONO_STEP_SECCOMP;
+	rc = nono_seccomp_set_filter(args->filter, args->filter_count, args->filter_flags);
+	if (rc < 0) {
+		errno = -rc;
+		goto fail;
 	}
-	if (spawn->namespaces & CLONE_NEWNET)
-		STEP(NONO_STEP_LOOPBACK, loopback_up() < 0);
-	if (spawn->keep_network) {
-		spawn->step = NONO_STEP_NETWORK;
-		spawn->network_fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-		if (spawn->network_fd < 0)
-			goto fail;
-	}
-	for (index = 0; index < spawn->listener_count; index++)
-		STEP(NONO_STEP_LISTEN,
-		     open_listener(spawn->listen_ports[index], &spawn->listener_fds[index]) < 0);
-
-	/* SIGTTOU is blocked, so taking the terminal from the background does not stop us. */
-	if (spawn->new_process_group)
-		STEP(NONO_STEP_PROCESS_GROUP, setpgid(0, 0) < 0);
-	if (spawn->foreground_tty_fd >= 0)
-		STEP(NONO_STEP_FOREGROUND, tcsetpgrp(spawn->foreground_tty_fd, getpgrp()) < 0);
-
-	STEP(NONO_STEP_CAPABILITIES, drop_capabilities(child->uid) < 0);
-	STEP(NONO_STEP_NO_NEW_PRIVS, prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL) < 0);
-	/* The parent's memory, not before uid_map: an undumpable process does not own it. */
-	STEP(NONO_STEP_DUMPABLE, prctl(PR_SET_DUMPABLE, 0UL, 0UL, 0UL, 0UL) < 0);
+	if (args->filter_flags != 0)
+		args->notify_fd = rc;
 	/* A file table of our own, of which only 0, 1 and 2 survive the exec. */
 	STEP(NONO_STEP_CLOSE_RANGE,
 	     syscall(__NR_close_range, 3U, ~0U, CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC) < 0);
-	STEP(NONO_STEP_WORKDIR, chdir(spawn->workdir) < 0);
-	/* Python ignores SIGPIPE, and exec keeps what is ignored. */
-	STEP(NONO_STEP_SIGNALS, reset_signal_actions() < 0);
-
-	spawn->step = NONO_STEP_LANDLOCK;
-	rc = nono_landlock_restrict_self(spawn->ruleset_fd, 0);
-	if (rc < 0) {
-		errno = -rc;
-		goto fail;
-	}
-	/* Last, so that the filter need not allow what only the steps above call. */
-	spawn->step = NONO_STEP_SECCOMP;
-	rc = nono_seccomp_set_filter(spawn->filter, spawn->filter_count, 0);
-	if (rc < 0) {
-		errno = -rc;
-		goto fail;
-	}
+	for (rc = 0; rc < 3; rc++)
+		if (init->terminal_fd >= 0 && args->terminal_descriptors & 1U << rc)
+			STEP(NONO_STEP_TERMINAL, dup2(init->terminal_fd, rc) < 0);
 	/* Before the mask: a signal that waited kills the program, which did start. */
-	spawn->step = NONO_STEP_EXEC;
-	sigprocmask(SIG_SETMASK, &child->signal_mask, NULL);
-	execve(spawn->path, spawn->argv, spawn->envp);
+	args->step = NONO_STEP_EXEC;
+	sigprocmask(SIG_SETMASK, &init->signal_mask, NULL);
+	execve(args->path, args->argv, args->envp);
 fail:
-	child->error = errno;
+	init->error = errno;
 	_exit(127);
-#undef STEP
+}
+
+/* Init, at the supervisor's word; the supervisor sleeps until it is told. Returns errno. */
+static int
+start_agent(struct init *init)
+{
+	struct nono_start *args = init->start;
+
+	init->error = 0;
+	args->step = NONO_STEP_AGENT;
+	init->agent = clone(run_agent, init->agent_stack,
+			    CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, init);
+	if (init->agent < 0)
+		return errno;
+	if (init->error == 0 && args->step != NONO_STEP_EXEC)
+		init->error = EINTR; /* killed on the way */
+	if (init->error != 0)
+		return init->error;
+	/* From here on nothing is needed but the socket, the children and the terminal. */
+	prctl(PR_SET_NAME, "nono-init", 0UL, 0UL, 0UL);
+	if (drop_capabilities(init->uid) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL) < 0 ||
+	    unshare(CLONE_FILES) < 0) {
+		args->step = NONO_STEP_CAPABILITIES;
+		return errno;
+	}
+	for (unsigned int fd = 0, kept = 0; kept <= 3; kept++) {
+		int next[3] = { init->control_fd, init->children_fd, init->terminal_fd };
+		unsigned int least = ~0U;
+
+		for (int index = 0; index < 3; index++)
+			if (next[index] >= 0 && (unsigned int)next[index] >= fd && (unsigned int)next[index] < least)
+				least = (unsigned int)next[index];
+		if (least > fd)
+			syscall(__NR_close_range, fd, least == ~0U ? ~0U : least - 1, 0U);
+		if (least == ~0U)
+			break;
+		fd = least + 1;
+	}
+	return 0;
+}
+
+/* A system call that leaves `errno` alone: it belongs to a thread that runs beside us. */
+static long
+bare(long number, long a, long b, long c, long d, long e)
+{
+#if defined(__x86_64__)
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	long result;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+			 : "rcx", "r11", "memory");
+	return result;
+#else
+	register long x8 __asm__("x8") = number;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+
+	__asm__ volatile("svc 0"
+			 : "+r"(x0)
+			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
+			 : "memory");
+	return x0;
+#endif
+}
+
+static void
+tell(const struct init *init, int kind, int value)
+{
+	struct nono_message message = { kind, value };
+
+	bare(__NR_write, init->control_fd, (long)&message, sizeof(message), 0, 0);
+}
+
+/* Reap whatever has ended; report what happened to the agent. */
+static void
+reap(struct init *init)
+{
+	int status;
+	long pid;
+
+	while ((pid = bare(__NR_wait4, -1, (long)&status, WNOHANG | WUNTRACED | __WALL, 0, 0)) > 0) {
+		if (pid != init->agent)
+			continue;
+		if (WIFSTOPPED(status)) {
+			tell(init, NONO_EVENT_STOPPED, WSTOPSIG(status));
+			continue;
+		}
+		init->agent = -1;
+		/* A process that outlives the agent keeps its terminal, and nobody else does. */
+		if (init->terminal_fd >= 0)
+			bare(__NR_close, init->terminal_fd, 0, 0, 0, 0);
+		init->terminal_fd = -1;
+		tell(init, NONO_EVENT_EXITED, status);
+	}
+}
+
+static void
+obey(struct init *init, const struct nono_message *command)
+{
+	int group;
+
+	if (init->agent <= 0)
+		return;
+	if (command->kind == NONO_COMMAND_SIGNAL) {
+		if (bare(__NR_getpgid, init->agent, 0, 0, 0, 0) != init->agent)
+			bare(__NR_kill, init->agent, command->value, 0, 0, 0);
+		bare(__NR_kill, -init->agent, command->value, 0, 0, 0);
+	} else if (command->kind == NONO_COMMAND_FOREGROUND && init->terminal_fd >= 0) {
+		group = command->value ? init->agent : (int)bare(__NR_getpgid, 0, 0, 0, 0, 0);
+		bare(__NR_ioctl, init->terminal_fd, TIOCSPGRP, (long)&group, 0, 0);
+	}
+}
+
+/* The rest of the init's life. */
+static void
+serve(struct init *init)
+{
+	struct pollfd waited[2] = { { init->control_fd, POLLIN, 0 }, { init->children_fd, POLLIN, 0 } };
+	struct signalfd_siginfo signals[8];
+	struct nono_message command;
+	long size;
+
+	for (;;) {
+		bare(__NR_ppoll, (long)waited, 2, 0, 0, 0);
+		if (waited[1].revents) {
+			bare(__NR_read, init->children_fd, (long)signals, sizeof(signals), 0, 0);
+			reap(init);
+		}
+		if (!waited[0].revents)
+			continue;
+		size = bare(__NR_read, init->control_fd, (long)&command, sizeof(command), 0, 0);
+		if (size == 0 || (size < 0 && size != -EINTR && size != -EAGAIN))
+			bare(__NR_exit_group, 0, 0, 0, 0, 0); /* the supervisor is gone, or wants the end */
+		if (size != sizeof(command))
+			continue;
+		if (command.kind == NONO_COMMAND_START)
+			tell(init, NONO_EVENT_STARTED, start_agent(init));
+		else
+			obey(init, &command);
+	}
+}
+
+/* Init, after clone, on shared memory and with all signals blocked; the supervisor sleeps. */
+static int
+run_init(void *argument)
+{
+	struct init *init = argument;
+	struct nono_prepare *args = init->prepare;
+	sigset_t children;
+	size_t index;
+
+	/*
+	 * A supervisor that was killed with -9 takes the init with it, and so the PID
+	 * namespace. It may have died before the call: then the socket has ended.
+	 */
+	STEP(NONO_STEP_DEATH_SIGNAL, prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0UL, 0UL, 0UL) < 0);
+	if (!(args->namespaces & CLONE_NEWPID) && getppid() != init->parent) {
+		errno = ESRCH;
+		goto fail;
+	}
+	/* Python's own handlers must not be called here, nor SIGCHLD be ignored. */
+	STEP(NONO_STEP_SIGNALS, reset_signal_actions() < 0);
+	if (args->namespaces & CLONE_NEWUSER) {
+		/* gid_map without CAP_SETGID outside: only once setgroups is given up. */
+		STEP(NONO_STEP_SETGROUPS, write_file("/proc/self/setgroups", "deny") < 0);
+		STEP(NONO_STEP_UID_MAP, write_file("/proc/self/uid_map", init->uid_map) < 0);
+		STEP(NONO_STEP_GID_MAP, write_file("/proc/self/gid_map", init->gid_map) < 0);
+	}
+	if (args->namespaces & CLONE_NEWNET)
+		STEP(NONO_STEP_LOOPBACK, loopback_up() < 0);
+	if (args->keep_network) {
+		args->step = NONO_STEP_NETWORK;
+		args->network_fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+		if (args->network_fd < 0)
+			goto fail;
+	}
+	/* The supervisor's memory, not before uid_map: an undumpable process does not own it. */
+	STEP(NONO_STEP_DUMPABLE, prctl(PR_SET_DUMPABLE, 0UL, 0UL, 0UL, 0UL) < 0);
+	for (index = 0; index < args->listener_count; index++)
+		STEP(NONO_STEP_LISTEN, open_listener(args->listen_ports[index], &args->listener_fds[index]) < 0);
+	if (args->namespaces & CLONE_NEWNS)
+		STEP(NONO_STEP_MOUNT, set_up_mounts(args) < 0);
+	STEP(NONO_STEP_SESSION, setsid() < 0);
+	if (args->terminal_like_fd >= 0)
+		STEP(NONO_STEP_TERMINAL, open_terminal(init, args) < 0);
+	if (!(args->namespaces & CLONE_NEWPID))
+		STEP(NONO_STEP_SESSION, prctl(PR_SET_CHILD_SUBREAPER, 1UL, 0UL, 0UL, 0UL) < 0);
+	sigemptyset(&children);
+	sigaddset(&children, SIGCHLD);
+	init->children_fd = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
+	STEP(NONO_STEP_SESSION, init->children_fd < 0);
+	args->step = NONO_STEP_PREPARED;
+	init->shared_fds[0] = init->control_fd;
+	init->shared_fds[1] = init->children_fd;
+	init->shared_fds[2] = init->terminal_fd;
+	tell(init, NONO_EVENT_PREPARED, 0);
+	serve(init);
+fail:
+	init->error = errno;
+	_exit(127);
+}
+
+/* Supervisor: sleep until the init says something. Its message's value, or -EINTR when it died. */
+static int
+await(int control_fd, int pidfd)
+{
+	struct pollfd waited[2] = { { control_fd, POLLIN, 0 }, { pidfd, POLLIN, 0 } };
+	struct nono_message message;
+
+	for (;;) {
+		if (poll(waited, 2, -1) < 0)
+			continue; /* all signals are blocked: EAGAIN */
+		if (waited[0].revents & POLLIN && read(control_fd, &message, sizeof(message)) == sizeof(message))
+			return message.value;
+		if (waited[1].revents)
+			return -EINTR;
+	}
+}
+
+static void
+close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+/* The init's own descriptors, in the supervisor's table. */
+static void
+close_shared(struct init *init)
+{
+	size_t index;
+
+	for (index = 0; index < 3; index++)
+		close_fd(&init->shared_fds[index]);
+}
+
+static void
+release_memory(struct init *init)
+{
+	munmap(init->agent_stack - STACK_SIZE - GUARD_SIZE, 2 * (GUARD_SIZE + STACK_SIZE));
 }
 
 int
-nono_spawn(struct nono_spawn *spawn)
+nono_prepare(struct nono_prepare *prepare)
 {
-	struct child child;
 	sigset_t all_signals;
-	pid_t foreground = -1;
+	struct init *init;
 	size_t index;
-	char *stack;
-	int pid, error;
+	char *stack, *top;
+	int pid, error = 0, ends[2], pidfd = -1;
 
-	spawn->step = NONO_STEP_PREPARE;
-	for (index = 0; index < spawn->listener_count; index++)
-		spawn->listener_fds[index] = -1;
-	spawn->network_fd = -1;
-	spawn->pidfd = -1;
-	memset(&child, 0, sizeof(child));
-	child.spawn = spawn;
-	child.parent = getpid();
-	child.uid = geteuid();
-	/* One id, mapped to itself: the program sees who it is, and can become no one else. */
-	snprintf(child.uid_map, sizeof(child.uid_map), "%u %u 1", geteuid(), geteuid());
-	snprintf(child.gid_map, sizeof(child.gid_map), "%u %u 1", getegid(), getegid());
+	prepare->step = NONO_STEP_PREPARE;
+	for (index = 0; index < prepare->listener_count; index++)
+		prepare->listener_fds[index] = -1;
+	prepare->network_fd = prepare->terminal_fd = prepare->pidfd = prepare->control_fd = -1;
+	prepare->handle = NULL;
+	prepare->mount_index = 0;
 
-	stack = mmap(NULL, GUARD_SIZE + STACK_SIZE, PROT_NONE,
+	/* guard, the agent's stack, guard, the init's stack */
+	stack = mmap(NULL, 2 * (GUARD_SIZE + STACK_SIZE), PROT_NONE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
 	if (stack == MAP_FAILED)
 		return -errno;
-	if (mprotect(stack + GUARD_SIZE, STACK_SIZE, PROT_READ | PROT_WRITE) < 0) {
+	top = stack + 2 * (GUARD_SIZE + STACK_SIZE);
+	if (mprotect(stack + GUARD_SIZE, STACK_SIZE, PROT_READ | PROT_WRITE) < 0 ||
+	    mprotect(top - STACK_SIZE, STACK_SIZE, PROT_READ | PROT_WRITE) < 0 ||
+	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) {
 		error = errno;
-		munmap(stack, GUARD_SIZE + STACK_SIZE);
+		munmap(stack, 2 * (GUARD_SIZE + STACK_SIZE));
 		return -error;
 	}
+	top -= (sizeof(*init) + 63) & ~(size_t)63;
+	init = (struct init *)(void *)top;
+	memset(init, 0, sizeof(*init));
+	init->prepare = prepare;
+	init->agent_stack = stack + GUARD_SIZE + STACK_SIZE;
+	init->parent = getpid();
+	init->uid = geteuid();
+	init->control_fd = ends[1];
+	init->children_fd = init->terminal_fd = -1;
+	/* One id, mapped to itself: the program sees who it is, and can become no one else. */
+	snprintf(init->uid_map, sizeof(init->uid_map), "%u %u 1", geteuid(), geteuid());
+	snprintf(init->gid_map, sizeof(init->gid_map), "%u %u 1", getegid(), getegid());
 
 	sigfillset(&all_signals);
-	pthread_sigmask(SIG_SETMASK, &all_signals, &child.signal_mask);
-	if (spawn->foreground_tty_fd >= 0)
-		foreground = tcgetpgrp(spawn->foreground_tty_fd);
-	spawn->step = NONO_STEP_CLONE;
-	pid = clone(run_child, stack + GUARD_SIZE + STACK_SIZE,
-		    CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD | (int)spawn->namespaces, &child);
-	error = pid < 0 ? errno : child.error;
-	if (pid > 0 && error == 0 && spawn->step != NONO_STEP_EXEC)
-		error = EINTR; /* killed on the way */
-	if (pid > 0 && error != 0)
+	pthread_sigmask(SIG_SETMASK, &all_signals, &init->signal_mask);
+	prepare->step = NONO_STEP_CLONE;
+	pid = clone(run_init, top, CLONE_VM | CLONE_FILES | CLONE_PIDFD | SIGCHLD | (int)prepare->namespaces,
+		    init, &pidfd);
+	if (pid < 0) {
+		error = errno;
+	} else if (await(ends[0], pidfd) < 0) {
+		error = init->error ? init->error : EINTR;
 		waitpid(pid, NULL, 0); /* no EINTR: signals are blocked */
-	if (error != 0) {
-		if (foreground > 0 && spawn->step > NONO_STEP_FOREGROUND)
-			tcsetpgrp(spawn->foreground_tty_fd, foreground);
-		close_kept(spawn);
-	} else {
-		spawn->pidfd = (int)syscall(__NR_pidfd_open, pid, 0U);
 	}
-	pthread_sigmask(SIG_SETMASK, &child.signal_mask, NULL);
-	munmap(stack, GUARD_SIZE + STACK_SIZE);
-	return error != 0 ? -error : pid;
+	prepare->handle = init;
+	prepare->pidfd = pidfd;
+	prepare->control_fd = ends[0];
+	pthread_sigmask(SIG_SETMASK, &init->signal_mask, NULL);
+	if (error != 0) {
+		close_fd(&init->control_fd);
+		close_fd(&init->children_fd);
+		close_fd(&init->terminal_fd);
+		for (index = 0; index < prepare->listener_count; index++)
+			close_fd(&prepare->listener_fds[index]);
+		close_fd(&prepare->network_fd);
+		close_fd(&prepare->terminal_fd);
+		close_fd(&prepare->pidfd);
+		close_fd(&prepare->control_fd);
+		prepare->handle = NULL;
+		release_memory(init);
+		return -error;
+	}
+	init->prepare = NULL;
+	return pid;
+}
+
+int
+nono_start(void *handle, int control_fd, int pidfd, struct nono_start *start)
+{
+	struct init *init = handle;
+	struct nono_message command = { NONO_COMMAND_START, 0 };
+	sigset_t all_signals, mask;
+	int error;
+
+	start->notify_fd = -1;
+	start->step = NONO_STEP_AGENT;
+	init->start = start;
+	sigfillset(&all_signals);
+	pthread_sigmask(SIG_SETMASK, &all_signals, &mask);
+	init->signal_mask = mask;
+	error = write(control_fd, &command, sizeof(command)) == sizeof(command) ? 0 : errno;
+	if (error == 0)
+		error = await(control_fd, pidfd);
+	init->start = NULL;
+	pthread_sigmask(SIG_SETMASK, &mask, NULL);
+	if (error != 0) {
+		close_fd(&start->notify_fd);
+		return error < 0 ? error : -error;
+	}
+	close_shared(init); /* the init has a table of its own now */
+	return 0;
+}
+
+void
+nono_abandon(void *handle, int pid)
+{
+	struct init *init = handle;
+
+	kill(pid, SIGKILL);
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	close_shared(init);
+	release_memory(init);
 }
 
 #else
 
 int
-nono_spawn(struct nono_spawn *spawn)
+nono_prepare(struct nono_prepare *prepare)
 {
-	spawn->step = NONO_STEP_CLONE;
-	spawn->network_fd = -1;
-	spawn->pidfd = -1;
+	prepare->step = NONO_STEP_CLONE;
+	prepare->network_fd = prepare->terminal_fd = prepare->pidfd = prepare->control_fd = -1;
+	prepare->handle = NULL;
 	return -ENOSYS;
+}
+
+int
+nono_start(void *handle, int control_fd, int pidfd, struct nono_start *start)
+{
+	(void)handle, (void)control_fd, (void)pidfd;
+	start->step = NONO_STEP_AGENT;
+	start->notify_fd = -1;
+	return -ENOSYS;
+}
+
+void
+nono_abandon(void *handle, int pid)
+{
+	(void)handle, (void)pid;
 }
 
 #endif

@@ -1,18 +1,23 @@
-"""Start a program behind the whole wall: namespaces, Landlock, seccomp, no capabilities, no inherited files.
+"""Start a program behind the whole wall: namespaces, mounts, Landlock, seccomp, no capabilities, no inherited files.
 
-One C call (csrc/spawn.c) does everything between clone and exec; this module lays out its arguments and turns a
-failure, which comes back as (step, errno), into one sentence that names what is missing and what to do. It fails
-closed: either the program runs behind all of it, or nothing is left running and SpawnError is raised.
+`prepare` makes the init of the new namespaces (csrc/spawn.c tells why there is one) and all around the agent; `start`
+lets the init start the agent. Between the two the caller may look at what it got, and try something else with another
+`prepare`. This module lays out the arguments and turns a failure, which comes back as (step, errno), into one sentence
+that names what is missing and what to do. It fails closed: either the program runs behind all of it, or nothing is left
+running and SpawnError is raised.
 
 Facts for the caller:
-- The thread that calls must live as long as the program: the kernel sends the program SIGKILL (PR_SET_PDEATHSIG) when
-  that *thread* ends. This makes a killed supervisor take its agent along. It is tidiness, not a wall: the program can
-  switch it off and its own children are not covered; what they lose for certain is the proxy, and so the network.
-- The supervisor is undumpable afterwards, from before the program's first instruction. A second spawn by the same
-  process makes it dumpable for the moment in which the child writes its uid_map (an undumpable process does not own
+- The thread that calls must live as long as the program: the kernel sends the init SIGKILL (PR_SET_PDEATHSIG) when that
+  *thread* ends, and the end of the init is the end of its PID namespace. Without one, it is tidiness and no wall: the
+  agent's own children are not covered; what they lose for certain is the proxy, and so the network.
+- The caller is undumpable afterwards, from before the program's first instruction. Another `prepare` by the same
+  process makes it dumpable for the moment in which the init writes its uid_map (an undumpable process does not own
   /proc/self/uid_map).
+- The program is not the caller's child but the init's: what happens to it comes as messages on `control_fd`
+  (EVENT_*), and signals are sent to it that way (COMMAND_*).
 - The signal mask of the program is the caller's; every signal action is the default; umask, limits, standard input,
-  output and error are inherited; no other file descriptor is.
+  output and error are inherited; no other file descriptor is. It leads a process group of its own, in a session of the
+  init's, whose terminal is the one that was made for it, or none.
 - chdir happens after the capabilities are gone, as the program's own user; Landlock does not judge it.
 - With CLONE_NEWUSER one user and one group id are mapped, to themselves. What belongs to others shows as 65534.
 """
@@ -23,8 +28,10 @@ import os
 from errno import (
     E2BIG,
     EACCES,
+    EADDRINUSE,
     EAGAIN,
     EBADF,
+    EBUSY,
     EINTR,
     EINVAL,
     ELOOP,
@@ -40,7 +47,6 @@ from errno import (
     ESRCH,
     EUSERS,
 )
-from signal import SIGKILL
 
 from nono.errors import KernelError
 from nono.kernel import process
@@ -60,22 +66,70 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
-# What the C side was written for. A PID namespace would need an init and breaks the check that the parent still lives.
-SUPPORTED_NAMESPACES = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
+SUPPORTED_NAMESPACES = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS | CLONE_NEWPID
 
 INSTRUCTION_BYTES = 8  # struct sock_filter
 
+# struct nono_message: what init and caller say to each other, a packet each.
+MESSAGE_BYTES = 8
+EVENT_EXITED = lib.NONO_EVENT_EXITED  # value: the agent's wait status
+EVENT_STOPPED = lib.NONO_EVENT_STOPPED  # value: the signal that stopped it
+COMMAND_SIGNAL = lib.NONO_COMMAND_SIGNAL  # value: for the agent's group, and for itself where it has left that
+COMMAND_FOREGROUND = lib.NONO_COMMAND_FOREGROUND  # value: 1: its terminal is the agent's group's; 0: the init's
+
+MOUNT_NEW = lib.NONO_MOUNT_NEW
+MOUNT_BIND = lib.NONO_MOUNT_BIND
+MOUNT_MOVE = lib.NONO_MOUNT_MOVE
+MOUNT_READ_ONLY = lib.NONO_MOUNT_READ_ONLY
+MOUNT_WRITABLE = lib.NONO_MOUNT_WRITABLE
+MOUNT_DIRECTORY = lib.NONO_MOUNT_DIRECTORY
+MOUNT_FILE = lib.NONO_MOUNT_FILE
+MOUNT_LINK = lib.NONO_MOUNT_LINK
+
+_HOST_MULTIPLEXER = "/dev/ptmx"
+
+
+class Mount(Record):
+    """One step of what the init does to its own view of the file system. kind: MOUNT_*.
+
+    source: a path; for MOUNT_NEW the type of file system; for MOUNT_LINK what the link says. flags: MS_* (MOUNT_NEW),
+    or the mode of what is made. optional: goes on where something is missing, or is there already.
+    """
+
+    kind: int
+    target: str
+    source: str = ""
+    flags: int = 0
+    data: str = ""
+    optional: bool = False
+
+
+class TerminalSpec(Record):
+    """The terminal to make for the agent. like_fd: one to take attributes and size from.
+
+    descriptors: which of 0, 1 and 2 become it. in_foreground: the agent's group has it from the start.
+    """
+
+    like_fd: int
+    descriptors: tuple[int, ...]
+    in_foreground: bool = True
+
 
 class Child(Record):
-    """A running child. The caller owns the fds (close-on-exec) and reaps the pid; -1: there is none.
+    """A running agent's init. The caller owns the fds (close-on-exec) and reaps the pid; -1: there is none.
 
+    pid, pidfd: the init's. control_fd: messages; closing it ends the init, and so everything in its PID namespace.
     listener_fds: one for each port, in their order. network_fd: its network namespace, for network.socket_in.
+    terminal_fd: our side of the agent's terminal. notify_fd: the seccomp notifier.
     """
 
     pid: int
     pidfd: int
-    listener_fds: tuple[int, ...]
+    control_fd: int
+    listener_fds: tuple[int, ...] = ()
     network_fd: int = -1
+    terminal_fd: int = -1
+    notify_fd: int = -1
 
 
 class SpawnError(KernelError):
@@ -99,8 +153,14 @@ STEPS: dict[int, str] = {
     lib.NONO_STEP_LOOPBACK: "loopback",
     lib.NONO_STEP_NETWORK: "network",
     lib.NONO_STEP_LISTEN: "listen",
+    lib.NONO_STEP_MOUNT: "mount",
+    lib.NONO_STEP_SESSION: "session",
+    lib.NONO_STEP_TERMINAL: "terminal",
+    lib.NONO_STEP_PREPARED: "prepared",
+    lib.NONO_STEP_AGENT: "agent",
     lib.NONO_STEP_PROCESS_GROUP: "process_group",
     lib.NONO_STEP_FOREGROUND: "foreground",
+    lib.NONO_STEP_LIMITS: "limits",
     lib.NONO_STEP_CAPABILITIES: "capabilities",
     lib.NONO_STEP_NO_NEW_PRIVS: "no_new_privs",
     lib.NONO_STEP_DUMPABLE: "dumpable",
@@ -116,6 +176,10 @@ _APPARMOR = (
     "The kernel gave a user namespace but no rights in it, as Ubuntu's AppArmor restriction does: allow it with "
     "`sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or give this Python an AppArmor profile "
     "with `userns,`."
+)
+_MOUNTS = (
+    "This environment forbids mounts inside of a user namespace (a container whose /proc is masked, an AppArmor or "
+    "seccomp profile): run nono outside of it, or leave the choice of the wall to nono with `--sandbox auto`."
 )
 _NO_PROC = "/proc is not mounted here, or hides this process; user namespaces are set up through it: mount /proc."
 
@@ -147,6 +211,12 @@ SENTENCES: dict[tuple[str, int], str] = {
     ("network", ENOENT): _NO_PROC,
     ("listen", EACCES): _APPARMOR,
     ("listen", EPERM): _APPARMOR,
+    ("listen", EADDRINUSE): "The proxy's port is taken by another program: choose another with --proxy-port.",
+    ("mount", EACCES): _MOUNTS,
+    ("mount", EPERM): _MOUNTS,
+    ("mount", ENOSPC): "No mount is left: the limit `fs.mount-max` is used up; raise it with sysctl.",
+    ("terminal", ENOSPC): "No pseudo-terminal is left: close some, or raise the limit `kernel.pty.max`.",
+    ("agent", EAGAIN): "Too many processes run under this user: end some, or raise `ulimit -u`.",
     ("process_group", EPERM): "The command could not be put into a process group of its own.",
     ("capabilities", EPERM): "This root user may not give up its capabilities (no CAP_SETPCAP), so the command would "
     "keep them: run nono as an ordinary user, or with CAP_SETPCAP.",
@@ -165,6 +235,11 @@ SENTENCES: dict[tuple[str, int], str] = {
     "nono outside of that container.",
     ("landlock", EBADF): "No Landlock ruleset was given; nothing is started without one.",
     ("seccomp", ENOSYS): "This kernel has no seccomp filters (CONFIG_SECCOMP_FILTER).",
+    (
+        "seccomp",
+        EBUSY,
+    ): "Another sandbox around nono listens to system calls already (a seccomp notifier), and the "
+    "kernel allows one: run nono outside of it.",
     ("seccomp", EINVAL): "The kernel refused the seccomp filter as malformed, or has no seccomp filters "
     "(CONFIG_SECCOMP_FILTER).",
     ("seccomp", ENOMEM): "The kernel refused the seccomp filter as too long together with those already in force: run "
@@ -191,84 +266,160 @@ def _sentence(step: str, errno: int, path: bytes, workdir: bytes) -> str:
     return f"The sandbox could not be set up at the step '{step}': {os.strerror(errno)}; the command was not started."
 
 
+class Prepared:
+    """An init that waits: `start` lets it start the agent, `abandon` ends it. One of the two must be called."""
+
+    def __init__(self, pid: int, call: object, listener_fds: tuple[int, ...], terminal: TerminalSpec | None) -> None:
+        self.pid = pid
+        self.listener_fds = listener_fds
+        self._call = call
+        self._terminal = terminal
+
+    def abandon(self) -> None:
+        """End the init; nothing of it is left. Not after `start`, nor twice."""
+        call = self._call
+        lib.nono_abandon(call.handle, self.pid)  # type: ignore[attr-defined]
+        kept = (call.network_fd, call.terminal_fd, call.pidfd, call.control_fd)  # type: ignore[attr-defined]
+        for fd in (*self.listener_fds, *kept):
+            if fd >= 0:
+                os.close(fd)
+
+    def start(
+        self,
+        *,
+        path: bytes,
+        argv: Sequence[bytes],
+        envp: Sequence[bytes],
+        workdir: bytes,
+        ruleset_fd: int,
+        seccomp_filter: bytes,
+        filter_flags: int = 0,
+        late_rules: Sequence[tuple[str, int]] = (),
+        terminal_access: int = 0,
+        procs_fds: Sequence[int] = (),
+        rlimits: Sequence[tuple[int, int, int]] = (),
+    ) -> Child:
+        """Start `path` and return once it runs its own code.
+
+        path, workdir: absolute; there is no search in PATH, and nothing is looked up in the working directory.
+        ruleset_fd, seccomp_filter: not optional; an invalid one fails. The ruleset stays the caller's.
+        filter_flags: seccomp.FILTER_FLAG_*; with NEW_LISTENER the child has a notify_fd.
+        late_rules: (path, Landlock rights) of what the mounts have made. terminal_access: rights on the agent's
+        terminal, where it is one of the host's. procs_fds: cgroup.procs files into which the agent is written.
+        rlimits: (resource, soft, hard).
+        Raises SpawnError, and ValueError for a NUL byte inside a string; then the init is abandoned.
+        """
+        keep: list[object] = []
+        try:
+            count, rest = divmod(len(seccomp_filter), INSTRUCTION_BYTES)
+            if rest:
+                raise ValueError("a seccomp filter is a whole number of instructions")
+            if not (path.startswith(b"/") and workdir.startswith(b"/")):
+                raise ValueError("the command and the working directory are absolute paths")
+            call = ffi.new("struct nono_start *")
+            call.path = _string(path, keep)
+            call.argv = _strings(argv, keep)
+            call.envp = _strings(envp, keep)
+            call.workdir = _string(workdir, keep)
+            call.ruleset_fd = ruleset_fd
+            call.rules = rules = ffi.new("struct nono_path_access[]", len(late_rules))
+            for rule, (late_path, access) in zip(rules, late_rules, strict=True):
+                rule.path, rule.access = _string(os.fsencode(late_path), keep), access
+            call.rule_count = len(late_rules)
+            call.terminal_access = terminal_access
+            call.filter = ffi.from_buffer(seccomp_filter)
+            call.filter_count = count
+            call.filter_flags = filter_flags
+            call.procs_fds = procs = ffi.new("int[]", procs_fds)
+            call.procs_count = len(procs_fds)
+            call.limits = limits = ffi.new("struct nono_limit[]", rlimits)
+            call.limit_count = len(rlimits)
+            keep += (rules, procs, limits)
+            if self._terminal is not None:
+                call.terminal_descriptors = sum(1 << fd for fd in self._terminal.descriptors)
+                call.in_foreground = self._terminal.in_foreground
+            made = self._call
+            error = lib.nono_start(made.handle, made.control_fd, made.pidfd, call)  # type: ignore[attr-defined]
+            if error < 0:
+                raise _error(STEPS[call.step], -error, path, workdir)
+        except BaseException:
+            self.abandon()
+            raise
+        return Child(
+            self.pid, made.pidfd, made.control_fd, self.listener_fds, made.network_fd,  # type: ignore[attr-defined]
+            made.terminal_fd, call.notify_fd,  # type: ignore[attr-defined]
+        )  # fmt: skip
+
+
+def prepare(
+    *,
+    namespaces: int,
+    listen_ports: Sequence[int] = (),
+    keep_network: bool = False,
+    mounts: Sequence[Mount] = (),
+    terminal: TerminalSpec | None = None,
+    multiplexer: str = _HOST_MULTIPLEXER,
+) -> Prepared:
+    """Make the init and all around the agent.
+
+    namespaces: CLONE_NEW* bits out of SUPPORTED_NAMESPACES; 0 leaves the host's network.
+    listen_ports: listeners on 127.0.0.1 of the child's network (0: any port, ask the fd); their fds are non-blocking,
+    close-on-exec, backlog 4096. Ports below 1024 are no exception in a network of its own.
+    keep_network: whether network.socket_in will be used on the child. Needs CLONE_NEWUSER and CLONE_NEWNET.
+    mounts: carried out in order, before the terminal is made. They need CLONE_NEWUSER and CLONE_NEWNS.
+    multiplexer: path of the ptmx from which the terminal is made, as the child sees it.
+    Raises SpawnError; then no child and no fd is left. ValueError for a combination that cannot be.
+    """
+    if not all(0 <= port <= 0xFFFF for port in listen_ports):
+        raise ValueError("a port is 0 to 65535")
+    if keep_network and namespaces & (CLONE_NEWUSER | CLONE_NEWNET) != CLONE_NEWUSER | CLONE_NEWNET:
+        raise ValueError("only a network namespace in a user namespace of its own can be kept")
+    if mounts and namespaces & (CLONE_NEWUSER | CLONE_NEWNS) != CLONE_NEWUSER | CLONE_NEWNS:
+        raise ValueError("mounts need a mount namespace in a user namespace of its own")
+    if namespaces & ~SUPPORTED_NAMESPACES:
+        raise ValueError("unsupported namespace")
+    keep: list[object] = []
+    call = ffi.new("struct nono_prepare *")
+    call.namespaces = namespaces
+    call.listen_ports = ports = ffi.new("uint16_t[]", listen_ports)
+    call.listener_fds = listener_fds = ffi.new("int[]", len(listen_ports))
+    call.listener_count = len(listen_ports)
+    call.keep_network = keep_network
+    call.mounts = steps = ffi.new("struct nono_mount[]", len(mounts))
+    for step, mount in zip(steps, mounts, strict=True):
+        step.kind, step.optional, step.flags = mount.kind, mount.optional, mount.flags
+        step.source, step.target, step.data = (
+            _string(os.fsencode(text), keep) for text in (mount.source, mount.target, mount.data)
+        )
+    call.mount_count = len(mounts)
+    call.terminal_like_fd = terminal.like_fd if terminal is not None else -1
+    call.terminal_multiplexer = _string(os.fsencode(multiplexer), keep)
+    keep += (ports, steps)
+    if namespaces & CLONE_NEWUSER and not process.is_dumpable():
+        process.set_dumpable(True)  # left so by an earlier call; this one undoes it before any exec
+    pid = lib.nono_prepare(call)
+    if pid < 0:
+        failed = STEPS[call.step]
+        target = os.fsencode(mounts[call.mount_index].target) if failed == "mount" and mounts else b""
+        raise _error(failed, -pid, target, b"")
+    return Prepared(pid, call, tuple(listener_fds), terminal)
+
+
+def _string(value: bytes, keep: list[object]) -> object:
+    """Return const char *; it lives as long as `keep`. Raises ValueError for a NUL byte."""
+    if b"\0" in value:
+        raise ValueError("embedded NUL byte in a path, the command, its arguments or its environment")
+    pointer = ffi.from_buffer("char[]", value)  # bytes end in NUL
+    keep.append(pointer)
+    return pointer
+
+
 def _strings(values: Sequence[bytes], keep: list[object]) -> object:
     """Return char *[] with a NULL at its end; it lives as long as `keep`, which also holds what it points to."""
-    pointers = [ffi.from_buffer("char[]", value) for value in values]  # bytes end in NUL
-    keep.extend(pointers)
-    pointers.append(ffi.NULL)
-    array = ffi.new("char *[]", pointers)
+    array = ffi.new("char *[]", [*(_string(value, keep) for value in values), ffi.NULL])
     keep.append(array)
     return array
 
 
-def spawn(
-    *,
-    path: bytes,
-    argv: Sequence[bytes],
-    envp: Sequence[bytes],
-    workdir: bytes,
-    namespaces: int,
-    listen_ports: Sequence[int] = (),
-    keep_network: bool = False,
-    ruleset_fd: int,
-    seccomp_filter: bytes,
-    new_process_group: bool,
-    foreground_tty_fd: int = -1,
-) -> Child:
-    """Start `path` and return once it runs its own code.
-
-    path, workdir: absolute; there is no search in PATH, and nothing is looked up in the working directory.
-
-    namespaces: CLONE_NEW* bits out of SUPPORTED_NAMESPACES; 0 leaves the host's network.
-    listen_ports: listeners on 127.0.0.1 inside the new network (0: any port, ask the fd); their fds are non-blocking,
-    close-on-exec, backlog 4096. Ports below 1024 are no exception. Need CLONE_NEWNET.
-    keep_network: whether network.socket_in will be used on the child. Needs CLONE_NEWUSER and CLONE_NEWNET.
-    ruleset_fd, seccomp_filter: not optional; an invalid one fails. The ruleset stays the caller's.
-    foreground_tty_fd: a terminal in whose foreground the child's process group is put; -1 none.
-    Raises SpawnError; then no child, no fd and no change of the terminal is left. ValueError for a NUL byte inside a
-    string, or a combination that cannot be.
-    """
-    if listen_ports and not (namespaces & CLONE_NEWNET and all(0 <= port <= 0xFFFF for port in listen_ports)):
-        raise ValueError("a listener needs a network namespace and a port of 0 to 65535")
-    if keep_network and namespaces & (CLONE_NEWUSER | CLONE_NEWNET) != CLONE_NEWUSER | CLONE_NEWNET:
-        raise ValueError("only a network namespace in a user namespace of its own can be kept")
-    if namespaces & ~SUPPORTED_NAMESPACES:
-        raise ValueError("unsupported namespace")
-    if not (path.startswith(b"/") and workdir.startswith(b"/")):
-        raise ValueError("the command and the working directory are absolute paths")
-    count, rest = divmod(len(seccomp_filter), INSTRUCTION_BYTES)
-    if rest:
-        raise ValueError("a seccomp filter is a whole number of instructions")
-    for string in (path, workdir, *argv, *envp):
-        if b"\0" in string:
-            raise ValueError("embedded NUL byte in the command, its arguments or its environment")
-    if foreground_tty_fd >= 0 and not new_process_group:
-        raise ValueError("only a process group of its own can be put in the foreground")
-
-    keep: list[object] = []
-    call = ffi.new("struct nono_spawn *")
-    call.path = _strings((path,), keep)[0]  # type: ignore[index]
-    call.argv = _strings(argv, keep)
-    call.envp = _strings(envp, keep)
-    call.workdir = _strings((workdir,), keep)[0]  # type: ignore[index]
-    call.namespaces = namespaces
-    ports = ffi.new("uint16_t[]", listen_ports)
-    call.listen_ports = ports
-    listener_fds = ffi.new("int[]", len(listen_ports))
-    call.listener_fds = listener_fds
-    call.listener_count = len(listen_ports)
-    call.keep_network = keep_network
-    call.ruleset_fd = ruleset_fd
-    filter_buffer = ffi.from_buffer(seccomp_filter)
-    call.filter = filter_buffer
-    call.filter_count = count
-    call.new_process_group = new_process_group
-    call.foreground_tty_fd = foreground_tty_fd
-    call.death_signal = SIGKILL
-    if namespaces & CLONE_NEWUSER and not process.is_dumpable():
-        process.set_dumpable(True)  # left so by an earlier spawn; this one undoes it before its exec
-    pid = lib.nono_spawn(call)
-    if pid < 0:
-        step = STEPS[call.step]
-        raise SpawnError(step, -pid, _sentence(step, -pid, path, workdir))
-    return Child(pid, call.pidfd, tuple(listener_fds), call.network_fd)
+def _error(step: str, errno: int, path: bytes, workdir: bytes) -> SpawnError:
+    return SpawnError(step, errno, _sentence(step, errno, path, workdir))

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import struct
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nono.kernel import landlock
-from nono.kernel.spawn import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUSER, Child, spawn
+from nono.kernel.spawn import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    COMMAND_SIGNAL,
+    EVENT_EXITED,
+    EVENT_STOPPED,
+    MESSAGE_BYTES,
+    MOUNT_NEW,
+    Child,
+    Mount,
+    TerminalSpec,
+    prepare,
+)
 
 ISOLATED = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC
+OWN_PROCESSES = ISOLATED | CLONE_NEWNS | CLONE_NEWPID
+OWN_PROC = Mount(MOUNT_NEW, "/proc", "proc")
 ORDINARY_UID = 12345
 
 # linux/filter.h, linux/seccomp.h
@@ -61,31 +80,68 @@ def start(
     namespaces: int = 0,
     listen_ports: Sequence[int] = (),
     keep_network: bool = False,
+    mounts: Sequence[Mount] | None = None,
+    terminal: TerminalSpec | None = None,
     ruleset_fd: int | None = None,
     seccomp_filter: bytes = ALLOW_ALL,
     workdir: str = "/",
     envp: Sequence[bytes] = (b"PATH=/usr/bin:/bin",),
-    new_process_group: bool = False,
-    foreground_tty_fd: int = -1,
+    **more: Any,
 ) -> Child:
+    """`prepare` and `start`. mounts: None: the /proc of the PID namespace, where there is one."""
+    if mounts is None:
+        mounts = (OWN_PROC,) if namespaces & CLONE_NEWPID else ()
     with ruleset() as everything:
-        return spawn(
+        prepared = prepare(
+            namespaces=namespaces,
+            listen_ports=listen_ports,
+            keep_network=keep_network,
+            mounts=mounts,
+            terminal=terminal,
+        )
+        return prepared.start(
             path=os.fsencode(argv[0]),
             argv=[os.fsencode(argument) for argument in argv],
             envp=envp,
             workdir=os.fsencode(workdir),
-            namespaces=namespaces,
-            listen_ports=listen_ports,
-            keep_network=keep_network,
             ruleset_fd=everything if ruleset_fd is None else ruleset_fd,
             seccomp_filter=seccomp_filter,
-            new_process_group=new_process_group,
-            foreground_tty_fd=foreground_tty_fd,
+            late_rules=[("/proc", READ_ALL)] if namespaces & CLONE_NEWPID else (),
+            **more,
         )
 
 
+READ_ALL = landlock.FS_READ_FILE | landlock.FS_READ_DIR | landlock.FS_WRITE_FILE
+
+
+def event(child: Child, wait_s: float = 20) -> tuple[int, int]:
+    """Return kind and value of the next message of the init; (EVENT_EXITED, 9) when it is gone itself."""
+    assert select.select([child.control_fd, child.pidfd], [], [], wait_s)[0], "the init says nothing"
+    message = os.read(child.control_fd, MESSAGE_BYTES) if select.select([child.control_fd], [], [], 0)[0] else b""
+    if not message:
+        return EVENT_EXITED, signal.SIGKILL
+    kind, value = struct.unpack("=ii", message)
+    return kind, value
+
+
+def send_signal(child: Child, number: int) -> None:
+    os.write(child.control_fd, struct.pack("=ii", COMMAND_SIGNAL, number))
+
+
+def wait(child: Child) -> int:
+    """Wait for the agent's end, then end the init; return the agent's exit code, negative for the signal."""
+    kind, status = event(child)
+    while kind == EVENT_STOPPED:
+        kind, status = event(child)
+    close(child)
+    os.waitpid(child.pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
 def close(child: Child) -> None:
-    for fd in (child.pidfd, child.network_fd, *child.listener_fds):
+    for fd in (
+        child.pidfd, child.control_fd, child.network_fd, child.terminal_fd, child.notify_fd, *child.listener_fds
+    ):  # fmt: skip
         if fd >= 0:
             os.close(fd)
 
@@ -110,8 +166,7 @@ def run(*argv: str, **options: object) -> Finished:
             os.close(fd)
     with open(read_fd, encoding="utf-8") as output:
         text = output.read()
-    close(child)
-    return Finished(os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]), text)
+    return Finished(wait(child), text)
 
 
 def shell(script: str, **options: object) -> Finished:

@@ -20,6 +20,14 @@ and Flatpak's default filters stop is stopped here as well. It never looks behin
 A list of what is stopped is open to what is new, so calls that nobody has read for this table do not exist: programs
 take ENOSYS for an older kernel.
 
+What it leaves to the supervisor (USER_NOTIF: the call waits for supervisor/mediator.py, which performs it itself).
+Without a network namespace (`notify`) that is every connect, bind and listen; what could turn a permitted connect
+elsewhere is denied: another device (SO_BINDTODEVICE), a source route (IP_OPTIONS, which would send the SYN to any host
+of the world) and a connect that happens later (TCP_FASTOPEN_CONNECT). With AF_UNIX sockets (`unix_sockets`,
+`own_sockets`) it is every connect, behind a network namespace too, because the filter cannot see a socket's family.
+Making one by bind(2) is left to Landlock's MAKE_SOCK where a path is meant; abstract names are the network namespace's
+own, and without one (the network is open) listen is judged too, which alone makes a name answer.
+
 Arguments are compared as the kernel reads them: an int argument by its low 32 bits only, because a comparison of all 64
 bits is evaded by setting one that the kernel ignores.
 
@@ -42,6 +50,7 @@ MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 # Verdicts: SECCOMP_RET_*; an errno stands in the low 16 bits.
 ALLOW = 0x7FFF0000
 KILL_PROCESS = 0x80000000
+USER_NOTIF = 0x7FC00000
 _RET_ERRNO = 0x00050000
 EPERM = _RET_ERRNO | errno.EPERM
 EACCES = _RET_ERRNO | errno.EACCES
@@ -61,6 +70,8 @@ _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_SEQPACKET = 1, 2, 5
 _SOCK_TYPE_MASK = 0xF  # the rest is SOCK_NONBLOCK and SOCK_CLOEXEC
 _IPPROTO_TCP, _IPPROTO_UDP, _IPPROTO_ICMP, _IPPROTO_ICMPV6, _IPPROTO_MPTCP = 6, 17, 1, 58, 262
+_SOL_SOCKET, _SOL_IP, _SOL_TCP = 1, 0, 6
+_SO_BINDTODEVICE, _SO_BINDTOIFINDEX, _IP_OPTIONS, _TCP_FASTOPEN_CONNECT = 25, 62, 4, 30
 _NETLINK_ROUTE = 0
 _MSG_FASTOPEN = 0x20000000
 _TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
@@ -163,7 +174,7 @@ _PROCESS = (
 )
 
 # A datagram or raw pair of AF_UNIX sockets can be turned to any path afterwards; a connected stream pair cannot.
-_LOCAL_SOCKETS = (
+_LOCAL_PAIRS = (
     Rule(("socketpair",), EAFNOSUPPORT, (_is_not(0, _AF_UNIX),)),
     Rule(("socketpair",), EPROTONOSUPPORT, (_is_not(1, _SOCK_STREAM, _SOCK_SEQPACKET, mask=_SOCK_TYPE_MASK),)),
     Rule(
@@ -171,21 +182,25 @@ _LOCAL_SOCKETS = (
         EPROTONOSUPPORT,
         (_is(0, _AF_UNIX), _is_not(1, _SOCK_STREAM, _SOCK_SEQPACKET, mask=_SOCK_TYPE_MASK)),
     ),
+)
+_UNIX_SOCKETS = (Rule(("socket",), ALLOW, (_is(0, _AF_UNIX),)),)  # of the types that the rules above leave
+_OTHER_FAMILIES = (
     Rule(("socket",), ALLOW, (_is(0, _AF_NETLINK), _is(2, _NETLINK_ROUTE))),  # getifaddrs(3)
     Rule(("socket",), EPROTONOSUPPORT, (_is(0, _AF_NETLINK),)),
     Rule(("socket",), EAFNOSUPPORT, (_is_not(0, _AF_INET, _AF_INET6),)),
 )
 
-_TCP_ONLY = (
+_NO_FASTOPEN = (
     Rule(("sendto", "sendmmsg"), EOPNOTSUPP, (_has(3, _MSG_FASTOPEN),)),
     Rule(("sendmsg",), EOPNOTSUPP, (_has(2, _MSG_FASTOPEN),)),
-    *_LOCAL_SOCKETS,
+)
+
+_TCP_ONLY = (
     Rule(("socket",), EACCES, (_is_not(1, _SOCK_STREAM, mask=_SOCK_TYPE_MASK),)),
     Rule(("socket",), EPROTONOSUPPORT, (_is_not(2, 0, _IPPROTO_TCP),)),
 )
 
 _TCP_UDP_AND_PING = (
-    *_LOCAL_SOCKETS,
     Rule(("socket",), EACCES, (_is_not(1, _SOCK_STREAM, _SOCK_DGRAM, mask=_SOCK_TYPE_MASK),)),
     Rule(
         ("socket",),
@@ -200,18 +215,56 @@ _TCP_UDP_AND_PING = (
 )
 
 
-def rules(*, network: str, allow_ipc: bool, landlock_truncate: bool = True) -> tuple[Rule, ...]:
+# What leads a TCP socket elsewhere than its connect said, without a privilege.
+_NO_DETOURS = (
+    Rule(("setsockopt",), EPERM, (_is(1, _SOL_SOCKET), _is(2, _SO_BINDTODEVICE, _SO_BINDTOIFINDEX))),
+    Rule(("setsockopt",), EPERM, (_is(1, _SOL_IP), _is(2, _IP_OPTIONS))),
+    Rule(("setsockopt",), EOPNOTSUPP, (_is(1, _SOL_TCP), _is(2, _TCP_FASTOPEN_CONNECT))),
+)
+
+
+def judged(
+    *, network: str, notify: bool = False, unix_sockets: bool = False, own_sockets: bool = False
+) -> tuple[str, ...]:
+    """Return the names of the calls that wait for the supervisor; () when no mediator is needed. See `rules()`."""
+    if notify and network != NETWORK_OPEN:
+        return ("connect", "bind", "listen")
+    if unix_sockets or own_sockets:
+        return ("connect", "listen") if network == NETWORK_OPEN else ("connect",)
+    return ()
+
+
+def rules(
+    *,
+    network: str,
+    allow_ipc: bool,
+    landlock_truncate: bool = True,
+    notify: bool = False,
+    unix_sockets: bool = False,
+    own_sockets: bool = False,
+) -> tuple[Rule, ...]:
     """Return the rules in the order in which they are tried.
 
     network: NETWORK_OPEN lets UDP, ping and MPTCP through; the other modes leave TCP only. AF_UNIX is denied in all.
     allow_ipc: System V and POSIX message queues, which only an IPC namespace of the child's own makes harmless.
     landlock_truncate: whether Landlock handles truncation (ABI 3); if not, the filter does.
+    notify: no network namespace stands behind the filter, so the supervisor judges addresses. Without effect where the
+    network is open. unix_sockets, own_sockets: AF_UNIX streams can be made; the supervisor judges where they connect.
+    A filter with one of these is installed with a listener, where `judged()` names a call that waits for it.
     """
+    open_network = network == NETWORK_OPEN
+    calls = judged(network=network, notify=notify, unix_sockets=unix_sockets, own_sockets=own_sockets)
     return (
         *(() if landlock_truncate else _TRUNCATION),
         *_SET_USER_ID,
         *_PROCESS,
-        *(_TCP_UDP_AND_PING if network == NETWORK_OPEN else _TCP_ONLY),
+        *(() if open_network else _NO_FASTOPEN),
+        *_LOCAL_PAIRS,
+        *(_UNIX_SOCKETS if unix_sockets or own_sockets else ()),
+        *_OTHER_FAMILIES,
+        *(_TCP_UDP_AND_PING if open_network else _TCP_ONLY),
+        *(_NO_DETOURS if notify and not open_network else ()),
+        *((Rule(calls, USER_NOTIF),) if calls else ()),
         Rule(_ALWAYS_ENOSYS, ENOSYS),
         Rule(_ALWAYS_EPERM if allow_ipc else _ALWAYS_EPERM + _SYSV_AND_MQ_IPC, EPERM),
     )
@@ -336,13 +389,30 @@ def assemble(table: Iterable[Rule], arch: str) -> bytes:
     return program.pack()
 
 
-def build(*, arch: str, network: str, allow_ipc: bool, landlock_truncate: bool = True) -> bytes:
+def build(
+    *,
+    arch: str,
+    network: str,
+    allow_ipc: bool,
+    landlock_truncate: bool = True,
+    notify: bool = False,
+    unix_sockets: bool = False,
+    own_sockets: bool = False,
+) -> bytes:
     """Return the filter as packed `struct sock_filter`s, 8 bytes each, ready for seccomp(2).
 
     arch: "x86_64" or "aarch64", as os.uname() names it. The rest as in `rules()`.
     Raises KernelError on an architecture without a table.
     """
-    return assemble(rules(network=network, allow_ipc=allow_ipc, landlock_truncate=landlock_truncate), arch)
+    table = rules(
+        network=network,
+        allow_ipc=allow_ipc,
+        landlock_truncate=landlock_truncate,
+        notify=notify,
+        unix_sockets=unix_sockets,
+        own_sockets=own_sockets,
+    )
+    return assemble(table, arch)
 
 
 def simulate(program: bytes, arch: int, nr: int, args: Sequence[int]) -> int:

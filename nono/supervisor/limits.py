@@ -108,8 +108,8 @@ class Limiter:
         falls_back = False
         if limits.memory_bytes:
             falls_back = self._falls_back(_MEMORY, limits.memory_bytes)
-            how = "for each process, not all together; shared memory is not counted" if falls_back else "all together"
-            lines.append(f"{_size(limits.memory_bytes)} of memory {how}  (--memory)")
+            how = "each process by itself; shared memory is not counted" if falls_back else "all together"
+            lines.append(f"{_size(limits.memory_bytes)} of memory, {how}  (--memory)")
         if limits.max_processes:
             others = ""
             if self._falls_back(_PIDS, limits.max_processes) and not _counts_alone(own_user_namespace):

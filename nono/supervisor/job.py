@@ -31,7 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-_FORWARDED = (
+FORWARDED = (
     signal.SIGINT,
     signal.SIGQUIT,
     signal.SIGTERM,
@@ -60,7 +60,7 @@ class Signals:
 
     def __enter__(self) -> Self:
         self._previous_fd = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        for number in (*_FORWARDED, signal.SIGCHLD, signal.SIGCONT):
+        for number in (*FORWARDED, signal.SIGCHLD, signal.SIGCONT):
             self._previous[number] = signal.signal(number, _wake)
         self._previous[signal.SIGTTOU] = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # tcsetpgrp from the background
         return self

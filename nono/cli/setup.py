@@ -72,8 +72,9 @@ def as_object(checks: list[Check], stands: list[Stand]) -> dict[str, Any]:
 def as_text(checks: list[Check], stands: list[Stand]) -> str:
     """Return the lines for a person: at most 80 columns wide, but for a command that is longer."""
     lines = []
+    home = render.home_of(os.environ).rstrip("/") + "/"
     for check in checks:
-        lines += _row(check.name, check.state, check.finding)
+        lines += _row(check.name, check.state, check.finding.replace(home, "~/"))
         if check.state != machine.OK and check.remedy:
             lines += _wrapped(check.remedy, "  → ")
     for stand in stands:

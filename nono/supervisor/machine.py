@@ -36,6 +36,7 @@ _OLDEST = (5, 13)  # the first with Landlock
 _LACKS = ((3, "truncation"), (4, "TCP ports"), (5, "ioctl on devices"), (6, "signals and abstract sockets"))
 _NEWEST_NEEDED = "Linux 6.12 or newer"  # Landlock 6
 _KILLABLE = "Linux 5.19 or newer"  # SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+_UNIFIED = "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line"
 _KEYSTORE_LIMITS = keystore.Limits(call_s=2.0, prompt_s=0.0)
 _SYSCTLS_OF_USER_NS = (  # path below /proc/sys, the value that forbids, the command that allows
     ("user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=15000"),
@@ -203,25 +204,47 @@ def check_apparmor(root: str = "/") -> Check:
 
 
 def check_cgroup(root: str = "/") -> Check:
-    """Check whether this process may make control groups of its own, for memory and processes."""
-    own = mount = None
-    for line in (read(root, "proc/self/cgroup") or "").splitlines():
-        if line.startswith("0::"):
-            own = line[3:]
-    for line in (read(root, "proc/self/mountinfo") or "").splitlines():
-        if " - cgroup2 " in line:
-            mount = line.split()[4]
-    remedy = "systemd-run --user --scope -p Delegate=yes -- nono run …"
-    if own is None or mount is None:
-        return Check("cgroup", LIMITED, "no cgroup v2: limits hold for each process", "")
-    directory = os.path.join(root, (mount + own).strip("/"))
-    has = (read(directory, "cgroup.controllers") or "").split()
-    lacks = [controller for controller in ("memory", "pids") if controller not in has]
-    if lacks:
-        return Check("cgroup", LIMITED, f"cgroup v2 without {' and '.join(lacks)}: rlimits instead", remedy)
-    if not os.access(directory, os.W_OK):
-        return Check("cgroup", LIMITED, "cgroup v2 is not delegated: rlimits instead", remedy)
-    return Check("cgroup", OK, "cgroup v2, delegated: memory, pids")
+    """Check whether a run may have a control group of its own, for memory and processes together.
+
+    By reading only: what a run does to get one (nono/kernel/cgroup.py) leaves controllers switched on.
+    """
+    own = next((line[3:] for line in _lines(root, "proc/self/cgroup") if line.startswith("0::")), None)
+    mounts = [line.partition(" - ") for line in _lines(root, "proc/self/mountinfo")]
+    point, prefix = next(
+        ((before.split()[4], before.split()[3]) for before, _, after in mounts if after.startswith("cgroup2 ")),
+        ("", ""),
+    )
+    has_v1 = any(after.startswith("cgroup ") for _, _, after in mounts)
+    if own is None or not point:
+        remedy = _UNIFIED if has_v1 else "sudo mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+        return Check("cgroup", LIMITED, "no cgroup v2: limits for each process", remedy)
+    top = os.path.join(root, point.strip("/"))
+    if lacks := {"memory", "pids"} - set((read(top, "cgroup.controllers") or "").split()):
+        finding = f"v2 lacks {' and '.join(sorted(lacks))}: limits for each process"
+        return Check("cgroup", LIMITED, finding, _UNIFIED if has_v1 else "")
+    below = own.removeprefix(prefix.rstrip("/")).strip("/")
+    while True:
+        if _is_delegated(os.path.join(top, below)):
+            return Check("cgroup", OK, "v2, delegated, with memory and pids")
+        if not below:
+            break
+        below = os.path.dirname(below)
+    has_manager = os.path.exists(os.path.join(root, f"run/user/{os.getuid()}/systemd/private"))
+    remedy = "systemd-run --user --scope nono run …" if has_manager else "sudo loginctl enable-linger $USER"
+    return Check("cgroup", LIMITED, "v2 is not delegated: limits for each process", remedy)
+
+
+def _is_delegated(directory: str) -> bool:
+    """Whether this user may make a group with the controllers below `directory`, and move a process there."""
+    wanted = {"memory", "pids"}
+    if not os.access(os.path.join(directory, "cgroup.procs"), os.W_OK) or not os.access(directory, os.W_OK):
+        return False
+    if wanted <= set((read(directory, "cgroup.subtree_control") or "").split()):
+        return True
+    # Only who holds no processes can have children with controllers; but for the root, which alone has no type.
+    is_free = read(directory, "cgroup.procs") == "" or not os.path.exists(os.path.join(directory, "cgroup.type"))
+    may_switch = os.access(os.path.join(directory, "cgroup.subtree_control"), os.W_OK)
+    return is_free and may_switch and wanted <= set((read(directory, "cgroup.controllers") or "").split())
 
 
 def check_terminal() -> Check:
@@ -309,6 +332,7 @@ def examine(state_home: str, root: str = "/") -> list[Check]:
         check_lsm(root),
         user,
         check_nested_ns("network-ns", walls.attempt_network_namespace(), user),
+        check_nested_ns("mount-ns", walls.attempt_mount_namespace(), user),
         check_seccomp(root),
         check_notify(root),
         check_yama(root),
@@ -335,9 +359,13 @@ def examine_walls(checks: list[Check]) -> list[Stand]:
     ]
 
 
+def _lines(root: str, path: str) -> list[str]:
+    return (read(root, path) or "").splitlines()
+
+
 def _status_field(root: str, name: str) -> str:
     """Return a field of /proc/self/status; "" where there is none."""
-    for line in (read(root, "proc/self/status") or "").splitlines():
+    for line in _lines(root, "proc/self/status"):
         field, _, value = line.partition(":")
         if field == name:
             return value.strip()

@@ -12,12 +12,25 @@ from __future__ import annotations
 
 import os
 import select
-import signal
-from errno import EBADF
+import struct
+from errno import ENOSYS
+from time import monotonic
 
 from nono.errors import KernelError
 from nono.kernel import landlock
-from nono.kernel.spawn import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUSER, Child, SpawnError, spawn
+from nono.kernel.spawn import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    EVENT_EXITED,
+    MESSAGE_BYTES,
+    MOUNT_NEW,
+    Mount,
+    SpawnError,
+    prepare,
+)
 from nono.policy.capabilities import (
     LANDLOCK_LEAKS,
     NETWORK_BLOCKED,
@@ -30,7 +43,11 @@ from nono.policy.capabilities import (
 )
 from nono.record import Record
 from nono.sandbox import filesystem
-from nono.sandbox.plan import make_plan
+from nono.sandbox.plan import Plan, make_plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FULL, PARTIAL, NONE = "full", "partial", "none"
 BY_SCOPES, BY_CGROUP = "by scopes", "by cgroup"
@@ -49,7 +66,6 @@ ASPECTS = {
 
 _TIMEOUT_S = 10.0
 _PROGRAMS = ("/bin/true", "/usr/bin/true")
-_AFTER_NAMESPACES = ("landlock", "seccomp", "exec")  # the steps of a spawn that come when its namespaces stand
 
 
 class Wall(Record):
@@ -89,34 +105,33 @@ def enforced(wall: Wall, *, scopes: bool, cgroup: bool) -> dict[str, str]:
 
 def attempt(wall: Wall) -> str:
     """Return "" when a program runs behind `wall` here, or why it does not. Leaves nothing behind."""
-    if wall.mounts or wall.name != SANDBOX_NAMESPACE:
-        return "This version of nono does not have this wall yet."
-    grant = PathGrant("/", READ, False, "setup")
     try:
-        plan = make_plan(
-            filesystem.expand(CapabilitySet((grant,), (), NETWORK_BLOCKED, (), "/")),
-            landlock.abi(),
-            os.uname().machine,
-        )
+        plan, flags = _plan(wall)
         ruleset = filesystem.open_ruleset(plan)
         try:
-            _run(plan.namespaces, ruleset, plan.seccomp_filter)
+            return _run(plan, ruleset, flags)
         finally:
             os.close(ruleset)
     except KernelError as error:
         return str(error)
-    return ""
 
 
-def attempt_namespaces(namespaces: int) -> SpawnError | None:
-    """Return what goes wrong when namespaces (CLONE_NEW* bits, with CLONE_NEWUSER) are made here; None for nothing.
+def _plan(wall: Wall) -> tuple[Plan, int]:
+    """Return what a run without a network that may read everything comes to behind `wall`, and flags for its filter."""
+    grant = PathGrant("/", READ, False, "setup")
+    expansion = filesystem.expand(CapabilitySet((grant,), (), NETWORK_BLOCKED, (), "/"))
+    plan = make_plan(expansion, landlock.abi(), os.uname().machine)
+    if wall.name == SANDBOX_NAMESPACE and not wall.mounts:
+        return plan, 0
+    raise KernelError("nono", ENOSYS, "This version of nono does not have this wall yet.")
 
-    Nothing is started: without a ruleset the spawn ends where the namespaces stand.
-    """
+
+def attempt_namespaces(namespaces: int, mounts: Sequence[Mount] = ()) -> SpawnError | None:
+    """Return what goes wrong when namespaces (CLONE_NEW* bits) and mounts in them are made here; None for nothing."""
     try:
-        _run(namespaces | CLONE_NEWUSER, -1, b"")
+        prepare(namespaces=namespaces, mounts=mounts).abandon()
     except SpawnError as error:
-        return None if error.step in _AFTER_NAMESPACES else error
+        return error
     return None
 
 
@@ -130,29 +145,46 @@ def attempt_network_namespace() -> SpawnError | None:
     return attempt_namespaces(CLONE_NEWUSER | CLONE_NEWIPC | CLONE_NEWNET)
 
 
-def _run(namespaces: int, ruleset_fd: int, seccomp_filter: bytes) -> None:
-    """Start a program that does nothing, and wait until it has ended. Raises KernelError."""
-    program = next((path for path in _PROGRAMS if os.access(path, os.X_OK)), _PROGRAMS[0])
-    _wait(
-        spawn(
-            path=os.fsencode(program),
-            argv=[os.fsencode(program)],
-            envp=[],
-            workdir=b"/",
-            namespaces=namespaces,
-            ruleset_fd=ruleset_fd,
-            seccomp_filter=seccomp_filter,
-            new_process_group=True,
-        )
+def attempt_mount_namespace() -> SpawnError | None:
+    """As `attempt_namespaces`, with processes and mounts of its own: /proc is mounted anew, which containers mask."""
+    return attempt_namespaces(
+        CLONE_NEWUSER | CLONE_NEWIPC | CLONE_NEWNS | CLONE_NEWPID,
+        (Mount(MOUNT_NEW, "/tmp", "tmpfs"), Mount(MOUNT_NEW, "/proc", "proc")),
     )
 
 
-def _wait(child: Child) -> None:
+def _run(plan: Plan, ruleset_fd: int, filter_flags: int) -> str:
+    """Start a program that does nothing, and wait until it has ended; return "" when it did so well. KernelError."""
+    program = next((path for path in _PROGRAMS if os.access(path, os.X_OK)), _PROGRAMS[0])
+    prepared = prepare(namespaces=plan.namespaces)
+    child = prepared.start(
+        path=os.fsencode(program),
+        argv=[os.fsencode(program)],
+        envp=[],
+        workdir=b"/",
+        ruleset_fd=ruleset_fd,
+        seccomp_filter=plan.seccomp_filter,
+        filter_flags=filter_flags,
+    )
+    try:
+        return "" if _ends_well(child.control_fd) else f"{program} was started behind this wall, but did not end well."
+    finally:
+        for fd in (child.control_fd, child.pidfd, child.notify_fd, child.terminal_fd, child.network_fd):
+            if fd >= 0:
+                os.close(fd)
+        os.waitpid(child.pid, 0)
+
+
+def _ends_well(control_fd: int) -> bool:
+    """Wait for the event that says how the program ended."""
     poll = select.poll()
-    poll.register(child.pidfd, select.POLLIN)
-    if not poll.poll(_TIMEOUT_S * 1000):
-        os.kill(child.pid, signal.SIGKILL)
-    os.close(child.pidfd)
-    _, status = os.waitpid(child.pid, 0)
-    if status:
-        raise KernelError("execve", EBADF, "A program was started behind this wall, but did not end well.")
+    poll.register(control_fd, select.POLLIN)
+    deadline = monotonic() + _TIMEOUT_S
+    while poll.poll(max(0.0, deadline - monotonic()) * 1000):
+        message = os.read(control_fd, MESSAGE_BYTES)
+        if len(message) < MESSAGE_BYTES:
+            break
+        kind, value = struct.unpack("=ii", message)
+        if kind == EVENT_EXITED:
+            return bool(value == 0)
+    return False

@@ -65,11 +65,11 @@ class Limits(Record):
 class EnvironmentRules(Record):
     """What a profile says about the child's variables: names, or NAME_* for all that begin with NAME_.
 
-    allow_vars: only these are inherited, besides a base that every program needs; empty: no such restriction. An exact
-    name also lets a variable through that is withheld as dangerous. deny_vars: never inherited. set_vars: literal.
+    allow_vars: only these are inherited, besides a base that every program needs; None: no such restriction. An exact
+    name also lets a variable through that is withheld otherwise. deny_vars: never inherited. set_vars: literal.
     """
 
-    allow_vars: tuple[str, ...] = ()
+    allow_vars: tuple[str, ...] | None = None
     deny_vars: tuple[str, ...] = ()
     set_vars: tuple[tuple[str, str], ...] = ()
 

@@ -41,6 +41,7 @@ class Filesystem(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     write_file: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     bypass_protection: tuple[str, ...] = ()
+    unix_socket: tuple[str, ...] = ()
 
 
 class EndpointRuleFields(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -93,6 +94,14 @@ class Network(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     tls_intercept: bool | None = None
 
 
+class Environment(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Which variables the child inherits, NAME or NAME_*, and what is set; without allow_vars, all but denied ones."""
+
+    allow_vars: tuple[str, ...] | None = None
+    deny_vars: tuple[str, ...] = ()
+    set_vars: dict[str, str] = {}
+
+
 class Workdir(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Access to the working directory: none, read, write or readwrite."""
 
@@ -100,12 +109,17 @@ class Workdir(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Profile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One profile file, as written. Sources of its fields: docs/profiles.md."""
+    """One profile file, as written. Sources of its fields: docs/profiles.md.
+
+    env_credentials: reference -> variable, for real keys in the child's environment.
+    """
 
     meta: Meta = Meta()
     filesystem: Filesystem = Filesystem()
     network: Network = Network()
     workdir: Workdir = Workdir()
+    environment: Environment = Environment()
+    env_credentials: dict[str, str] = {}
 
     def custom_routes(self) -> dict[str, dict[str, Any]]:
         """Return the fields of each custom credential as make_route() takes them."""

@@ -27,11 +27,14 @@ from nono.policy.capabilities import (
     SANDBOXES,
     WRITE,
     CapabilitySet,
+    EnvironmentRules,
     Limits,
     PathDeny,
     PathGrant,
     UpstreamProxy,
 )
+from nono.policy.env_credentials import env_credentials
+from nono.policy.environment import check_rules, own_variables
 from nono.policy.network import add_endpoints, profile_hosts, select_routes, upstream_host
 from nono.policy.protection import PROFILES_DENY, USERS_DENY, bypass
 from nono.policy.quantities import parse_count, parse_duration, parse_size
@@ -40,6 +43,8 @@ from nono.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from nono.policy.profile import Network, Profile
 
 # A field of Request and of the profile's `filesystem` -> what it grants. The flag is its name with dashes.
@@ -133,6 +138,9 @@ def resolve(
     if profile is not None:
         grants += _profile_grants(profile, place)
     denies, bypassed = _denies(request, profile, place)
+    sockets = (
+        request.allow_unix_socket if profile is None else profile.filesystem.unix_socket + request.allow_unix_socket
+    )
     capabilities = CapabilitySet(
         grants=(
             *grants,
@@ -144,12 +152,13 @@ def resolve(
         routes=(),
         workdir=place.workdir,
         sandbox=_sandbox(request),
-        unix_sockets=tuple(expand(path, place) for path in request.allow_unix_socket if path != OWN_SOCKETS),
-        own_sockets=OWN_SOCKETS in request.allow_unix_socket,
+        unix_sockets=tuple(dict.fromkeys(expand(path, place) for path in sockets if path != OWN_SOCKETS)),
+        own_sockets=OWN_SOCKETS in sockets,
         limits=_limits(request),
         bypassed=bypassed,
     )
-    return _with_network(capabilities, request, profile, place, environment)
+    capabilities = _with_network(capabilities, request, profile, place, environment)
+    return _with_environment(capabilities, request, profile, place)
 
 
 def _denies(request: Request, profile: Profile | None, place: Place) -> tuple[tuple[PathDeny, ...], tuple[str, ...]]:
@@ -198,11 +207,7 @@ def _with_network(
     if profile is not None:
         wanted = _merged(request, profile.network)
         tls_intercept, no_proxy = profile.network.tls_intercept, profile.network.no_proxy
-        custom = profile.custom_routes()
-        for fields in custom.values():
-            for field in ("tls_ca", "tls_client_cert", "tls_client_key"):
-                if fields.get(field):
-                    fields[field] = expand(fields[field], place)
+        custom = _custom_routes(profile, place)
     selected = [profile_hosts(name) for name in wanted.network_profile.split(_AND) if name]
     proxied = bool(wanted.credential or wanted.allow_domain or selected)
     if wanted.block_net and proxied:
@@ -245,6 +250,36 @@ def _with_network(
         intercept=intercept and tls_intercept is not False and proxied,
         no_proxy=no_proxy,
     )
+
+
+def _custom_routes(profile: Profile | None, place: Place) -> dict[str, dict[str, Any]]:
+    """Return the fields of the profile's custom credentials, paths expanded."""
+    custom = {} if profile is None else profile.custom_routes()
+    for fields in custom.values():
+        for field in ("tls_ca", "tls_client_cert", "tls_client_key"):
+            if fields.get(field):
+                fields[field] = expand(fields[field], place)
+    return custom
+
+
+def _with_environment(
+    capabilities: CapabilitySet, request: Request, profile: Profile | None, place: Place
+) -> CapabilitySet:
+    """Return `capabilities`, whose network is known, with what the child's variables may be."""
+    own = own_variables(capabilities.network, capabilities.routes, intercept=capabilities.intercept)
+    rules, mapped = EnvironmentRules(), request.env_credential_map
+    if profile is not None:
+        wanted = profile.environment
+        rules = EnvironmentRules(wanted.allow_vars, wanted.deny_vars, tuple(wanted.set_vars.items()))
+        check_rules(rules, own)
+        mapped = (*profile.env_credentials.items(), *mapped)
+    if not request.env_credential and not mapped:
+        return capabilities._replace(environment=rules)
+    pairs = env_credentials(request.env_credential, mapped, _custom_routes(profile, place), capabilities.routes, own)
+    for _, variable in pairs:
+        if any(variable == name for name, _ in rules.set_vars):
+            raise PolicyError(f"environment.set_vars: {variable} is to hold a key (env_credentials); leave one out")
+    return capabilities._replace(environment=rules, env_credentials=pairs)
 
 
 def _merged(request: Request, network: Network) -> Request:

@@ -8,6 +8,7 @@ Looks, and refuses or names paths; changes nothing. Everything here is about the
   where it was granted, but is never writable: the supervisor goes on importing after the agent has started.
 - `check_tls_files`, `check_keys`, `check_upstream_credential`: what the proxy could not use.
 - `refuse_keys_in_argv`, `secret_variables`: a key that the user also put somewhere else.
+- `env_credentials`: the keys that he does want the agent to hold.
 - `close_store`: what the agent may have opened to others; Landlock does not confine chmod(2).
 - `check_standard_streams`: a socket on descriptor 0, 1 or 2 belongs to the host's network, whatever the child's is.
 """
@@ -101,6 +102,21 @@ def secret_variables(
     named = [reference.name for reference in references if reference.scheme == ENV]
     found = [name for name, value in environment.items() if any(_contains(value, c) for c in credentials.values())]
     return named + found
+
+
+def env_credential_name(variable: str) -> str:
+    """Return the name, beside those of routes, under which the key for `variable` is loaded; no route has a space."""
+    return f"variable {variable}"
+
+
+def env_credentials(pairs: Iterable[tuple[str, str]], credentials: Mapping[str, Credential]) -> list[bytes]:
+    """Return VARIABLE=KEY for execve(2), for each (reference, variable) that the user wants the agent to hold.
+
+    These are copies outside the locked memory: make them last, and let go of them when the child has started.
+    """
+    return [
+        b"".join((variable.encode(), b"=", credentials[env_credential_name(variable)].view)) for _, variable in pairs
+    ]
 
 
 def _contains(text: str, credential: Credential) -> bool:

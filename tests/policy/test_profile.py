@@ -57,6 +57,11 @@ def test_custom_routes_carry_only_what_was_written() -> None:
         ('{"network": {"open_port": ["80"]}}', "network.open_port[0]"),
         ('{"network": {"tls_intercept": "yes"}}', "network.tls_intercept"),
         ('{"network": {"upstream_bypass": "x"}}', "network.upstream_bypass"),
+        ('{"filesystem": {"deny": "x"}}', "filesystem.deny"),
+        ('{"filesystem": {"unix_socket": [1]}}', "filesystem.unix_socket[0]"),
+        ('{"environment": {"allow": []}}', "allow"),
+        ('{"environment": {"set_vars": {"A": 1}}}', "environment.set_vars"),
+        ('{"env_credentials": ["openai"]}', "env_credentials"),
     ],
 )
 def test_names_the_place_of_a_mistake(text: str, sentence: str) -> None:
@@ -82,3 +87,8 @@ values = st.recursive(
 def test_json_without_comments_is_left_as_it_is(value: object) -> None:
     for text in (json.dumps(value), json.dumps(value, indent=1, ensure_ascii=False)):
         assert _without_comments(text) == text
+
+
+def test_an_empty_list_of_allowed_variables_is_not_none() -> None:
+    assert parse("{}", "p").environment.allow_vars is None
+    assert parse('{"environment": {"allow_vars": []}}', "p").environment.allow_vars == ()

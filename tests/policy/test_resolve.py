@@ -12,6 +12,7 @@ from nono.policy.capabilities import (
     READ,
     WRITE,
     CapabilitySet,
+    EnvironmentRules,
     Limits,
     PathGrant,
     UpstreamProxy,
@@ -246,3 +247,19 @@ def test_limits_and_sockets() -> None:
     assert capabilities.unix_sockets == ("/home/u/a.sock", "/home/u/app/own")
     assert capabilities.own_sockets
     assert resolve(Request(), None, PLACE).limits == Limits()
+
+
+def test_sockets_of_a_profile_and_rules_for_variables() -> None:
+    text = """{"filesystem": {"unix_socket": ["~/a.sock", "own"]},
+               "environment": {"allow_vars": ["A_*"], "deny_vars": ["B"], "set_vars": {"C": "$HOME"}}}"""
+    capabilities = resolve(Request(allow_unix_socket=("/b.sock", "~/a.sock")), parse(text, "p"), PLACE)
+    assert capabilities.unix_sockets == ("/home/u/a.sock", "/b.sock")
+    assert capabilities.own_sockets
+    assert capabilities.environment == EnvironmentRules(("A_*",), ("B",), (("C", "$HOME"),))
+    assert resolve(Request(), None, PLACE).environment == EnvironmentRules()
+
+
+def test_a_profile_does_not_set_what_nono_sets() -> None:
+    profile = parse('{"network": {"credentials": ["github"]}, "environment": {"set_vars": {"GITHUB_TOKEN": "x"}}}', "p")
+    with pytest.raises(PolicyError, match="GITHUB_TOKEN is set by nono itself"):
+        resolve(Request(), profile, PLACE)

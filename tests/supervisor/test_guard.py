@@ -125,6 +125,16 @@ def test_the_upstream_proxys_credential_must_be_user_and_password(text: bytes, s
     guard.check_upstream_credential(None)
 
 
+def test_a_key_for_the_environment_is_put_behind_its_variable() -> None:
+    with SecretBuffer(8) as buffer:
+        buffer.view[:] = b"sk-real\n"
+        credential = Credential("groq", "files", buffer, 8, "credential 'groq'")
+        loaded = {guard.env_credential_name("GROQ_API_KEY"): credential}
+        assert guard.env_credentials([("groq", "GROQ_API_KEY")], loaded) == [b"GROQ_API_KEY=sk-real"]
+        assert guard.env_credentials((), {}) == []
+        credential.close()
+
+
 def test_the_profile_cannot_be_changed_by_the_run_that_it_governs(site: Site) -> None:
     profile = site.work / "profile.json"
     profile.write_text(site.profile(site.store_in_files()).read_text())

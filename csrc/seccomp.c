@@ -21,7 +21,7 @@ nono_seccomp_set_filter(const void *filter, size_t count, uint32_t flags)
 
 	if (count > BPF_MAXINSNS) /* `len` has 16 bits: never install the rest of a long one */
 		return -EINVAL;
-	rc = syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, flags, filter == NULL && count == 0 ? NULL : &program);
+	rc = syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 	return rc < 0 ? -errno : (int)rc;
 }
 

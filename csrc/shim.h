@@ -31,8 +31,7 @@ int nono_landlock_restrict_self(int ruleset_fd, uint32_t flags);
 
 /*
  * Install `count` instructions (struct sock_filter) on the calling thread. Needs
- * no_new_privs. 0, or the notification fd where flags ask for one. NULL installs nothing:
- * -EFAULT where the kernel knows all of `flags`, -EINVAL where not.
+ * no_new_privs. 0, or the notification fd where flags ask for one.
  */
 int nono_seccomp_set_filter(const void *filter, size_t count, uint32_t flags);
 
@@ -87,7 +86,7 @@ struct nono_message {
 #define NONO_MOUNT_BIND 2         /* `source` and what is mounted below it, at `target` too */
 #define NONO_MOUNT_MOVE 3
 #define NONO_MOUNT_READ_ONLY 4    /* `target` and all that is mounted below it */
-#define NONO_MOUNT_WRITABLE 5     /* the reverse */
+#define NONO_MOUNT_WRITABLE 5     /* the reverse; flags not 0: without what is below */
 #define NONO_MOUNT_DIRECTORY 6    /* no mounts, but what they need; flags: the mode */
 #define NONO_MOUNT_FILE 7
 #define NONO_MOUNT_LINK 8         /* `target` leads to `source` */
@@ -207,6 +206,71 @@ long nono_keyctl(int operation, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t
 
 /* tee(2); Python has splice itself as os.splice. */
 long nono_tee(int fd_in, int fd_out, size_t size, unsigned int flags);
+
+/* ---- notify.c: calls that wait for the supervisor, see seccomp_unotify(2) ----------- */
+
+#define NONO_NOTIFY_ENDED 0   /* no process is left behind the filter, or `closing` was set */
+#define NONO_NOTIFY_JUDGE 1   /* the call waits for nono_notify_answer */
+#define NONO_NOTIFY_CROWDED 2 /* a call was received and no thread waits for the next one */
+
+#define NONO_CALL_OTHER 0
+#define NONO_CALL_CONNECT 1
+#define NONO_CALL_BIND 2
+#define NONO_CALL_LISTEN 3
+
+/* One for all threads that serve a notification fd. The arrays are the caller's. */
+struct nono_mediation {
+	int notify_fd;
+	int as_it_is;                /* TCP and UDP connects: 1 as they are, 0 by the tables */
+	size_t port_count;
+	const uint16_t *asked_ports; /* on 127.0.0.1 or ::ffff:127.0.0.1 */
+	const uint16_t *real_ports;  /* as many: where on 127.0.0.1 they lead */
+	uint16_t guarded_port;       /* a real port; 0: none */
+	uint32_t *admitted;          /* 65536: second (CLOCK_MONOTONIC, plus 1) in which a connect to
+	                                guarded_port from that port began; 0 none. Atomic */
+	int reports_left;            /* > 0: refused connects are handed up. Atomic, as all below */
+	int full;                    /* no CROWDED any more */
+	int waiting;                 /* threads that wait for a call */
+	int closing;
+};
+
+struct nono_call {
+	uint64_t id;
+	uint64_t arguments[6];
+	uint8_t address[128];        /* connect, bind: a copy, zero beyond address_size */
+	size_t address_size;
+	uint32_t kind;               /* NONO_CALL_* */
+	int tid;
+	int fd;                      /* our duplicate of the socket; -1 where `error` says why not */
+	int domain, type, protocol;
+	int error;                   /* an errno > 0: the answer that C would give */
+};
+
+/* 0, or -errno: what mediation needs and this system has not, or forbids. */
+int nono_notify_check(void);
+/* Wake who waits on the CPU of who answers: faster. Linux 6.6, -EINVAL before. */
+int nono_notify_sync_wake_up(int notify_fd);
+/*
+ * Receive calls and answer those that need no judgement, until one does (NONO_NOTIFY_*), or
+ * -errno. received: go on with the call that CROWDED left in *call. Blocks; many threads may.
+ */
+int nono_notify_serve(struct nono_mediation *mediation, struct nono_call *call, int received);
+/* error: an errno > 0, or 0. flags: SECCOMP_USER_NOTIF_FLAG_*. Closes call->fd. */
+int nono_notify_answer(int notify_fd, struct nono_call *call, int error, uint32_t flags);
+/* 1 while the thread waits in the call. */
+int nono_notify_still_waits(int notify_fd, uint64_t id);
+/* connect(2) on call->fd: 0 or an errno > 0. Interrupted only when nobody waits for it. */
+int nono_notify_connect(struct nono_mediation *mediation, const struct nono_call *call, const void *address,
+			size_t size);
+/* Block every signal but the one of nono_notify_interrupt in the calling thread. */
+int nono_notify_prepare_thread(void);
+/* Make a blocking call of a thread of ours return; to be repeated until it has. */
+int nono_notify_interrupt(int tid);
+/* bind(2), listen(2), getsockname(2) (the true size), openat2(2) with mode 0. */
+int nono_bind(int fd, const void *address, size_t size);
+int nono_listen(int fd, int backlog);
+int nono_getsockname(int fd, void *address, size_t size);
+int nono_openat2(int directory_fd, const char *path, uint64_t flags, uint64_t resolve);
 
 /* ---- seatbelt.c: macOS -------------------------------------------------------------- */
 

@@ -177,10 +177,10 @@ carry_out(const struct nono_mount *mount_)
 	case NONO_MOUNT_READ_ONLY:
 		return set_read_only(mount_->target, 1, AT_RECURSIVE);
 	case NONO_MOUNT_WRITABLE:
-		if (set_read_only(mount_->target, 0, AT_RECURSIVE) == 0)
+		if (mount_->flags == 0 && set_read_only(mount_->target, 0, AT_RECURSIVE) == 0)
 			return 0;
-		/* A mount below was read-only before us, and stays so. */
-		return errno == EPERM ? set_read_only(mount_->target, 0, 0) : -1;
+		/* Where a mount below was read-only before us, the kernel refuses; it stays so. */
+		return mount_->flags != 0 || errno == EPERM ? set_read_only(mount_->target, 0, 0) : -1;
 	case NONO_MOUNT_DIRECTORY:
 		return mkdir(mount_->target, (mode_t)mount_->flags);
 	case NONO_MOUNT_FILE:

@@ -44,6 +44,7 @@ SCOPE_SIGNAL = 1 << 1  # ABI 6
 
 _CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
+_RULE_NET_PORT = 2
 
 _FS_MASK_BY_ABI = ((5, 0xFFFF), (3, 0x7FFF), (2, 0x3FFF), (1, 0x1FFF))
 
@@ -97,6 +98,14 @@ def add_path(ruleset_fd: int, path_fd: int, access: int) -> None:
         if result == -EINVAL:
             message = f"landlock_add_rule: {os.strerror(EINVAL)} (a right not handled, or a directory's on a file)"
         raise KernelError("landlock_add_rule", -result, message)
+
+
+def add_port(ruleset_fd: int, port: int, access: int) -> None:
+    """Grant `access` (NET_* bits) on a TCP port, at any address. ABI 4."""
+    attr = struct.pack("=QQ", access, port)
+    result = lib.nono_landlock_add_rule(ruleset_fd, _RULE_NET_PORT, attr, 0)
+    if result < 0:
+        raise KernelError("landlock_add_rule", -result)
 
 
 def restrict_self(ruleset_fd: int) -> None:

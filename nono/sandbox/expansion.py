@@ -24,7 +24,7 @@ Pure: the disk is seen through a Listing, which `filesystem.Disk` implements.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from nono.errors import PolicyError, UsageError
 from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathDeny, PathGrant
@@ -77,12 +77,23 @@ class Piece(Record):
 
 
 class Expansion(Record):
-    """grants: those that took effect, for the summary. notes: what a user may stumble over. network: NETWORK_*."""
+    """grants: those that took effect, for the summary. notes: what a user may stumble over. network: NETWORK_*.
+
+    For a mount namespace: writable: real paths of the grants that may be written; masked: what is denied in an expanded
+    directory, and is there; read_only: real paths that must not be written, inside of writable grants. has_tmp: whether
+    /tmp is a directory. own_sockets: AF_UNIX sockets may be made where files may.
+    """
 
     pieces: tuple[Piece, ...]
     grants: tuple[PathGrant, ...]
     notes: tuple[str, ...]
     network: str
+    writable: tuple[str, ...] = ()
+    masked: tuple[Entry, ...] = ()
+    read_only: tuple[str, ...] = ()
+    has_tmp: bool = False
+    own_sockets: bool = False
+    unix_sockets: tuple[str, ...] = ()
 
 
 def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
@@ -97,6 +108,7 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
     pieces: dict[tuple[str, str], int] = {}
     taken: list[PathGrant] = []
     notes: dict[str, None] = {}
+    writable: dict[str, None] = {}
     for grant in capabilities.grants:
         entry = _find(grant, listing)
         if entry is None:
@@ -117,6 +129,8 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
                 if grant.access & READ:
                     parts.append((grant._replace(access=READ), denies))
         taken.append(grant)
+        if grant.access & WRITE and entry.kind in (DIRECTORY, FILE):
+            writable[entry.path] = None
         for piece, left_out in ((piece, by) for part, by in parts for piece in _all_pieces(part, entry, by, listing)):
             if piece.kind == EXPANDED and not grant.optional and (note := left_out.note(piece.path)):
                 notes[note] = None
@@ -131,7 +145,37 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         grant, entry = PathGrant(path, READ | WRITE, True, "--allow-unix-socket"), listing.look(path)
         if deny := denies.around({path, entry.path}, grant):
             raise PolicyError(_refusal(grant, entry, deny))
-    return Expansion(tuple(_uncovered(pieces)), tuple(taken), tuple(notes), capabilities.network)
+    return Expansion(
+        pieces=tuple(_uncovered(pieces)),
+        grants=tuple(taken),
+        notes=tuple(notes),
+        network=capabilities.network,
+        writable=tuple(writable),
+        masked=tuple(_masked(capabilities.denies, pieces, listing)),
+        read_only=tuple(_read_only(capabilities.denies, writable, listing)),
+        has_tmp=listing.look("/tmp") == Entry("/tmp", DIRECTORY),
+        own_sockets=capabilities.own_sockets,
+        unix_sockets=capabilities.unix_sockets,
+    )
+
+
+def _masked(denies: Iterable[PathDeny], pieces: Mapping[tuple[str, str], int], listing: Listing) -> Iterator[Entry]:
+    """Yield what is denied, is there, and stands in a directory that is expanded; not what has holes."""
+    for deny in denies:
+        if deny.access & READ and not deny.holes:
+            entry = listing.look(deny.path)
+            directory = entry.path.rpartition("/")[0] or "/"
+            if entry.kind in (DIRECTORY, FILE) and (directory, EXPANDED) in pieces:
+                yield entry
+
+
+def _read_only(denies: Iterable[PathDeny], writable: Iterable[str], listing: Listing) -> Iterator[str]:
+    """Yield what is denied for writing only, is there, and lies in a writable grant."""
+    for deny in denies:
+        if not deny.access & READ:
+            entry = listing.look(deny.path)
+            if entry.kind in (DIRECTORY, FILE) and any(_is_at_or_below(entry.path, path) for path in writable):
+                yield entry.path
 
 
 def _refusal(grant: PathGrant, entry: Entry, deny: PathDeny) -> str:

@@ -1,14 +1,23 @@
 """The plan: what the kernel is asked to enforce, as plain data. Everything that can be decided is decided here.
 
-Pure. `make_plan` takes the pieces of the disk (expansion.py) and what this kernel is, and returns namespaces, Landlock
-rules and the seccomp program; `filesystem.open_ruleset` and `kernel.spawn` carry it out without deciding anything.
+Pure. `make_plan` takes the pieces of the disk (expansion.py), what this kernel is and which wall is wanted, and returns
+namespaces, mounts, Landlock rules and the seccomp program; `filesystem.open_ruleset` and `kernel.spawn` carry it out
+without deciding anything.
 
-The wall, from the outside in: a user namespace that maps one user, an IPC namespace and, unless the network is open, a
-network namespace whose only device is its own loopback; no capability; Landlock, which handles every right that the
-kernel knows, so that whatever no rule grants is denied; the seccomp filter of bpf.py.
+The walls, in the order in which `walls_to_try` has them tried, each by doing:
 
-Rights that no grant ever gives: MAKE_CHAR, MAKE_BLOCK (a device node is a way around every path) and MAKE_SOCK (no
-AF_UNIX socket can be made to bind). IOCTL_DEV is given for devices only.
+- namespaces, with mounts: a user namespace that maps one user, IPC, mount and PID namespaces and, unless the network is
+  open, a network namespace whose only device is its own loopback; the child's own view of the disk (mounts.py);
+- namespaces without mounts, where /proc cannot be mounted (in many containers): the machine's /proc, /tmp and /dev;
+- notify, where there are no user namespaces: the host's network, in which the supervisor performs each connect, bind
+  and listen itself (supervisor/mediator.py), and lets nothing reach but the proxy;
+- landlock, only where the user accepts its leaks: Landlock's rule for the port, and the filter.
+
+All of them: no capability; Landlock, which handles every right that the kernel knows, so that whatever no rule grants
+is denied; the seccomp filter of bpf.py.
+
+Rights that no grant ever gives: MAKE_CHAR and MAKE_BLOCK (a device node is a way around every path), and MAKE_SOCK but
+for --allow-unix-socket own. IOCTL_DEV is given for devices only.
 """
 
 from __future__ import annotations
@@ -16,13 +25,26 @@ from __future__ import annotations
 from errno import EOPNOTSUPP
 
 from nono.errors import KernelError
-from nono.kernel import landlock
-from nono.kernel.spawn import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUSER
-from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY, READ, WRITE, PathGrant
+from nono.kernel import landlock, seccomp
+from nono.kernel.spawn import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, Mount
+from nono.policy.capabilities import (
+    LANDLOCK_LEAKS,
+    NETWORK_OPEN,
+    NETWORK_PROXY,
+    READ,
+    SANDBOX_AUTO,
+    SANDBOX_LANDLOCK,
+    SANDBOX_NAMESPACE,
+    SANDBOX_NOTIFY,
+    WRITE,
+    PathGrant,
+)
 from nono.record import Record
 from nono.sandbox import bpf
 from nono.sandbox.expansion import DEVICE, DIRECTORY, EXPANDED, Expansion, Piece
+from nono.sandbox.mounts import View, private_view
 
+_PORT_ABI = 4  # Linux 6.7
 _TRUNCATE_ABI = 3  # Linux 6.2
 _SCOPE_ABI = 6  # Linux 6.12
 
@@ -40,6 +62,9 @@ _DIRECTORY_WRITE = (
 )
 
 
+_TERMINAL = landlock.FS_READ_FILE | landlock.FS_WRITE_FILE | landlock.FS_IOCTL_DEV
+
+
 class Rule(Record):
     """Landlock rights (FS_* bits) on a real path and, if it is a directory, on all below it."""
 
@@ -47,27 +72,76 @@ class Rule(Record):
     access: int
 
 
-class Plan(Record):
-    """What is enforced. namespaces: CLONE_NEW* bits. proxied: the child gets a proxy listener. wall: for the summary.
+class Wall(Record):
+    """name: one of SANDBOX_*. mounts: with a view of the disk and of processes of its own."""
 
-    grants: those that took effect. notes: sentences that the user should see before the child starts.
+    name: str
+    mounts: bool = False
+
+
+class Plan(Record):
+    """What is enforced. namespaces: CLONE_NEW* bits. proxied: the child gets a proxy listener. text: for the summary.
+
+    mounts, late_rules: see mounts.View. terminal_access: Landlock rights on a terminal of the host's.
+    connect_ports: TCP ports that Landlock lets through; None where it does not handle ports.
+    judged: the system calls that wait for a mediator; filter_flags: SECCOMP_FILTER_FLAG_* for them.
+    grants: those that took effect. notes: sentences that the user should see before the child starts. leaks: what this
+    wall does not stop.
     """
 
+    wall: Wall
     namespaces: int
     proxied: bool
     handled_fs: int
     scoped: int
     rules: tuple[Rule, ...]
     seccomp_filter: bytes
-    wall: str
+    text: str
     grants: tuple[PathGrant, ...]
     notes: tuple[str, ...]
+    mounts: tuple[Mount, ...] = ()
+    late_rules: tuple[tuple[str, int], ...] = ()
+    own_terminals: bool = False
+    terminal_access: int = 0
+    connect_ports: tuple[int, ...] | None = None
+    judged: tuple[str, ...] = ()
+    filter_flags: int = 0
+    leaks: tuple[str, ...] = ()
 
 
-def make_plan(expansion: Expansion, abi: int, arch: str) -> Plan:
+_TEXTS = {
+    SANDBOX_NAMESPACE: "namespaces, Landlock {abi}, seccomp",
+    SANDBOX_NOTIFY: "seccomp notifier, Landlock {abi}",
+    SANDBOX_LANDLOCK: "Landlock {abi}, seccomp: leaks",
+}
+
+
+def walls_to_try(sandbox: str) -> tuple[Wall, ...]:
+    """Return the walls that `--sandbox sandbox` allows, the strongest first."""
+    namespaces = (Wall(SANDBOX_NAMESPACE, mounts=True), Wall(SANDBOX_NAMESPACE))
+    return {
+        SANDBOX_AUTO: (*namespaces, Wall(SANDBOX_NOTIFY)),
+        SANDBOX_NAMESPACE: namespaces,
+        SANDBOX_NOTIFY: (Wall(SANDBOX_NOTIFY),),
+        SANDBOX_LANDLOCK: (Wall(SANDBOX_LANDLOCK),),
+    }[sandbox]
+
+
+def make_plan(
+    expansion: Expansion,
+    abi: int,
+    arch: str,
+    wall: Wall = Wall(SANDBOX_NAMESPACE),  # noqa: B008 (it is a tuple)
+    *,
+    temporary_directory: str = "",
+    workdir: str = "/",
+    ports: tuple[int, ...] = (),
+) -> Plan:
     """Return the plan for a kernel with Landlock ABI `abi` on `arch` (as os.uname() names it).
 
-    Raises KernelError when the kernel has no Landlock or nono has no filter for the architecture.
+    temporary_directory: the run's own, granted; needed with mounts. ports: on loopback, which the child may reach.
+    Raises KernelError when the kernel has no Landlock, or one too old for the wall, or nono has no filter for the
+    architecture.
     """
     if abi < 1:
         raise KernelError(
@@ -76,16 +150,27 @@ def make_plan(expansion: Expansion, abi: int, arch: str) -> Plan:
             "This kernel does not offer Landlock, without which files are not confined: it needs Linux 5.13 or newer "
             "with landlock in the lsm= list (cat /sys/kernel/security/lsm).",
         )
+    restricted = expansion.network != NETWORK_OPEN
+    by_port = restricted and wall.name == SANDBOX_LANDLOCK
+    if by_port and abi < _PORT_ABI:
+        raise KernelError(
+            "landlock_create_ruleset",
+            EOPNOTSUPP,
+            f"--sandbox landlock needs Landlock {_PORT_ABI} (Linux 6.7), which rules ports; this kernel has {abi}.",
+        )
     handled = landlock.fs_mask(abi)
     scoped = landlock.SCOPE_ABSTRACT_UNIX_SOCKET | landlock.SCOPE_SIGNAL if abi >= _SCOPE_ABI else 0
+    namespaces = _namespaces(wall, restricted)
     notes = expansion.notes
-    if not scoped:
+    if not scoped and not namespaces & CLONE_NEWPID:
         notes += (f"Landlock {abi} does not confine signals (Linux 6.12 does): the agent can end your other programs",)
-    namespaces = CLONE_NEWUSER | CLONE_NEWIPC
-    if expansion.network != NETWORK_OPEN:
-        namespaces |= CLONE_NEWNET
-    rules = (Rule(piece.path, _rights(piece) & handled) for piece in expansion.pieces)
+    view = private_view(expansion, temporary_directory, workdir) if wall.mounts else View((), (), False)
+    sockets = {"unix_sockets": bool(expansion.unix_sockets), "own_sockets": expansion.own_sockets}
+    notify = wall.name == SANDBOX_NOTIFY
+    judged = bpf.judged(network=expansion.network, notify=notify, **sockets)
+    rules = (Rule(piece.path, _rights(piece, expansion.own_sockets) & handled) for piece in expansion.pieces)
     return Plan(
+        wall=wall,
         namespaces=namespaces,
         proxied=expansion.network == NETWORK_PROXY,
         handled_fs=handled,
@@ -96,14 +181,39 @@ def make_plan(expansion: Expansion, abi: int, arch: str) -> Plan:
             network=expansion.network,
             allow_ipc=bool(namespaces & CLONE_NEWIPC),
             landlock_truncate=abi >= _TRUNCATE_ABI,
+            notify=notify,
+            **sockets,
         ),
-        wall=f"namespaces, Landlock {abi}, seccomp",
+        text=_TEXTS[wall.name].format(abi=abi),
         grants=expansion.grants,
         notes=notes,
+        mounts=view.mounts,
+        late_rules=tuple((path, access & handled) for path, access in view.rules),
+        own_terminals=view.own_terminals,
+        terminal_access=0 if view.own_terminals else _TERMINAL & handled,
+        connect_ports=ports if by_port else None,
+        judged=judged,
+        filter_flags=_listener_flags() if judged else 0,
+        leaks=LANDLOCK_LEAKS if by_port else (),
     )
 
 
-def _rights(piece: Piece) -> int:
+def _namespaces(wall: Wall, restricted: bool) -> int:
+    if wall.name != SANDBOX_NAMESPACE:
+        return 0
+    namespaces = CLONE_NEWUSER | CLONE_NEWIPC
+    if restricted:
+        namespaces |= CLONE_NEWNET
+    return namespaces | CLONE_NEWNS | CLONE_NEWPID if wall.mounts else namespaces
+
+
+def _listener_flags() -> int:
+    """A notifier; and, where the kernel has it, calls that wait for one are interrupted by deadly signals only."""
+    patient = seccomp.NEW_LISTENER | seccomp.WAIT_KILLABLE_RECV
+    return seccomp.NEW_LISTENER if seccomp.refused(patient) else patient
+
+
+def _rights(piece: Piece, own_sockets: bool) -> int:
     """Return the Landlock rights that READ and WRITE mean for this kind of file."""
     if piece.kind == EXPANDED:
         return landlock.FS_READ_DIR if piece.access & READ else 0
@@ -112,6 +222,8 @@ def _rights(piece: Piece) -> int:
         rights |= _DIRECTORY_READ
     if piece.access & WRITE:
         rights |= _DIRECTORY_WRITE
+        if own_sockets:
+            rights |= landlock.FS_MAKE_SOCK
         if piece.kind == DEVICE or f"{piece.path}/".startswith("/dev/"):
             rights |= landlock.FS_IOCTL_DEV
     if piece.kind == DEVICE:

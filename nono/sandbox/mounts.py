@@ -1,0 +1,175 @@
+"""The child's own view of the file system, where it can have a mount namespace: a list of steps for its init.
+
+Landlock says what may be read and written; what it cannot do is done here, on top of it:
+
+- everything outside of the writable grants is read-only, so that chmod, chown, utime and setxattr, which Landlock does
+  not restrict, reach nothing else;
+- what is denied inside a granted directory is covered by something empty that nobody may open, so that not even its
+  names show. Landlock denies it as well;
+- /proc is that of the PID namespace: the agent sees its own processes;
+- /tmp is the run's temporary directory. What is granted below the real /tmp stays where it is;
+- /dev holds the few devices that programs need, terminals of the run's own, and an empty /dev/shm.
+
+Nothing is made on the user's disk but mount points inside the run's temporary directory. Steps that name something that
+has vanished since are left out. Where a grant is around /tmp or /dev, that one stays the machine's.
+
+Pure. Sources: mount(2), mount_setattr(2), mount_namespaces(7), pts(4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from nono.kernel import landlock
+from nono.kernel.spawn import (
+    MOUNT_BIND,
+    MOUNT_DIRECTORY,
+    MOUNT_FILE,
+    MOUNT_LINK,
+    MOUNT_MOVE,
+    MOUNT_NEW,
+    MOUNT_READ_ONLY,
+    MOUNT_WRITABLE,
+    Mount,
+)
+from nono.record import Record
+from nono.sandbox.expansion import DIRECTORY, EXPANDED, Entry, Expansion
+
+# MS_*: mount(2)
+_NOSUID, _NODEV, _NOEXEC = 2, 4, 8
+
+_STAGE = "/proc"  # always there, not needed while the new /dev is made on top of it, and never granted in part
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+)
+_SHARED_MEMORY = "mode=1777,size=1g"  # what the host's own has by default is half of its memory
+_COVER_FILE, _COVER_DIRECTORY = ".covered-file", ".covered-directory"
+
+_READ = landlock.FS_READ_FILE | landlock.FS_READ_DIR
+_WRITE = (
+    landlock.FS_WRITE_FILE
+    | landlock.FS_TRUNCATE
+    | landlock.FS_REMOVE_DIR
+    | landlock.FS_REMOVE_FILE
+    | landlock.FS_MAKE_DIR
+    | landlock.FS_MAKE_REG
+    | landlock.FS_MAKE_FIFO
+    | landlock.FS_MAKE_SYM
+    | landlock.FS_REFER
+)
+
+
+class View(Record):
+    """mounts: for the init, in order. rules: (path, Landlock rights) of what they make. own_terminals: its own /dev."""
+
+    mounts: tuple[Mount, ...]
+    rules: tuple[tuple[str, int], ...]
+    own_terminals: bool
+
+
+def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -> View:
+    """Return the view for a child with these pieces. temporary_directory: the run's own, which is granted."""
+    around = [piece.path for piece in expansion.pieces if piece.kind == DIRECTORY or piece.path in ("/dev", "/tmp")]
+    own_devices = not _covers(around, "/dev")
+    own_tmp = expansion.has_tmp and not _covers(around, "/tmp")
+    is_confined = "/" not in expansion.writable
+    writable = [path for path in _topmost(expansion.writable) if not _is_below(path, "/dev")] if is_confined else []
+    mounts = [Mount(MOUNT_BIND, path, path, optional=True) for path in (*writable, *expansion.read_only)]
+    rules = [("/proc", _READ)]
+    if own_devices:
+        mounts += _devices(expansion)
+        terminals = _READ | landlock.FS_WRITE_FILE | landlock.FS_IOCTL_DEV
+        rules += [("/dev", landlock.FS_READ_DIR), ("/dev/pts", terminals), ("/dev/shm", _READ | _WRITE)]
+    if own_tmp:
+        mounts += _tmp(expansion, temporary_directory, workdir)
+    mounts.append(Mount(MOUNT_NEW, "/proc", "proc", _NOSUID | _NODEV | _NOEXEC))
+    if own_devices:
+        mounts += _covers_of(expansion.masked)
+    if is_confined:
+        mounts.append(Mount(MOUNT_READ_ONLY, "/"))
+        mounts += (Mount(MOUNT_WRITABLE, path, optional=True) for path in writable)
+        alone = (*(("/dev/shm", "/dev/pts") if own_devices else ()), *(("/tmp",) if own_tmp else ()))
+        mounts += (Mount(MOUNT_WRITABLE, path, flags=1) for path in alone)
+        mounts += (Mount(MOUNT_READ_ONLY, path, optional=True) for path in expansion.read_only)
+    return View(tuple(mounts), tuple(rules), own_devices)
+
+
+def _devices(expansion: Expansion) -> Iterator[Mount]:
+    """Make a /dev on the stage, and move it to its place."""
+    yield Mount(MOUNT_NEW, _STAGE, "tmpfs", _NOSUID | _NOEXEC, "mode=755,size=1m")
+    for name in _DEVICES:
+        yield Mount(MOUNT_FILE, f"{_STAGE}/{name}", flags=0o600)
+        yield Mount(MOUNT_BIND, f"{_STAGE}/{name}", f"/dev/{name}", optional=True)
+    for name, target in _LINKS:
+        yield Mount(MOUNT_LINK, f"{_STAGE}/{name}", target)
+    yield Mount(MOUNT_FILE, f"{_STAGE}/{_COVER_FILE}", flags=0)
+    yield Mount(MOUNT_DIRECTORY, f"{_STAGE}/{_COVER_DIRECTORY}", flags=0)
+    yield Mount(MOUNT_DIRECTORY, f"{_STAGE}/pts", flags=0o755)
+    yield Mount(MOUNT_NEW, f"{_STAGE}/pts", "devpts", _NOSUID | _NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+    yield Mount(MOUNT_DIRECTORY, f"{_STAGE}/shm", flags=0o755)
+    yield Mount(MOUNT_NEW, f"{_STAGE}/shm", "tmpfs", _NOSUID | _NODEV, _SHARED_MEMORY)
+    kinds = {piece.path: piece.kind for piece in expansion.pieces if _is_below(piece.path, "/dev")}
+    for path in _topmost(kinds):
+        name = path[len("/dev/") :]
+        if name not in _DEVICES and not name.startswith("pts/"):
+            yield from _shown(f"{_STAGE}/{name}", path, kinds[path] in (DIRECTORY, EXPANDED), _STAGE)
+    yield Mount(MOUNT_MOVE, "/dev", _STAGE)
+
+
+def _tmp(expansion: Expansion, temporary_directory: str, workdir: str) -> Iterator[Mount]:
+    """Show in the temporary directory what is granted below /tmp, and the temporary directory as /tmp."""
+    kinds = {piece.path: piece.kind for piece in expansion.pieces}
+    for path in _topmost(path for path in (*kinds, workdir) if _is_below(path, "/tmp")):
+        if path != temporary_directory:
+            is_directory = kinds.get(path, DIRECTORY) in (DIRECTORY, EXPANDED)
+            yield from _shown(f"{temporary_directory}{path[len('/tmp') :]}", path, is_directory, temporary_directory)
+    if _is_below(temporary_directory, "/tmp"):  # its own name leads to it there, too
+        name = temporary_directory[len("/tmp/") :]
+        steps_up = name.count("/")
+        yield from _directories(f"{temporary_directory}/{name}", temporary_directory)
+        link = "/".join([".."] * steps_up) or "."
+        yield Mount(MOUNT_LINK, f"{temporary_directory}/{name}", link, optional=True)
+    yield Mount(MOUNT_BIND, "/tmp", temporary_directory, optional=True)
+
+
+def _shown(target: str, source: str, is_directory: bool, root: str) -> Iterator[Mount]:
+    """Show `source` at `target`, for which there is nothing yet below `root`."""
+    yield from _directories(target, root)
+    yield Mount(MOUNT_DIRECTORY if is_directory else MOUNT_FILE, target, flags=0o700, optional=True)
+    yield Mount(MOUNT_BIND, target, source, optional=True)
+
+
+def _directories(path: str, root: str) -> Iterator[Mount]:
+    """Make the directories between `root` and `path`."""
+    end = path.find("/", len(root) + 1)
+    while end >= 0:
+        yield Mount(MOUNT_DIRECTORY, path[:end], flags=0o755, optional=True)
+        end = path.find("/", end + 1)
+
+
+def _covers_of(masked: Iterable[Entry]) -> Iterator[Mount]:
+    for path, kind in masked:
+        cover = _COVER_DIRECTORY if kind == DIRECTORY else _COVER_FILE
+        yield Mount(MOUNT_BIND, path, f"/dev/{cover}", optional=True)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path.startswith(directory.rstrip("/") + "/")
+
+
+def _covers(directories: Iterable[str], path: str) -> bool:
+    return any(path == directory or _is_below(path, directory) for directory in directories)
+
+
+def _topmost(paths: Iterable[str]) -> list[str]:
+    """Return the paths that are not below another one, sorted."""
+    kept: list[str] = []
+    for path in sorted(set(paths), key=lambda path: path + "/"):
+        if not (kept and _covers(kept[-1:], path)):
+            kept.append(path)
+    return kept

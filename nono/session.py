@@ -80,7 +80,8 @@ class ServeOrder(Record):
 class Summary(Record):
     """What the child may do, for the user.
 
-    routes: (name, upstream host, where its key came from). intercepts: TLS is intercepted, where it is wanted.
+    routes: (name, upstream host, where its key came from). intercepts: TLS is intercepted, where it is wanted. leaks:
+    what this wall does not stop. exposed: variables with secrets that the profile lets through.
     """
 
     argv: tuple[str, ...]
@@ -92,6 +93,8 @@ class Summary(Record):
     notes: tuple[str, ...]
     wall: str
     intercepts: bool = False
+    leaks: tuple[str, ...] = ()
+    exposed: tuple[str, ...] = ()
 
 
 def run(
@@ -496,6 +499,7 @@ def _summary(
     return Summary(
         argv=order.argv, capabilities=capabilities, grants=plan.grants, routes=tuple(routes),
         withheld=variables.withheld, added_variables=tuple(sorted(added)), notes=plan.notes, wall=plan.wall,
+        exposed=variables.exposed,
     )  # fmt: skip
 
 

@@ -11,8 +11,9 @@ import sys
 
 from nono.errors import Refusal
 from nono.policy.allowlist import host_and_port, parse_entry
-from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, CapabilitySet, PathGrant
+from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, CapabilitySet, Limits, PathGrant
 from nono.policy.network import GROUPS, NETWORK_PROFILES
+from nono.policy.protection import PROFILES_DENY, USERS_DENY
 from nono.supervisor.command import ORIGIN as COMMAND
 
 TYPE_CHECKING = False
@@ -26,6 +27,8 @@ _WIDTH = 11
 _MAX_DENIED = 10
 GRANT = " The operator can grant it with "  # in a refusal's reason, before the flag (policy/allowlist.py)
 _HOSTS_SHOWN = 8
+_PATHS_SHOWN = 8
+_UNITS = {1 << 40: "TiB", 1 << 30: "GiB", 1 << 20: "MiB", 1 << 10: "KiB"}
 
 
 def summary(what: Summary, home: str, verbose: bool) -> str:
@@ -40,13 +43,19 @@ def summary(what: Summary, home: str, verbose: bool) -> str:
         rows += [(_ACCESS[grant.access], f"{_short(grant.path, home)}  ({printable(grant.origin)})") for grant in quiet]
     else:
         rows.append(("read", f"system ({len(quiet)} paths, -v to list)"))
+    rows += _exceptions(what.capabilities, home, verbose)
     rows += _network(what, home, verbose)
     if what.withheld:
-        names = ", ".join(what.withheld) if verbose else f"{len(what.withheld)} variables (-v to list)"
+        few = "1 variable" if len(what.withheld) == 1 else f"{len(what.withheld)} variables"
+        names = ", ".join(map(printable, what.withheld)) if verbose else f"{few} (-v to list)"
         rows.append(("withheld", names))
+    rows += _held(what)
+    if limits := _limits(what.capabilities.limits):
+        rows.append(("limits", ", ".join(limits)))
     for note in what.notes:
         rows.append(("note", printable(note)))
     rows.append(("wall", what.wall))
+    rows += [("" if index else "leaks", printable(leak)) for index, leak in enumerate(what.leaks)]
     return "".join(f"{'nono' if first else '    '}  {label:<{_WIDTH}} {text}\n" for first, label, text in _first(rows))
 
 
@@ -82,7 +91,8 @@ def plan(what: Summary, home: str) -> str:
     lines = [summary(what, home, verbose=True)]
     for deny in what.capabilities.denies:
         label = "denied" if deny.access & READ else "read-only"
-        lines.append(f"      {label:<{_WIDTH}} {_short(deny.path, home)}  ({deny.group})\n")
+        holes = f", but for {', '.join(_short(hole, home) for hole in deny.holes)}" if deny.holes else ""
+        lines.append(f"      {label:<{_WIDTH}} {_short(deny.path, home)}  ({deny.group}){holes}\n")
     lines += [f"      {'set':<{_WIDTH}} {name}\n" for name in what.added_variables]
     lines.append(f"      {'command':<{_WIDTH}} {' '.join(map(printable, what.argv))}\n")
     return "".join(lines)
@@ -107,6 +117,51 @@ def _short(path: str, home: str) -> str:
     if path == home or path.startswith(home.rstrip("/") + "/"):
         path = "~" + path[len(home.rstrip("/")) :]
     return printable(path)
+
+
+def _exceptions(has: CapabilitySet, home: str, verbose: bool) -> list[tuple[str, str]]:
+    """What is taken out of the paths, or opened among those that are protected; and the sockets."""
+    own = [_short(deny.path, home) for deny in has.denies if deny.group in (USERS_DENY, PROFILES_DENY)]
+    shown = own if verbose else own[:_PATHS_SHOWN]
+    rows = [("denied", path) for path in shown]
+    if len(shown) < len(own):
+        rows.append(("", f"{len(own) - len(shown)} more  (-v to list)"))
+    rows += [("unprotected", f"{_short(path, home)}  (--bypass-protection)") for path in has.bypassed]
+    rows += [("socket", f"{_short(path, home)}  (--allow-unix-socket)") for path in has.unix_sockets]
+    if has.own_sockets:
+        rows.append(("socket", "own ones, where it may write  (--allow-unix-socket own)"))
+    return rows
+
+
+def _held(what: Summary) -> list[tuple[str, str]]:
+    """Warn of secrets that the agent gets. Variables alone: a reference may be a key that was pasted in its place."""
+    rows = [
+        ("warning", f"the agent holds the real key of {printable(variable)}")
+        for _, variable in what.capabilities.env_credentials
+    ]
+    rows += [("warning", f"the agent gets {printable(name)} as it is  (allow_vars)") for name in what.exposed]
+    return rows
+
+
+def _limits(limits: Limits) -> list[str]:
+    """Each limit in words."""
+    words = []
+    if limits.memory_bytes:
+        unit = max((unit for unit in _UNITS if limits.memory_bytes >= unit), default=1)
+        words.append(f"{limits.memory_bytes / unit:.4g} {_UNITS.get(unit, 'bytes')} memory")
+    if limits.max_processes:
+        words.append(f"{limits.max_processes} process{'' if limits.max_processes == 1 else 'es'}")
+    if limits.timeout_s:
+        words.append(_duration(limits.timeout_s))
+    return words
+
+
+def _duration(seconds: float) -> str:
+    """90.5 -> 1 min 30.5 s"""
+    hours, seconds = divmod(seconds, 3600)
+    minutes, seconds = divmod(seconds, 60)
+    parts = ((hours, "h"), (minutes, "min"), (seconds, "s"))
+    return " ".join(f"{count:.6g} {unit}" for count, unit in parts if count)
 
 
 def _network(what: Summary, home: str, verbose: bool) -> list[tuple[str, str]]:

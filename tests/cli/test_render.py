@@ -1,10 +1,13 @@
-"""What the user is told about the network before the agent starts."""
+"""What the user is told before the agent starts."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from nono.cli import render
+from nono.policy.profile import parse
 from nono.policy.resolve import Place, Request, resolve
 from nono.session import Summary
 
@@ -99,3 +102,72 @@ def test_names_relayed_ports_also_without_a_network() -> None:
         "ports       5432, 6379 of this machine, reached by the agent  (--open-port)",
         "ports       3000 of the agent, reached from this machine  (--listen-port)",
     ]
+
+
+def whole(request: Request, profile: str = "", *, verbose: bool = False, **fields: Any) -> list[str]:
+    """The summary, each line without its margin."""
+    capabilities = resolve(request, parse(profile, "p") if profile else None, PLACE)
+    summary = Summary(("true",), capabilities, (), (), (), (), (), "Landlock 7, seccomp", True)._replace(**fields)
+    return [line[6:].strip() for line in render.summary(summary, PLACE.home, verbose).splitlines()]
+
+
+def test_says_what_is_limited_and_opened_and_leaks_in_one_order() -> None:
+    request = Request(
+        deny=("secret",), bypass_protection=("~/.aws/config",), allow_unix_socket=("/run/x.sock", "own"),
+        block_net=True, env_credential=("anthropic",), memory="2G", max_processes="100", timeout="10m",
+    )  # fmt: skip
+    lines = whole(request, withheld=("LD_PRELOAD",), leaks=("any address on the proxy's port", "listen() without bind"))
+    assert lines == [
+        "read        system (0 paths, -v to list)",
+        "denied      ~/app/secret",
+        "unprotected ~/.aws/config  (--bypass-protection)",
+        "socket      /run/x.sock  (--allow-unix-socket)",
+        "socket      own ones, where it may write  (--allow-unix-socket own)",
+        "network     blocked",
+        "withheld    1 variable (-v to list)",
+        "warning     the agent holds the real key of ANTHROPIC_API_KEY",
+        "limits      2 GiB memory, 100 processes, 10 min",
+        "wall        Landlock 7, seccomp",
+        "leaks       any address on the proxy's port",
+        "listen() without bind",
+    ]
+    assert max(map(len, lines)) <= 80
+
+
+def test_says_which_secrets_a_profile_lets_through_and_what_it_denies() -> None:
+    profile = '{"filesystem": {"deny": ["a", "b"]}, "env_credentials": {"file:///sk-ant-secret": "A_KEY"}}'
+    lines = whole(Request(), profile, exposed=("GROQ_API_KEY",))
+    assert lines[1:3] == ["denied      ~/app/a", "denied      ~/app/b"]
+    assert "warning     the agent holds the real key of A_KEY" in lines
+    assert "warning     the agent gets GROQ_API_KEY as it is  (allow_vars)" in lines
+    assert "sk-ant" not in "".join(lines)
+
+
+def test_a_long_list_of_denied_paths_is_cut() -> None:
+    request = Request(deny=tuple(f"{number}" for number in range(100)))
+    assert "92 more  (-v to list)" in whole(request)
+    assert len(whole(request, verbose=True)) == 102
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        ({"memory": "512M"}, "512 MiB memory"),
+        ({"memory": "1.5G"}, "1.5 GiB memory"),
+        ({"memory": "3000000"}, "2.861 MiB memory"),
+        ({"max_processes": "1"}, "1 process"),
+        ({"timeout": "90"}, "1 min 30 s"),
+        ({"timeout": "0.5"}, "0.5 s"),
+        ({"timeout": "2h"}, "2 h"),
+        ({"timeout": "1d"}, "24 h"),
+        ({"timeout": "365d"}, "8760 h"),
+    ],
+)
+def test_a_limit_in_words(limits: dict[str, str], text: str) -> None:
+    assert f"limits      {text}" in whole(Request(**limits))  # type: ignore[arg-type]
+
+
+def test_dry_run_names_the_hole_in_what_is_denied() -> None:
+    capabilities = resolve(Request(bypass_protection=("~/.aws/config",)), None, PLACE)
+    text = render.plan(Summary(("true",), capabilities, (), (), (), (), (), "none"), PLACE.home)
+    assert "denied      ~/.aws  (deny_credentials), but for ~/.aws/config\n" in text

@@ -17,7 +17,7 @@ from cffi import FFI
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BEGIN = "/* cffi declarations start here */"
 END = "/* cffi declarations end here */"
-SOURCES = ("keyctl", "landlock", "network", "process", "seatbelt", "seccomp", "secret", "spawn", "splice")
+SOURCES = ("keyctl", "landlock", "network", "notify", "process", "seatbelt", "seccomp", "secret", "spawn", "splice")
 
 # The wrappers are compiled with -Werror by ci/lint; here a newer compiler's new warning must not stop an installation.
 # cffi's own generated code has unused parameters and partial initialisers.

@@ -17,13 +17,15 @@ README = Path(__file__).parent.parent / "README.md"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests marked `long` too, and all of the fuzzing")
+    parser.addoption("--agents", action="store_true", help="run the tests marked `agents` too, with agents from npm")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long"):
-        for item in items:
-            if "long" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="runs only with --long"))
+    for name in ("long", "agents"):
+        if not config.getoption(f"--{name}"):
+            for item in items:
+                if item.get_closest_marker(name):
+                    item.add_marker(pytest.mark.skip(reason=f"runs only with --{name}"))
 
 
 @pytest.fixture

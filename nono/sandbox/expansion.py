@@ -132,7 +132,8 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         if grant.access & WRITE and entry.kind in (DIRECTORY, FILE):
             writable[entry.path] = None
         for piece, left_out in ((piece, by) for part, by in parts for piece in _all_pieces(part, entry, by, listing)):
-            if piece.kind == EXPANDED and not grant.optional and (note := left_out.note(piece.path)):
+            is_news = piece.kind == EXPANDED and grant.access & WRITE and not grant.optional
+            if is_news and (note := left_out.note(piece.path)):
                 notes[note] = None
             key = (piece.path, piece.kind)
             pieces[key] = pieces.get(key, 0) | piece.access
@@ -299,7 +300,9 @@ def _find(grant: PathGrant, listing: Listing) -> Entry | None:
     entry = listing.look(grant.path)
     problem = ""
     if entry.kind == ABSENT:
-        problem = "no such file or directory, or not yours to see; create it first or leave it out"
+        problem = (
+            "no such file or directory, a link that leads nowhere, or not yours to see; create it first or leave it out"
+        )
     elif grant.is_file and entry.kind == DIRECTORY:
         problem = f"is a directory; grant it with {grant.origin.removesuffix('-file')}"
     elif not grant.is_file and entry.kind != DIRECTORY and not grant.optional:

@@ -221,6 +221,7 @@ def test_refuses_to_take_an_enormous_directory_apart() -> None:
 def test_says_what_a_user_may_stumble_over() -> None:
     result = expanded(Made(HOME), [allow("/home/u")], SECRETS)
     assert any(note.startswith("/home/u: new files cannot be created directly in it") for note in result.notes)
+    assert expanded(Made(HOME), [allow("/home/u", READ)], SECRETS).notes == (), "nobody creates files there"
 
 
 def test_leaves_out_what_a_wider_grant_covers() -> None:

@@ -149,6 +149,158 @@ def test_a_proxy_of_the_environment_that_cannot_be_used(site: Site) -> None:
     )
 
 
+# Paths.
+
+
+def fill(site: Site) -> None:
+    """Make a home with something protected, odd links and a name that is not UTF-8."""
+    (site.home / ".aws").mkdir()
+    (site.home / ".aws" / "config").write_text("region")
+    (site.home / ".aws" / "credentials").write_text(SECRET)
+    (site.home / ".config" / "nono").mkdir(parents=True)
+    site.state.mkdir(parents=True)
+    for name, target in (
+        ("loop", "loop"),
+        ("a", "b"),
+        ("b", "a"),
+        ("dangling", "nowhere"),
+        ("aws", site.home / ".aws"),
+    ):
+        (site.work / name).symlink_to(target)
+    os.mkdir(os.fsencode(site.work) + b"/odd-\xff\xfe")
+
+
+ODD = os.fsdecode(b"odd-\xff\xfe")
+NOWHERE = r"no such file or directory, a link that leads nowhere"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--allow", "loop"], NOWHERE),
+        (["--read", "a/b/a"], NOWHERE),
+        (["--write-file", "dangling"], NOWHERE),
+        (["--read", "../../no-such"], NOWHERE),
+        (["--read-file", ODD + "-no"], r"odd-\\udcff\\udcfe-no: no such file"),
+        (["--read", "~/.local/state/nono"], r"protected \(deny_nono, .* leave it out$"),
+        (["--allow", "~/.config/nono"], r"protected \(deny_nono, .* leave it out$"),
+        (["--allow", "~/.aws"], r"leave it out, or open it with --bypass-protection \S+/\.aws$"),
+        (["--read", "aws"], r"--bypass-protection \S+/\.aws$"),
+        (["--read-file", "aws/config"], r"--bypass-protection \S+/home/\.aws/config$"),
+        (
+            ["--bypass-protection", "~/.aws/config", "--read-file", "~/.aws/credentials"],
+            r"protected \(deny_credentials",
+        ),
+        (["--bypass-protection", "~/.aws/config", "--read", "~/.aws"], r"protected \(deny_credentials"),
+        (["--bypass-protection", "~/.local/state/nono"], r"nono's own settings and state"),
+        (["--bypass-protection", "~/.config/nono/x"], r"nono's own settings and state"),
+        (["--bypass-protection", "~/.awz"], r"did you mean \S+/\.aws\?"),
+        (["--bypass-protection", "/"], r"is not protected itself, only in it"),
+        (["--bypass-protection", ODD], r"odd-\\udcff\\udcfe: .*nothing to bypass"),
+        (["--bypass-protection", ""], r"empty"),
+        (["--deny", ""], r"empty"),
+        (["--deny", "/"], r"deny everything"),
+        (["--deny", "."], r"--allow-cwd .*denied by --deny .*leave one of them out"),
+        (["--deny", "sub/..", "--read", "aws"], r"denied by --deny"),
+        (["--allow-unix-socket", ""], r"empty"),
+        (["--allow-unix-socket", "~/.ssh/agent"], r"protected \(deny_credentials"),
+        (["--allow-unix-socket", "aws/socket"], r"protected \(deny_credentials"),
+    ],
+)
+def test_paths_that_cannot_be_honoured(site: Site, flags: list[str], sentence: str) -> None:
+    fill(site)
+    refuse(site, flags, USAGE, sentence)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--allow", "odd", "--read", "odd", "--allow", "./odd/../odd"],  # overlapping
+        ["--read", "..", "--allow", "odd"],  # around and inside
+        ["--deny", "dangling", "--deny", "loop", "--deny", "no-such/thing"],
+        ["--allow", ODD],
+        ["--deny", ODD],
+    ],
+)
+def test_odd_paths_that_can_be_honoured(site: Site, flags: list[str]) -> None:
+    fill(site)
+    (site.work / "odd").mkdir()
+    done = site.run(["--allow-cwd", *flags], ["touch", "odd/here"])
+    assert done.returncode == 0, done.stderr
+    assert (site.work / "odd" / "here").exists()
+
+
+def test_a_grant_of_the_root_opens_nothing_that_is_protected(site: Site) -> None:
+    fill(site)
+    (site.state / "x").write_text(SECRET)
+    files = [str(path) for path in (site.home / ".aws" / "credentials", site.state / "x")]
+    done = site.run(["--read", "/", "--silent"], ["cat", "/etc/passwd", *files])
+    assert done.returncode == 1
+    assert "root" in done.stdout
+    assert SECRET not in done.stdout
+
+
+def test_a_bypass_opens_its_path_alone(site: Site) -> None:
+    fill(site)
+    files = [str(site.home / ".aws" / name) for name in ("config", "credentials")]
+    for grant in (["--read-file", files[0]], ["--read", str(site.home)]):
+        done = site.run([*grant, "--bypass-protection", files[0]], ["cat", *files])
+        assert (done.returncode, done.stdout) == (1, "region"), done.stderr
+        assert re.search(r"unprotected +~/\.aws/config", done.stderr)
+    done = site.run(["--bypass-protection", files[0]], ["cat", files[0]])
+    assert (done.returncode, done.stdout) == (1, ""), "a bypass grants nothing"
+
+
+def test_a_working_directory_that_has_vanished(site: Site) -> None:
+    gone = site.work / "gone"
+    gone.mkdir()
+    wrap = ["sh", "-c", f'cd {gone} && rmdir {gone} && exec "$@"', "sh"]
+    refuse(site, [], USAGE, r"the current directory does not exist", wrap=wrap)
+
+
+# Walls, limits and secrets.
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--memory", "lots"], r"--memory 'lots' is not a size; write e\.g\. 512M"),
+        (["--memory", ""], r"--memory '' is not a size"),
+        (["--memory", "512"], r"must be 1M to"),
+        (["--max-processes", "0"], r"--max-processes '0' is not a count"),
+        (["--timeout", "soon"], r"--timeout 'soon' is not a duration"),
+        (["--timeout", "0"], r"more than 0"),
+        (["--timeout", ODD], r"--timeout 'odd-\\udcff\\udcfe' is not a duration"),
+        (["--sandbox", "chroot"], r"--sandbox.*chroot.*namespace"),
+        (["--sandbox", "landlock"], r"any address on the proxy's port, and listen\(\) without bind.*--accept-leaks"),
+        (["--accept-leaks"], r"--sandbox landlock alone"),
+        (["--env-credential", ""], r"--env-credential takes names"),
+        (["--env-credential", f"file:///{SECRET}"], r"--env-credential-map REF VAR"),
+        (["--env-credential", "openai", "--credential", "openai"], r"OPENAI_API_KEY holds the token"),
+        (["--env-credential-map", "x", "PATH"], r"PATH means something else"),
+        (["--env-credential-map", "x", "A B"], r"the name of an environment variable"),
+    ],
+)
+def test_walls_limits_and_secrets_that_cannot_be_honoured(site: Site, flags: list[str], sentence: str) -> None:
+    refuse(site, flags, USAGE, sentence)
+
+
+@pytest.mark.parametrize(
+    ("profile", "sentence"),
+    [
+        ('{"filesystem": {"bypass_protection": ["~/.config/nono"]}}', r"profile: filesystem\.bypass_protection .* own"),
+        ('{"filesystem": {"deny": ["$NOPE"]}}', r"\$NOPE: only ~"),
+        ('{"environment": {"set_vars": {"TMPDIR": "/x"}}}', r"environment\.set_vars: TMPDIR is set by nono itself"),
+        ('{"environment": {"deny_vars": ["A=B"]}}', r"environment\.deny_vars: 'A=B'"),
+        ('{"env_credentials": {"x": "PATH"}}', r"PATH means something else"),
+    ],
+)
+def test_profile_that_cannot_be_honoured(site: Site, profile: str, sentence: str) -> None:
+    path = site.vault / "p.json"
+    path.write_text(profile)
+    refuse(site, ["--profile", str(path)], USAGE, sentence)
+
+
 # Profiles.
 
 

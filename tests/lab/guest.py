@@ -10,8 +10,8 @@ user, as the kernel's command line says:
 
 What the kernel can do is told first ("facts"), and last that all is done ("end"), on the second serial port.
 
-The file system that an initramfs is unpacked into cannot be left (pivot_root(2) fails there), which no real machine has:
-it is bound over itself first, and the bind is what everything runs in.
+The file system that an initramfs is unpacked into cannot be left (pivot_root(2) fails there), which is so on no real
+machine: it is bound over itself first, and the bind is what everything runs in.
 """
 
 from __future__ import annotations
@@ -46,10 +46,15 @@ MOUNTS = (
     ("tmpfs", "/run", "mode=0755"),
 )
 FACTS = {
+    "uptime": "/proc/uptime",
     "lsm": "/sys/kernel/security/lsm",
     "max_user_namespaces": "/proc/sys/user/max_user_namespaces",
     "ptrace_scope": "/proc/sys/kernel/yama/ptrace_scope",
 }
+PYTEST = (
+    "-q", "-p", "tests.lab.report", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "--tb=short",
+    "--continue-on-collection-errors",
+)  # fmt: skip
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -116,7 +121,7 @@ def parameters() -> dict[str, str]:
 
 
 def facts() -> dict[str, str]:
-    found = {"release": os.uname().release, "uptime": open("/proc/uptime").read().split()[0]}
+    found = {"release": os.uname().release}
     for name, path in FACTS.items():
         if os.path.exists(path):
             with open(path, encoding="ascii") as file:
@@ -147,8 +152,7 @@ def run_tests(wanted: dict[str, str]) -> None:
         "NONO_LAB": "1",
         **({"NONO_TEST_SANDBOX": wanted["sandbox"]} if "sandbox" in wanted else {}),
     }
-    options = ("-q", "-p", "tests.lab.report", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib")
-    command = [sys.executable, "-m", "pytest", *options, *wanted["tests"].split(",")]
+    command = [sys.executable, "-m", "pytest", *PYTEST, *wanted["tests"].split(",")]
     os.execve(command[0], command, environment)
 
 

@@ -1,9 +1,9 @@
 """The file system that a lab's machine starts with: a part of this machine, each file at its own path.
 
 A kernel unpacks an initramfs, an archive of cpio's "newc" format, into its first file system before it runs /init.
-There is no disk and nothing is installed: Python with its library, the packages that nono and pytest need, nono and its
-tests as they are in this tree, a few commands, and the shared libraries of all of them, as `ldd` names them. Modes are
-simplified (everybody may read everything, nothing is set-user-ID), so that an ordinary user can run what is root's here.
+There is no disk and nothing is installed: Python with its library, the packages that nono and pytest need, nono and
+its tests as they are in this tree, a few commands, and the shared libraries of all of them, as `ldd` names them. Modes
+are simplified (everybody may read everything, nothing is set-user-ID): an ordinary user can run what is root's here.
 
 Two files differ from this machine's: /etc/passwd and the like are made up, and `cc`, which the tests' attack program is
 compiled with, is a script that hands out the program compiled here.
@@ -145,11 +145,11 @@ def needed_packages(names: Iterable[str]) -> Iterator[importlib.metadata.Distrib
         yield found
         for requirement in map(Requirement, found.requires or ()):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                todo.append(requirement.name)
+                todo += [requirement.name]
 
 
 def make(target: Path) -> None:
-    """Write the archive to `target`: 60 MB or so, not compressed, as nothing but memory is copied."""
+    """Write the archive to `target`: 100 MB or so, not compressed, as nothing but memory is copied."""
     image = Image()
     image.add(sys.executable)
     image.add(f"{sys.prefix}/pyvenv.cfg")

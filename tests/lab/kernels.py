@@ -47,7 +47,7 @@ def _version(name: str) -> list[int]:
 
 def fetch(series: str, package: str) -> Kernel:
     """Download the package unless it is in the cache, and return its kernel."""
-    place = _cache() / package
+    place = _cache() / package.replace("linux-image", "vmlinuz", 1)
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
@@ -55,10 +55,8 @@ def fetch(series: str, package: str) -> Kernel:
             (archive,) = Path(scratch).glob("*.deb")
             subprocess.run(["dpkg-deb", "-x", archive, f"{scratch}/unpacked"], check=True)
             (image,) = Path(scratch).glob("unpacked/boot/vmlinuz-*")
-            (Path(scratch) / "kept").mkdir()
-            image.rename(Path(scratch) / "kept" / "vmlinuz")
-            (Path(scratch) / "kept").rename(place)  # at once: a run that was broken off leaves nothing half
-    return Kernel(series, package, place / "vmlinuz")
+            image.rename(place)  # at once: a run that was broken off leaves nothing half
+    return Kernel(series, package, place)
 
 
 def _cache() -> Path:

@@ -1,4 +1,4 @@
-"""A plugin of the pytest that runs inside a lab's machine: one line of JSON for each test, to the second serial port."""
+"""A plugin of the pytest in a lab's machine: one line of JSON for each test, to the second serial port."""
 
 from __future__ import annotations
 

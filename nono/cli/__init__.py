@@ -58,6 +58,16 @@ def run(argv: list[str]) -> int:
     except OSError as error:
         hint = " Raise the limit with: ulimit -n 1024." if error.errno == errno.EMFILE else ""
         return _say(f"this machine refuses: {os.strerror(error.errno or 0)} (at {_place(error)}).{hint}", 1)
+    except MemoryError as error:
+        return _say(
+            f"no memory is left (at {_place(error)}). Free some, or raise the limit with: ulimit -v unlimited.", 1
+        )
+    except ImportError as error:  # its text is the loader's own
+        return _say(
+            f"a part of nono or of a library cannot be loaded ({error}, at {_place(error)}). Memory or descriptors are "
+            "short (ulimit -v, ulimit -n), or the installation is damaged: install nono again.",
+            1,
+        )
     except Exception as error:  # noqa: BLE001  (the last resort: nothing else stands between it and the user)
         return _say(
             f"internal error: {type(error).__name__} at {_place(error)}. This is a bug of nono; please report it.", 1

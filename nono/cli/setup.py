@@ -21,8 +21,8 @@ from nono.cli import render
 from nono.credentials.stores import state_home
 from nono.errors import UsageError
 from nono.supervisor import machine
+from nono.supervisor.enforcement import ASPECTS, FULL, NONE, PARTIAL
 from nono.supervisor.machine import Check, Stand
-from nono.supervisor.walls import ASPECTS, FULL, NONE, PARTIAL
 
 _COLUMNS = 80
 _LABEL, _STATE = 14, 7
@@ -41,12 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.check_only:
         raise UsageError("nono setup changes nothing yet; say what there is with: nono setup --check-only")
     checks = machine.examine(state_home())
-    stands = machine.examine_walls(checks)
+    stands = machine.examine_walls(checks, os.path.expanduser("~"))
     if arguments.json:
         print(json.dumps(as_object(checks, stands), indent=1))
     else:
         print(as_text(checks, stands), end="")
-    return 0 if any(stand.wall.is_whole and not stand.reason for stand in stands) else 1
+    return 0 if any(stand.row.is_whole and not stand.reason for stand in stands) else 1
 
 
 def as_object(checks: list[Check], stands: list[Stand]) -> dict[str, Any]:
@@ -57,9 +57,9 @@ def as_object(checks: list[Check], stands: list[Stand]) -> dict[str, Any]:
         "checks": [check._asdict() for check in checks],
         "walls": [
             {
-                "name": stand.wall.name,
-                "mounts": stand.wall.mounts,
-                "whole": stand.wall.is_whole,
+                "name": stand.row.wall.name,
+                "mounts": stand.row.wall.mounts,
+                "whole": stand.row.is_whole,
                 "works": not stand.reason,
                 "reason": stand.reason,
                 "enforces": dict(stand.enforces),
@@ -78,9 +78,9 @@ def as_text(checks: list[Check], stands: list[Stand]) -> str:
         if check.state != machine.OK and check.remedy:
             lines += _wrapped(check.remedy, "  → ")
     for stand in stands:
-        title = stand.wall.name
-        if sum(other.wall.name == title for other in stands) > 1:
-            title += ", with mounts and processes of its own" if stand.wall.mounts else ", without mounts"
+        title = stand.row.wall.name
+        if sum(other.row.wall.name == title for other in stands) > 1:
+            title += ", with mounts and processes of its own" if stand.row.wall.mounts else ", without mounts"
         lines += _row("wall", "no" if stand.reason else "works", title)
         if stand.reason:
             lines += _wrapped(stand.reason, "  → ")

@@ -21,11 +21,13 @@ from importlib.util import find_spec
 from nono.credentials import keystore, secret_service, user_keyring
 from nono.credentials.keystore import KeystoreError
 from nono.errors import CredentialError, KernelError
-from nono.kernel import landlock, seccomp, secretmem
+from nono.kernel import landlock, notify, seccomp, secretmem
 from nono.kernel.spawn import SENTENCES, SpawnError
+from nono.policy.capabilities import SANDBOX_NOTIFY
 from nono.record import Record
 from nono.sandbox.syscalls import AUDIT_ARCH
-from nono.supervisor import walls
+from nono.supervisor import enforcement
+from nono.supervisor.enforcement import Row
 
 OK = "ok"
 LIMITED = "limited"  # it works, but enforces or offers less
@@ -68,9 +70,9 @@ class Check(Record):
 
 
 class Stand(Record):
-    """A wall on this machine. reason: why it does not work; "" where it does. enforces: as walls.enforced."""
+    """A wall on this machine. reason: why it does not work; "" where it does. enforces: as enforcement.enforced."""
 
-    wall: walls.Wall
+    row: Row
     reason: str
     enforces: Mapping[str, str]
 
@@ -168,12 +170,21 @@ def check_seccomp(root: str = "/") -> Check:
 
 def check_notify(root: str = "/") -> Check:
     """Check what the mediator of connections needs of the kernel."""
-    if seccomp.refused(seccomp.NEW_LISTENER):
-        return Check("notify", MISSING, "no seccomp user notification", f"boot {_KILLABLE}")
+    try:
+        notify.check()
+    except KernelError as error:
+        return Check("notify", MISSING, f"{error.call}: {os.strerror(error.errno or 0)}", str(error))
+    if _yama_forbids(root):
+        finding = "Yama forbids to take a socket from the agent"
+        return Check("notify", MISSING, finding, check_yama(root).remedy)
     if seccomp.refused(seccomp.NEW_LISTENER | seccomp.WAIT_KILLABLE_RECV):
-        finding = "a signal can break a connect that is under way"
-        return Check("notify", LIMITED, finding, f"boot {_KILLABLE}")
+        return Check("notify", LIMITED, "a signal can break a connect under way", f"boot {_KILLABLE}")
     return Check("notify", OK, "user notification, pidfd_getfd")
+
+
+def _yama_forbids(root: str) -> bool:
+    scope = read(root, "proc/sys/kernel/yama/ptrace_scope")
+    return scope == "3" or (scope == "2" and os.geteuid() != 0)
 
 
 def check_yama(root: str = "/") -> Check:
@@ -182,7 +193,7 @@ def check_yama(root: str = "/") -> Check:
     if scope is None:
         return Check("yama", OK, "not active")
     finding = _YAMA.get(scope, scope)
-    if scope in ("0", "1") or (scope == "2" and os.geteuid() == 0):
+    if not _yama_forbids(root):
         return Check("yama", OK, finding)
     remedy = "sudo sysctl kernel.yama.ptrace_scope=1"
     if scope == "3":
@@ -325,14 +336,14 @@ def examine(state_home: str, root: str = "/") -> list[Check]:
     first = check_kernel(uname.sysname, uname.release, uname.machine)
     if sys.platform != "linux":
         return [first, check_terminal(), check_file_store(state_home), check_intercept()]
-    user = check_user_ns(walls.attempt_user_namespace(), root)
+    user = check_user_ns(enforcement.attempt_user_namespace(), root)
     return [
         first,
         check_landlock(landlock.abi(), ruleset_error()),
         check_lsm(root),
         user,
-        check_nested_ns("network-ns", walls.attempt_network_namespace(), user),
-        check_nested_ns("mount-ns", walls.attempt_mount_namespace(), user),
+        check_nested_ns("network-ns", enforcement.attempt_network_namespace(), user),
+        check_nested_ns("mount-ns", enforcement.attempt_mount_namespace(), user),
         check_seccomp(root),
         check_notify(root),
         check_yama(root),
@@ -347,16 +358,20 @@ def examine(state_home: str, root: str = "/") -> list[Check]:
     ]
 
 
-def examine_walls(checks: list[Check]) -> list[Stand]:
+def examine_walls(checks: list[Check], home: str) -> list[Stand]:
     """Return every wall, tried, in the order in which a run tries them."""
-    states = {check.name: check.state for check in checks}
-    if "landlock" not in states:
-        nothing = dict.fromkeys(walls.ASPECTS, walls.NONE)
-        return [Stand(wall, f"{checks[0].remedy}.", nothing) for wall in walls.WALLS]
-    scopes, cgroup = states["landlock"] == OK, states["cgroup"] == OK
-    return [
-        Stand(wall, walls.attempt(wall), walls.enforced(wall, scopes=scopes, cgroup=cgroup)) for wall in walls.WALLS
-    ]
+    of = {check.name: check for check in checks}
+    if "landlock" not in of:
+        nothing = dict.fromkeys(enforcement.ASPECTS, enforcement.NONE)
+        return [Stand(row, f"{checks[0].remedy}.", nothing) for row in enforcement.TABLE]
+    scopes, cgroup = of["landlock"].state == OK, of["cgroup"].state == OK
+    stands = []
+    for row in enforcement.TABLE:
+        reason = enforcement.attempt(row.wall, home)
+        if not reason and row.wall.name == SANDBOX_NOTIFY and of["notify"].state == MISSING:
+            reason = f"{of['notify'].finding}: {of['notify'].remedy}"  # nothing was mediated in the attempt
+        stands.append(Stand(row, reason, enforcement.enforced(row, scopes=scopes, cgroup=cgroup)))
+    return stands
 
 
 def _lines(root: str, path: str) -> list[str]:

@@ -9,12 +9,14 @@ directory around it, so:
 - each step names an entry of an open directory and never follows a symbolic link, so nothing planted leads out;
 - no path gets long and nothing recurses: a directory inside a directory is first moved up to the top, so any depth is
   removed in steps of the same size;
-- what cannot be removed is left, without a word: the run is over and its result stands.
+- what cannot be removed is left, without a word: the run is over and its result stands. That this process has run out
+  of descriptors or of memory is no such reason: what a removal needs is kept from the start.
 """
 
 from __future__ import annotations
 
 import os
+from errno import EMFILE
 
 from nono.errors import StoreError
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 _PATH_ONLY: int = getattr(os, "O_PATH", os.O_RDONLY)  # TMPDIR need not be readable
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SPARE_FDS = 3  # open at once in _empty: the directory, one inside, and what scandir makes of either
+_SPARE_BYTES = 1 << 20  # never touched, so address space only; opendir(3) takes 32 KiB
 
 
 class ScratchDirectory:
@@ -35,11 +39,18 @@ class ScratchDirectory:
 
     def __enter__(self) -> Self:
         if self._create:
+            parent, name = os.path.split(self.path)
+            self._fds: list[int] = []
             try:
-                os.mkdir(self.path, 0o700)
+                self._fds.append(os.open(parent, _PATH_ONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+                self._fds.extend(os.dup(self._fds[0]) for _ in range(_SPARE_FDS))
+                self._memory = bytearray(_SPARE_BYTES)
+                os.mkdir(name, 0o700, dir_fd=self._fds[0])
                 self._made = os.lstat(self.path)
             except OSError as error:
-                parent = os.path.dirname(self.path)
+                self._close()
+                if error.errno == EMFILE:
+                    raise
                 raise StoreError(
                     f"cannot make a temporary directory in {parent}: {error.strerror}. "
                     "Set TMPDIR to one that you can write"
@@ -49,17 +60,19 @@ class ScratchDirectory:
     def __exit__(self, *exc: object) -> None:
         if not self._create:
             return
-        parent, name = os.path.split(self.path)
+        self._memory.clear()
+        while len(self._fds) > 1:
+            os.close(self._fds.pop())
         try:
-            parent_fd = os.open(parent, _PATH_ONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            return
-        try:
-            _remove(name, parent_fd, self._made)
+            _remove(os.path.basename(self.path), self._fds[0], self._made)
         except OSError:
             pass
         finally:
-            os.close(parent_fd)
+            self._close()
+
+    def _close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
 
 
 def _remove(name: str, parent_fd: int, made: os.stat_result) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from nono.kernel.spawn import SENTENCES, SpawnError
-from nono.supervisor import machine, walls
+from nono.policy.capabilities import SANDBOX_AUTO, SANDBOX_LANDLOCK
+from nono.sandbox.plan import walls_to_try
+from nono.supervisor import enforcement, machine
+from nono.supervisor.enforcement import Row
 from nono.supervisor.machine import LIMITED, MISSING, OK, UNKNOWN, Check
 from tests.keyring_service import KeyringService
 
@@ -275,26 +278,41 @@ def test_every_check_has_a_state_and_fits_its_name() -> None:
 def test_without_linux_no_wall_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Darwin", "mac", "24.0", "", "arm64")))
-    stands = machine.examine_walls(machine.examine("/nonexistent/nono"))
-    assert len(stands) == len(walls.WALLS)
+    stands = machine.examine_walls(machine.examine("/nonexistent/nono"), "/nonexistent")
+    assert len(stands) == len(enforcement.TABLE)
     assert all("Linux only" in stand.reason for stand in stands)
 
 
-@pytest.mark.parametrize("wall", walls.WALLS, ids=lambda wall: f"{wall.name}-{wall.mounts}")
-def test_a_wall_says_something_of_every_aspect(wall: walls.Wall) -> None:
+@pytest.mark.parametrize("row", enforcement.TABLE, ids=lambda row: f"{row.wall.name}-{row.wall.mounts}")
+def test_a_wall_says_something_of_every_aspect(row: Row) -> None:
     for scopes, cgroup in ((True, True), (False, False)):
-        found = walls.enforced(wall, scopes=scopes, cgroup=cgroup)
-        assert list(found) == list(walls.ASPECTS)
-        assert set(found.values()) <= {walls.FULL, walls.PARTIAL, walls.NONE}
-    assert found["limits"] == walls.PARTIAL
-    assert (found["signals"] == walls.NONE) == (not wall.mounts)
+        found = enforcement.enforced(row, scopes=scopes, cgroup=cgroup)
+        assert list(found) == list(enforcement.ASPECTS)
+        assert set(found.values()) <= {enforcement.FULL, enforcement.PARTIAL, enforcement.NONE}
+    assert found["limits"] == enforcement.PARTIAL
+    assert (found["signals"] == enforcement.NONE) == (not row.wall.mounts)
     for aspect, degree in found.items():
-        assert degree == walls.FULL or walls.ASPECTS[aspect], f"{aspect} does not say what it means"
+        assert degree == enforcement.FULL or enforcement.ASPECTS[aspect], f"{aspect} does not say what it means"
 
 
 def test_only_the_wall_that_leaks_is_not_whole() -> None:
-    for wall in walls.WALLS:
-        assert wall.is_whole == (dict(wall.cells)["network"] == walls.FULL)
+    for row in enforcement.TABLE:
+        assert row.is_whole == (dict(row.cells)["network"] == enforcement.FULL)
+
+
+def test_walls_stand_in_the_order_of_a_run() -> None:
+    walls = [row.wall for row in enforcement.TABLE]
+    assert tuple(walls[:3]) == walls_to_try(SANDBOX_AUTO)
+    assert tuple(walls[3:]) == walls_to_try(SANDBOX_LANDLOCK)
+
+
+def test_yama_keeps_an_ordinary_user_from_the_notifier(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    here = put(root, proc__sys__kernel__yama__ptrace_scope="2")
+    check = machine.check_notify(here)
+    assert (check.state, check.remedy) == (MISSING, "sudo sysctl kernel.yama.ptrace_scope=1")
+    put(root, proc__sys__kernel__yama__ptrace_scope="1")
+    assert machine.check_notify(here).state == OK
 
 
 def test_a_wrong_errno_is_no_crash() -> None:

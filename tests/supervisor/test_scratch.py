@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -171,3 +173,35 @@ def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
 def test_says_what_to_do_when_it_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="Set TMPDIR"), ScratchDirectory(str(tmp_path / "absent"), create=True):
         pass
+
+
+def test_is_removed_by_who_has_run_out_of_descriptors(tmp_path: Path) -> None:
+    taken = []
+    with ScratchDirectory(str(tmp_path), create=True) as scratch:
+        for name in ("a", "a/b", "a/b/c"):
+            Path(scratch.path, name).mkdir()
+        Path(scratch.path, "a/b/c/file").write_text("x")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+        with suppress(OSError):  # EMFILE
+            while True:
+                taken.append(os.open("/", os.O_PATH))
+    for fd in taken:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_descriptors_for_a_removal_are_too_few_to_begin(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_fds = set(map(int, os.listdir("/proc/self/fd")))
+    before = len(os.listdir("/proc/self/fd"))
+    least = next(number for number in range(3, 4096) if number not in open_fds)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (least + 2, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            ScratchDirectory(str(tmp_path), create=True).__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == before

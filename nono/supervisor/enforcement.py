@@ -1,8 +1,8 @@
 """The walls that nono can put around an agent: what each enforces, and whether it stands on this machine.
 
-Two things, and nothing else. `WALLS` is a table: for each wall, how far it enforces each of ASPECTS; SECURITY.md
-repeats it. `attempt` finds out by doing: it starts a program that does nothing behind the wall, as a run would, and
-waits for its end. What fails is told in the words of the spawn, which names the step and what to do.
+Two things, and nothing else. `TABLE` says for each wall how far it enforces each of ASPECTS; SECURITY.md repeats it.
+`attempt` finds out by doing: it starts a program that does nothing behind the wall, planned and prepared as for a run,
+and waits for its end. What fails is told in the words of the spawn, which names the step and what to do.
 
 A cell of the table is FULL, PARTIAL or NONE, or names what decides it on a machine: BY_SCOPES (Landlock's own
 confinement of signals, Linux 6.12) or BY_CGROUP (a delegated control group).
@@ -13,11 +13,10 @@ from __future__ import annotations
 import os
 import select
 import struct
-from errno import ENOSYS
 from time import monotonic
 
-from nono.errors import KernelError
-from nono.kernel import landlock
+from nono.errors import NonoError
+from nono.kernel import landlock, notify
 from nono.kernel.spawn import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -33,17 +32,20 @@ from nono.kernel.spawn import (
 )
 from nono.policy.capabilities import (
     LANDLOCK_LEAKS,
-    NETWORK_BLOCKED,
+    NETWORK_PROXY,
     READ,
     SANDBOX_LANDLOCK,
     SANDBOX_NAMESPACE,
     SANDBOX_NOTIFY,
+    WRITE,
     CapabilitySet,
     PathGrant,
 )
+from nono.policy.groups import system_grants
 from nono.record import Record
 from nono.sandbox import filesystem
-from nono.sandbox.plan import Plan, make_plan
+from nono.sandbox.plan import Plan, Wall, make_plan
+from nono.supervisor.scratch import ScratchDirectory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,62 +70,65 @@ _TIMEOUT_S = 10.0
 _PROGRAMS = ("/bin/true", "/usr/bin/true")
 
 
-class Wall(Record):
-    """A wall, by the name that --sandbox has for it. mounts: with a mount and a PID namespace.
+class Row(Record):
+    """is_whole: whether nothing gets by this wall but through the proxy. cells: aspect, how far it is enforced."""
 
-    is_whole: whether nothing goes by it but through the proxy. cells: aspect, and how far it is enforced.
-    """
-
-    name: str
-    mounts: bool
+    wall: Wall
     is_whole: bool
     cells: tuple[tuple[str, str], ...]
 
 
-def _wall(name: str, mounts: bool, is_whole: bool, **different: str) -> Wall:
-    return Wall(name, mounts, is_whole, tuple((aspect, different.get(aspect, FULL)) for aspect in ASPECTS))
+def _row(wall: Wall, is_whole: bool, **different: str) -> Row:
+    return Row(wall, is_whole, tuple((aspect, different.get(aspect, FULL)) for aspect in ASPECTS))
 
 
 _WITHOUT_MOUNTS = {"modes": NONE, "signals": BY_SCOPES, "processes": NONE, "tmp": NONE, "limits": BY_CGROUP}
 # In the order in which a run tries them.
-WALLS = (
-    _wall(SANDBOX_NAMESPACE, True, True, limits=BY_CGROUP),
-    _wall(SANDBOX_NAMESPACE, False, True, **_WITHOUT_MOUNTS),
-    _wall(SANDBOX_NOTIFY, False, True, **_WITHOUT_MOUNTS),
-    _wall(SANDBOX_LANDLOCK, False, False, **_WITHOUT_MOUNTS, network=PARTIAL),
+TABLE = (
+    _row(Wall(SANDBOX_NAMESPACE, mounts=True), True, limits=BY_CGROUP),
+    _row(Wall(SANDBOX_NAMESPACE), True, **_WITHOUT_MOUNTS),
+    _row(Wall(SANDBOX_NOTIFY), True, **_WITHOUT_MOUNTS),
+    _row(Wall(SANDBOX_LANDLOCK), False, **_WITHOUT_MOUNTS, network=PARTIAL),
 )
 
 
-def enforced(wall: Wall, *, scopes: bool, cgroup: bool) -> dict[str, str]:
-    """Return how far `wall` enforces each aspect: FULL, PARTIAL or NONE.
+def enforced(row: Row, *, scopes: bool, cgroup: bool) -> dict[str, str]:
+    """Return how far a wall enforces each aspect: FULL, PARTIAL or NONE.
 
     scopes: whether Landlock confines signals here. cgroup: whether a control group is delegated.
     """
     decided = {BY_SCOPES: FULL if scopes else NONE, BY_CGROUP: FULL if cgroup else PARTIAL}
-    return {aspect: decided.get(cell, cell) for aspect, cell in wall.cells}
+    return {aspect: decided.get(cell, cell) for aspect, cell in row.cells}
 
 
-def attempt(wall: Wall) -> str:
+def attempt(wall: Wall, home: str) -> str:
     """Return "" when a program runs behind `wall` here, or why it does not. Leaves nothing behind."""
     try:
-        plan, flags = _plan(wall)
-        ruleset = filesystem.open_ruleset(plan)
-        try:
-            return _run(plan, ruleset, flags)
-        finally:
-            os.close(ruleset)
-    except KernelError as error:
+        if wall.name == SANDBOX_NOTIFY:
+            notify.check()
+        with ScratchDirectory(os.environ.get("TMPDIR") or "/tmp", create=True) as scratch:
+            plan = _plan(wall, home, scratch.path)
+            ruleset = filesystem.open_ruleset(plan)
+            try:
+                return _run(plan, ruleset)
+            finally:
+                os.close(ruleset)
+    except NonoError as error:
         return str(error)
 
 
-def _plan(wall: Wall) -> tuple[Plan, int]:
-    """Return what a run without a network that may read everything comes to behind `wall`, and flags for its filter."""
-    grant = PathGrant("/", READ, False, "setup")
-    expansion = filesystem.expand(CapabilitySet((grant,), (), NETWORK_BLOCKED, (), "/"))
-    plan = make_plan(expansion, landlock.abi(), os.uname().machine)
-    if wall.name == SANDBOX_NAMESPACE and not wall.mounts:
-        return plan, 0
-    raise KernelError("nono", ENOSYS, "This version of nono does not have this wall yet.")
+def _plan(wall: Wall, home: str, scratch: str) -> Plan:
+    """Return the plan of a run that was granted nothing but its temporary directory and the proxy."""
+    grant = PathGrant(scratch, READ | WRITE, False, "temporary directory", optional=True)
+    grants = (*system_grants(home, f"{home}/.config"), grant)
+    return make_plan(
+        filesystem.expand(CapabilitySet(grants, (), NETWORK_PROXY, (), scratch)),
+        landlock.abi(),
+        os.uname().machine,
+        wall,
+        temporary_directory=scratch,
+        workdir=scratch,
+    )
 
 
 def attempt_namespaces(namespaces: int, mounts: Sequence[Mount] = ()) -> SpawnError | None:
@@ -153,10 +158,10 @@ def attempt_mount_namespace() -> SpawnError | None:
     )
 
 
-def _run(plan: Plan, ruleset_fd: int, filter_flags: int) -> str:
+def _run(plan: Plan, ruleset_fd: int) -> str:
     """Start a program that does nothing, and wait until it has ended; return "" when it did so well. KernelError."""
     program = next((path for path in _PROGRAMS if os.access(path, os.X_OK)), _PROGRAMS[0])
-    prepared = prepare(namespaces=plan.namespaces)
+    prepared = prepare(namespaces=plan.namespaces, listen_ports=(0,), mounts=plan.mounts)
     child = prepared.start(
         path=os.fsencode(program),
         argv=[os.fsencode(program)],
@@ -164,12 +169,14 @@ def _run(plan: Plan, ruleset_fd: int, filter_flags: int) -> str:
         workdir=b"/",
         ruleset_fd=ruleset_fd,
         seccomp_filter=plan.seccomp_filter,
-        filter_flags=filter_flags,
+        filter_flags=plan.filter_flags,
+        late_rules=plan.late_rules,
+        terminal_access=plan.terminal_access,
     )
     try:
         return "" if _ends_well(child.control_fd) else f"{program} was started behind this wall, but did not end well."
     finally:
-        for fd in (child.control_fd, child.pidfd, child.notify_fd, child.terminal_fd, child.network_fd):
+        for fd in (child.control_fd, child.pidfd, child.notify_fd, child.terminal_fd, *child.listener_fds):
             if fd >= 0:
                 os.close(fd)
         os.waitpid(child.pid, 0)

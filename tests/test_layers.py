@@ -30,7 +30,7 @@ RANKS = {
     "nono.__main__": 9,
 }
 # What the child does not need to start is imported after the spawn; see session.py.
-MAY_IMPORT_LATE = {"nono.session"}
+MAY_IMPORT_LATE = {"nono.session.run", "nono.session.serve", "nono.session.parts"}
 # Imported before the child exists: each costs milliseconds that a user waits for (measured in docs/decisions/0001).
 SLOW = {
     "typing",
@@ -46,7 +46,7 @@ SLOW = {
     "tempfile",
     "importlib.resources",
 }
-START = ("nono.session", "nono.cli.run", "nono.cli.args")
+START = ("nono.session.run", "nono.cli.run", "nono.cli.args")
 PURE_POLICY_FORBIDS = {"os", "socket", "subprocess"}
 
 

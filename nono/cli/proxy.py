@@ -18,7 +18,6 @@ import json
 import os
 from collections.abc import Mapping
 
-from nono import session
 from nono.cli import render
 from nono.cli.live import LiveView
 from nono.cli.run import (
@@ -28,6 +27,7 @@ from nono.cli.run import (
     network_request,
     parse_port,
 )
+from nono.session import serve as session
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nono.session import Summary
+    from nono.session.run import Summary
 
 _ACCESS = {READ: "read", WRITE: "write", READ | WRITE: "read+write"}
 _WIDTH = 11

@@ -17,12 +17,12 @@ import argparse
 import os
 from importlib import import_module
 
-from nono import session
 from nono.cli import render
 from nono.errors import UsageError
 from nono.policy.capabilities import SANDBOX_AUTO, SANDBOXES
 from nono.policy.network import NETWORK_PROFILES
 from nono.policy.resolve import PATH_FIELDS, Request
+from nono.session import run as session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -56,6 +56,7 @@ from nono.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
 # include/uapi/linux/sched.h
 CLONE_NEWNS = 0x00020000
@@ -267,16 +268,26 @@ def _sentence(step: str, errno: int, path: bytes, workdir: bytes) -> str:
 
 
 class Prepared:
-    """An init that waits: `start` lets it start the agent, `abandon` ends it. One of the two must be called."""
+    """An init that waits: `start` lets it start the agent, `abandon` ends it, and so does leaving the context."""
 
     def __init__(self, pid: int, call: object, listener_fds: tuple[int, ...], terminal: TerminalSpec | None) -> None:
         self.pid = pid
         self.listener_fds = listener_fds
         self._call = call
         self._terminal = terminal
+        self._waits = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.abandon()
 
     def abandon(self) -> None:
-        """End the init; nothing of it is left. Not after `start`, nor twice."""
+        """End the init; nothing of it is left. Nothing once the agent was started, and twice is once."""
+        if not self._waits:
+            return
+        self._waits = False
         call = self._call
         lib.nono_abandon(call.handle, self.pid)  # type: ignore[attr-defined]
         kept = (call.network_fd, call.terminal_fd, call.pidfd, call.control_fd)  # type: ignore[attr-defined]
@@ -342,6 +353,7 @@ class Prepared:
             error = lib.nono_start(made.handle, made.control_fd, made.pidfd, call)  # type: ignore[attr-defined]
             if error < 0:
                 raise _error(STEPS[call.step], -error, path, workdir)
+            self._waits = False
         except BaseException:
             self.abandon()
             raise

@@ -1,8 +1,9 @@
 """Accept connections of the child.
 
 The listening socket was made inside the child's network; its fd is all there is of it here. Each accepted connection
-becomes a Conversation, and is read at once: the request is usually there already. Above the limit a connection gets a
-503 and is closed; when descriptors run out, accepting pauses for a moment instead of spinning.
+becomes a Conversation, and is read at once: the request is usually there already. Where the child has no network of
+its own, a connection that is not the child's is closed. Above the limit a connection gets a 503 and is closed; when
+descriptors run out, accepting pauses for a moment instead of spinning.
 """
 
 from __future__ import annotations
@@ -31,8 +32,12 @@ class Listener:
         has_room: Callable[[], bool],
         accepted: Callable[[_socket.socket], None],
         turned_away: Callable[[int, str, str], None],
+        admits: Callable[[int], bool] | None = None,
     ) -> None:
-        """turned_away: called with the status, the code and the reason of each answer that is given here."""
+        """turned_away: called with the status, the code and the reason of each answer that is given here.
+
+        admits: whether the port that a connection came from is the child's; None: whoever reaches us is the child.
+        """
         self._loop = loop
         self._sock: _socket.socket | None = _socket.socket(fileno=listener_fd)
         self._sock.setblocking(False)
@@ -40,6 +45,7 @@ class Listener:
         self._has_room = has_room
         self._accepted = accepted
         self._turned_away = turned_away
+        self._admits = admits
         loop.register(listener_fd, READ, self._ready)
 
     def close(self) -> None:
@@ -55,13 +61,16 @@ class Listener:
             return
         try:
             # Without socket.py: its enums and its own wrapper cost each connection four microseconds.
-            fd, _ = self._sock._accept()  # type: ignore[attr-defined]
+            fd, peer = self._sock._accept()  # type: ignore[attr-defined]
             sock = _socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
             self._loop.modify(self._sock.fileno(), 0)
             self._loop.call_later(_PAUSE_S, self._go_on)
+            return
+        if self._admits is not None and not self._admits(peer[1]):
+            sock.close()  # another program of this machine
             return
         try:
             sock.setblocking(False)

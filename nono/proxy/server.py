@@ -53,6 +53,7 @@ class Proxy:
         opened: Callable[[Exchange], None] | None = None,
         pins: Pins | None = None,
         make_scratch: Callable[[int], LockedBuffer] = SecretBuffer,
+        admits: Callable[[int], bool] | None = None,
     ) -> None:
         """Serve `listener_fd` (owned from now on) for 127.0.0.1:`port`.
 
@@ -61,6 +62,7 @@ class Proxy:
         operator wants that, but what it takes is not installed; refusals then say how to get it.
         chain: the operator's own proxy, through which upstreams are reached; closed with this one.
         opened: told of each tunnel that begins, as `audit` is of its end; its code is "opened".
+        admits: whether a connection from this port of 127.0.0.1 is the child's; None: whoever can connect is.
         pins, make_scratch: stand-ins for tests. Raises PolicyError for a route that cannot be carried out, KernelError
         when no memory can be locked.
         """
@@ -93,7 +95,7 @@ class Proxy:
         self._timer: Timer | None = None
         self._closed = False
         self._drained: Callable[[], None] | None = None
-        self._listener = Listener(loop, listener_fd, self._has_room, self._accepted, self._turned_away)
+        self._listener = Listener(loop, listener_fd, self._has_room, self._accepted, self._turned_away, admits)
 
     @property
     def active(self) -> int:

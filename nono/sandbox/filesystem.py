@@ -172,12 +172,11 @@ def open_ruleset(plan: Plan) -> int:
     A path that has vanished since the plan was made is left out. Raises PolicyError when one has become another file,
     KernelError when the kernel refuses.
     """
-    ports = plan.connect_ports
-    net = landlock.NET_BIND_TCP | landlock.NET_CONNECT_TCP if ports is not None else 0
+    net = landlock.NET_BIND_TCP | landlock.NET_CONNECT_TCP if plan.ports is not None else 0
     ruleset = landlock.create_ruleset(plan.handled_fs, net, plan.scoped)
     try:
-        for port in ports or ():
-            landlock.add_port(ruleset, port, landlock.NET_CONNECT_TCP)
+        for port, access in plan.ports or ():
+            landlock.add_port(ruleset, port, access)
         for path, access in plan.rules:
             try:
                 fd = os.open(path, os.O_PATH | os.O_CLOEXEC)

@@ -83,7 +83,7 @@ class Plan(Record):
     """What is enforced. namespaces: CLONE_NEW* bits. proxied: the child gets a proxy listener. text: for the summary.
 
     mounts, late_rules: see mounts.View. terminal_access: Landlock rights on a terminal of the host's.
-    connect_ports: TCP ports that Landlock lets through; None where it does not handle ports.
+    ports: (TCP port, Landlock's NET_* rights); None where Landlock does not handle ports.
     judged: the system calls that wait for a mediator; filter_flags: SECCOMP_FILTER_FLAG_* for them.
     grants: those that took effect. notes: sentences that the user should see before the child starts. leaks: what this
     wall does not stop.
@@ -103,7 +103,7 @@ class Plan(Record):
     late_rules: tuple[tuple[str, int], ...] = ()
     own_terminals: bool = False
     terminal_access: int = 0
-    connect_ports: tuple[int, ...] | None = None
+    ports: tuple[tuple[int, int], ...] | None = None
     judged: tuple[str, ...] = ()
     filter_flags: int = 0
     leaks: tuple[str, ...] = ()
@@ -135,11 +135,13 @@ def make_plan(
     *,
     temporary_directory: str = "",
     workdir: str = "/",
-    ports: tuple[int, ...] = (),
+    connect_ports: tuple[int, ...] = (),
+    bind_ports: tuple[int, ...] = (),
 ) -> Plan:
     """Return the plan for a kernel with Landlock ABI `abi` on `arch` (as os.uname() names it).
 
-    temporary_directory: the run's own, granted; needed with mounts. ports: on loopback, which the child may reach.
+    temporary_directory: the run's own, granted; needed with mounts. connect_ports, bind_ports: which the child may
+    reach, and have, on the host's loopback.
     Raises KernelError when the kernel has no Landlock, or one too old for the wall, or nono has no filter for the
     architecture.
     """
@@ -167,6 +169,7 @@ def make_plan(
     view = private_view(expansion, temporary_directory, workdir) if wall.mounts else View((), (), False)
     sockets = {"unix_sockets": bool(expansion.unix_sockets), "own_sockets": expansion.own_sockets}
     notify = wall.name == SANDBOX_NOTIFY
+    mediated = notify and restricted  # what the supervisor performs is not in the domain, so nothing need be granted
     judged = bpf.judged(network=expansion.network, notify=notify, **sockets)
     rules = (Rule(piece.path, _rights(piece, expansion.own_sockets) & handled) for piece in expansion.pieces)
     return Plan(
@@ -191,11 +194,16 @@ def make_plan(
         late_rules=tuple((path, access & handled) for path, access in view.rules),
         own_terminals=view.own_terminals,
         terminal_access=0 if view.own_terminals else _TERMINAL & handled,
-        connect_ports=ports if by_port else None,
+        ports=_port_rules(connect_ports, bind_ports) if by_port else () if mediated and abi >= _PORT_ABI else None,
         judged=judged,
         filter_flags=_listener_flags() if judged else 0,
         leaks=LANDLOCK_LEAKS if by_port else (),
     )
+
+
+def _port_rules(connect_ports: tuple[int, ...], bind_ports: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    connects = ((port, landlock.NET_CONNECT_TCP) for port in connect_ports)
+    return (*connects, *((port, landlock.NET_BIND_TCP) for port in bind_ports))
 
 
 def _namespaces(wall: Wall, restricted: bool) -> int:

@@ -9,7 +9,7 @@ import pytest
 from nono.cli import render
 from nono.policy.profile import parse
 from nono.policy.resolve import Place, Request, resolve
-from nono.session import Summary
+from nono.session.run import Summary
 
 PLACE = Place("/home/u", "/home/u/app", "/tmp", "/home/u/.config", "/home/u/.local/state", "/run/user/1")
 

@@ -1,0 +1,382 @@
+"""One run, from its order to its exit status: the only place where the rooms are put together.
+
+Read it top to bottom; the order is the point. Everything that can be refused is refused before the child exists (P7):
+the credentials are in locked memory, and the keystore's connection is gone, before the agent is started (P1). The wall
+is put up first, around nothing, so that the summary can say which one it is. What only the proxy needs (ssl, h11, the
+loop) is imported while the child starts, because that is what a user waits for; so this room, and only this one,
+imports inside functions. A request that the child makes before the proxy serves waits in the listener's backlog, which
+is there since the wall is.
+
+Each room is entered once and left once (context managers): the temporary directory, the limits, the wall, the audit
+log, the signals, the credentials. However the run ends, nothing that it started is left running and no key is left in
+memory.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from importlib import import_module
+
+from nono.audit.log import AuditLog
+from nono.credentials import env, phantom
+from nono.credentials.loading import Credential, Loader
+from nono.credentials.reference import Reference
+from nono.errors import CommandNotExecutable
+from nono.kernel import process
+from nono.kernel.spawn import Child, SpawnError
+from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathGrant
+from nono.policy.environment import ChildEnvironment, child_environment
+from nono.policy.resolve import Request, resolve
+from nono.record import Record
+from nono.sandbox import filesystem
+from nono.sandbox.plan import Plan
+from nono.session.parts import (
+    UPSTREAM_PROXY,
+    Parts,
+    authority_of,
+    make_proxy,
+    profile_of,
+    recorder,
+    references_of,
+    registries_of,
+)
+from nono.supervisor import command as commands
+from nono.supervisor import guard, wall
+from nono.supervisor.agent import Job
+from nono.supervisor.job import Signals, children, kill_descendants
+from nono.supervisor.scratch import ScratchDirectory
+from nono.supervisor.terminal import Terminal
+from nono.supervisor.whereabouts import find_place, find_profile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+
+    from nono.loop import Loop
+    from nono.proxy.server import Exchange
+    from nono.sandbox.expansion import Expansion
+    from nono.supervisor.limits import Limiter
+    from nono.supervisor.mediator import Mediator
+    from nono.supervisor.relay import Relays
+
+_DELIVERY_S = 0.5  # how long relays deliver what the child sent before it ended
+_STANDARD = (0, 1, 2)
+
+
+class Order(Record):
+    """What the user asked for. argv: the command. profile: a NAME or a FILE. workdir, proxy_port: None: default."""
+
+    argv: tuple[str, ...]
+    request: Request
+    profile: str | None = None
+    workdir: str | None = None
+    proxy_port: int | None = None
+    dry_run: bool = False
+
+
+class Summary(Record):
+    """What the child may do, for the user.
+
+    routes: (name, upstream host, where its key came from). intercepts: TLS is intercepted, where it is wanted. leaks:
+    what this wall does not stop. exposed: variables with secrets that the profile lets through.
+    """
+
+    argv: tuple[str, ...]
+    capabilities: CapabilitySet
+    grants: tuple[PathGrant, ...]
+    routes: tuple[tuple[str, str, str], ...]
+    withheld: tuple[str, ...]
+    added_variables: tuple[str, ...]
+    notes: tuple[str, ...]
+    wall: str
+    intercepts: bool = False
+    leaks: tuple[str, ...] = ()
+    exposed: tuple[str, ...] = ()
+
+
+def run(
+    order: Order,
+    environment: Mapping[str, str],
+    tell: Callable[[Summary], None],
+    notice: Callable[[str], None],
+    view: Callable[[Sequence[Exchange]], None] | None = None,
+    footer: Callable[[Sequence[str]], None] | None = None,
+) -> int:
+    """Carry out `order`; return the child's exit status.
+
+    tell: called once, before the child starts. notice: called with a sentence for the user, e.g. that the keystore
+    waits for his answer. view: called now and then, with the exchanges that have ended since.
+    footer: called at the end, with the reasons of all refusals.
+    Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
+    """
+    place = find_place(order.workdir, environment)
+    command = commands.find(order.argv[0], environment, place.home)
+    profile_path = find_profile(order.profile, place)
+    capabilities = resolve(order.request, profile_of(profile_path), place, command.grants, environment)
+    if capabilities.open_ports or capabilities.listen_ports:
+        from nono.supervisor import ports
+
+        ports.check(capabilities.network, capabilities.open_ports, capabilities.listen_ports, order.proxy_port)
+    guard.check_standard_streams(capabilities.network)
+    guard.check_tls_files(capabilities.routes)
+    references = _references(capabilities)
+    handed_over = env.hand_over(references.values())  # with an env:// source: starts nono anew, without the variable
+    with ExitStack() as undo:
+        loader = undo.enter_context(Loader(place.state, handed_over, notice=notice))
+        if not order.dry_run:
+            loader.start(references)
+        limiter = _limiter(capabilities)
+        if limiter is not None:
+            undo.enter_context(limiter)
+        scratch = undo.enter_context(ScratchDirectory(place.temporary_directory, create=not order.dry_run))
+        terminal = undo.enter_context(Terminal())
+        inherited = [fd for fd in _STANDARD if terminal.spec is None or fd not in terminal.spec.descriptors]
+        capabilities = capabilities._replace(
+            grants=(
+                *capabilities.grants,
+                PathGrant(scratch.path, READ | WRITE, False, "temporary directory", optional=True),
+                *filesystem.standard_stream_grants(inherited),
+            ),
+            denies=(
+                *capabilities.denies,
+                *guard.protected_paths(capabilities.routes, references.values(), profile_path, environment),
+                *(limiter.denies if limiter is not None else ()),
+            ),
+        )
+        expansion = filesystem.expand(capabilities)
+        authority = authority_of(capabilities)
+        ca_bundle = os.path.join(scratch.path, "ca-bundle.pem") if authority else ""
+        if authority and not order.dry_run:
+            authority.write_bundle(ca_bundle, environment)
+        credentials = {} if order.dry_run else loader.collect()
+        guard.check_upstream_credential(credentials.get(UPSTREAM_PROXY))
+        token = phantom.new_token()
+        guard.check_keys(capabilities.routes, credentials)
+        guard.refuse_keys_in_argv(order.argv, credentials)
+        settings: dict[str, str] = {}
+        if capabilities.allowlist is not None and not order.dry_run:
+            from nono.registries.settings import hand_over
+
+            settings = hand_over(place, environment, scratch.path)
+        standing = wall.put_up(
+            expansion,
+            capabilities,
+            temporary_directory=scratch.path,
+            proxy_port=order.proxy_port,
+            terminal=terminal.spec,
+        )
+        plan = standing.plan
+        undo.enter_context(standing.prepared)
+        rlimits = limiter.rlimits(own_user_namespace=bool(plan.namespaces)) if limiter is not None else ()
+        variables = child_environment(
+            environment,
+            network=capabilities.network,
+            routes=capabilities.routes,
+            proxy_port=standing.port,
+            token=token.decode(),
+            temporary_directory=scratch.path,
+            secret_variables=guard.secret_variables(environment, references.values(), credentials),
+            ca_bundle=ca_bundle,
+            no_proxy=capabilities.no_proxy,
+            home=place.home,
+            grants=capabilities.grants,
+            settings=settings,
+            rules=capabilities.environment,
+            env_credentials=capabilities.env_credentials,
+            unix_sockets=capabilities.unix_sockets,
+            workdir=place.workdir,
+        )
+        summary = _summary(order, capabilities, plan, variables, credentials, environment)
+        tell(summary._replace(intercepts=authority is not None))
+        if order.dry_run:
+            return 0
+        registries = registries_of(capabilities, environment, place, notice)
+        parts = Parts(capabilities, credentials, token, standing.port, registries, authority)
+        audit = undo.enter_context(AuditLog(place.state, notice, view, footer))
+        signals = undo.enter_context(Signals())
+        strangers = children() - {standing.prepared.pid}  # of whoever became nono by exec
+        process.set_child_subreaper()
+        relayed = wall.has_own_network(plan, capabilities.network)
+        host_listeners = _listen_on_host(capabilities.listen_ports) if relayed else {}
+        try:
+            ruleset = filesystem.open_ruleset(plan)
+            try:
+                child = standing.prepared.start(
+                    path=os.fsencode(command.path),
+                    argv=[os.fsencode(argument) for argument in order.argv],
+                    envp=[
+                        *(os.fsencode(f"{name}={value}") for name, value in variables.variables.items()),
+                        *guard.env_credentials(capabilities.env_credentials, credentials),
+                    ],
+                    workdir=os.fsencode(place.workdir),
+                    ruleset_fd=ruleset,
+                    seccomp_filter=plan.seccomp_filter,
+                    filter_flags=plan.filter_flags,
+                    late_rules=plan.late_rules,
+                    terminal_access=plan.terminal_access,
+                    procs_fds=limiter.procs_fds if limiter is not None else (),
+                    rlimits=rlimits,
+                )
+            finally:
+                os.close(ruleset)
+            behind = _Behind(plan, expansion, child, host_listeners, limiter)
+            return _supervise(parts, behind, terminal, signals, audit, notice)
+        except SpawnError as error:
+            raise CommandNotExecutable(str(error)) if error.step == "exec" else error from None
+        finally:
+            terminal.close()
+            for listener in host_listeners.values():
+                listener.close()
+            kill_descendants(strangers)
+            guard.close_store(place.state)
+
+
+class _Behind(Record):
+    """What is behind the wall, and leads there. host_listeners: by port."""
+
+    plan: Plan
+    expansion: Expansion
+    child: Child
+    host_listeners: Mapping[int, _socket.socket]
+    limiter: Limiter | None
+
+
+def _references(capabilities: CapabilitySet) -> dict[str, Reference]:
+    """Return where each credential of the run comes from, those that the agent itself gets among them."""
+    references = references_of(capabilities)
+    for text, variable in capabilities.env_credentials:
+        from nono.credentials import reference
+
+        references[guard.env_credential_name(variable)] = reference.parse(text)
+    return references
+
+
+def _limiter(capabilities: CapabilitySet) -> Limiter | None:
+    """Return what enforces the limits, None where there are none."""
+    if not any(capabilities.limits):
+        return None
+    from nono.supervisor.limits import Limiter
+
+    return Limiter(capabilities.limits)
+
+
+def _listen_on_host(listen_ports: Sequence[int]) -> dict[int, _socket.socket]:
+    """Return a listening socket of this machine for each port."""
+    if not listen_ports:
+        return {}
+    from nono.supervisor import ports
+
+    return ports.listen_on_host(listen_ports)
+
+
+def _supervise(
+    parts: Parts,
+    behind: _Behind,
+    terminal: Terminal,
+    signals: Signals,
+    audit: AuditLog,
+    notice: Callable[[str], None],
+) -> int:
+    """Serve the child until it exits; return its exit status. Late imports: the child is starting meanwhile."""
+    from nono.loop import READ as READABLE
+    from nono.loop import Loop
+
+    gc.enable()  # see __main__.py
+    child, capabilities = behind.child, parts.capabilities
+    statuses: list[int] = []
+    loop = Loop()
+
+    def ended(status: int) -> None:
+        statuses.append(status)
+        loop.stop()
+
+    job = Job(child, terminal, ended)
+    terminal.attach(loop, child.terminal_fd)
+    job.attach(loop)
+    loop.register(signals.fd, READABLE, lambda _: job.handle(signals.take()))
+    mediator = _mediator(parts, behind, notice)
+    is_proxied = capabilities.network == NETWORK_PROXY
+    is_relayed = wall.has_own_network(behind.plan, capabilities.network) and bool(
+        capabilities.open_ports or capabilities.listen_ports
+    )
+    deadline = None
+    if capabilities.limits.timeout_s:
+        from nono.supervisor.limits import Deadline
+
+        deadline = Deadline(loop, capabilities.limits.timeout_s, job.send, notice)
+    proxy = relays = None
+    try:
+        if is_proxied or is_relayed:
+            for library in ("ssl", "h11"):  # 45 ms; a command that has already ended is not kept waiting for them
+                job.handle(signals.take())
+                job.handle_event()
+                if statuses and not is_relayed:
+                    break
+                import_module(library)
+            else:
+                if is_proxied:
+                    admits = mediator.admits if mediator is not None else None
+                    proxy = make_proxy(loop, child.listener_fds[0], parts, audit, admits)
+                    proxy.warm()
+                if is_relayed:
+                    relays = _make_relays(loop, behind, parts, audit)
+        if not statuses:
+            loop.run()
+        if relays is not None:
+            relays.drain(_DELIVERY_S, loop.stop)
+            loop.run()
+    finally:
+        terminal.close()
+        for served in (relays, proxy, mediator):
+            if served is not None:
+                served.close()
+        os.close(child.control_fd)
+    for sentence in behind.limiter.outcome() if behind.limiter is not None else ():
+        notice(sentence)
+    return deadline.exit_status(statuses[0]) if deadline is not None else statuses[0]
+
+
+def _mediator(parts: Parts, behind: _Behind, notice: Callable[[str], None]) -> Mediator | None:
+    """Return what performs the calls that the filter makes wait, None where it makes none."""
+    if behind.child.notify_fd < 0:
+        return None
+    from nono.supervisor.mediation import mediate
+
+    return mediate(behind.child.notify_fd, behind.plan, behind.expansion, parts.capabilities, parts.port, notice)
+
+
+def _make_relays(loop: Loop, behind: _Behind, parts: Parts, audit: AuditLog) -> Relays:
+    """Return the relays of this run, serving the child's listeners but the proxy's, and those of the host."""
+    from nono.supervisor.relay import Relays
+
+    process.raise_open_files_limit()
+    relays = Relays(loop, behind.child.network_fd, recorder(loop, audit))
+    opened = parts.capabilities.open_ports
+    for port, listener_fd in zip(opened, behind.child.listener_fds[-len(opened) :], strict=True) if opened else ():
+        relays.open_port(port, listener_fd)
+    for port, listener in behind.host_listeners.items():
+        relays.listen_port(port, listener.detach())
+    return relays
+
+
+def _summary(
+    order: Order,
+    capabilities: CapabilitySet,
+    plan: Plan,
+    variables: ChildEnvironment,
+    credentials: Mapping[str, Credential],
+    environment: Mapping[str, str],
+) -> Summary:
+    routes = []
+    for route in capabilities.routes:
+        host = route.upstream.partition("://")[2].partition("/")[0]
+        routes.append((route.name, host, credentials[route.name].store if route.name in credentials else ""))
+    added = (name for name, value in variables.variables.items() if environment.get(name) != value)
+    return Summary(
+        argv=order.argv, capabilities=capabilities, grants=plan.grants, routes=tuple(routes),
+        withheld=variables.withheld, added_variables=tuple(sorted(added)), notes=plan.notes, wall=plan.text,
+        leaks=plan.leaks, exposed=variables.exposed,
+    )  # fmt: skip

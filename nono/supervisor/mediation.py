@@ -1,0 +1,37 @@
+"""What the mediator may perform in one run: its rules, made of the capabilities and the wall that stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY, SANDBOX_NAMESPACE, CapabilitySet
+from nono.sandbox.expansion import Expansion
+from nono.sandbox.plan import Plan
+from nono.supervisor import mediator
+from nono.supervisor.mediator import Mediator
+
+
+def mediate(
+    notify_fd: int,
+    plan: Plan,
+    expansion: Expansion,
+    capabilities: CapabilitySet,
+    port: int,
+    refused: Callable[[str], None],
+) -> Mediator:
+    """Perform from now on what the filter makes wait. notify_fd: owned from now on."""
+    if capabilities.network == NETWORK_OPEN:
+        network = mediator.OPEN_NETWORK
+    else:
+        network = mediator.OWN_NETWORK if plan.wall.name == SANDBOX_NAMESPACE else mediator.HOST_PORTS
+    reachable = capabilities.open_ports
+    proxied = capabilities.network == NETWORK_PROXY
+    rules = mediator.Rules(
+        network=network,
+        ports={each: each for each in ((port, *reachable) if proxied else reachable)},
+        proxy_port=port if proxied else 0,
+        listen_ports=capabilities.listen_ports,
+        unix_sockets=capabilities.unix_sockets,
+        own_trees=expansion.writable if capabilities.own_sockets else (),
+    )
+    return mediator.Mediator(notify_fd, rules, refused)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _PATH_ONLY: int = getattr(os, "O_PATH", os.O_RDONLY)  # TMPDIR need not be readable
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPARE_FDS = 3  # open at once in _empty: the directory, one inside, and what scandir makes of either
-_SPARE_BYTES = 1 << 20  # never touched, so address space only; opendir(3) takes 32 KiB
+_SPARE_BYTES = 1 << 18  # calloc(3), so address space only; opendir(3) takes 32 KiB
 
 
 class ScratchDirectory:
@@ -44,7 +44,7 @@ class ScratchDirectory:
             try:
                 self._fds.append(os.open(parent, _PATH_ONLY | os.O_DIRECTORY | os.O_CLOEXEC))
                 self._fds.extend(os.dup(self._fds[0]) for _ in range(_SPARE_FDS))
-                self._memory = bytearray(_SPARE_BYTES)
+                self._memory = bytes(_SPARE_BYTES)
                 os.mkdir(name, 0o700, dir_fd=self._fds[0])
                 self._made = os.lstat(self.path)
             except OSError as error:
@@ -60,7 +60,7 @@ class ScratchDirectory:
     def __exit__(self, *exc: object) -> None:
         if not self._create:
             return
-        self._memory.clear()
+        self._memory = b""
         while len(self._fds) > 1:
             os.close(self._fds.pop())
         try:

@@ -96,7 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_protection_arguments(parser: argparse._ActionsContainer) -> None:
     """Declare the flags that deny paths, and that open what is denied."""
-    parser.add_argument("--deny", action="append", default=[], metavar="PATH", help="except this one, and all in it")
+    parser.add_argument(
+        "--deny", action="append", default=[], metavar="PATH", help="keep this closed, whatever is granted around it"
+    )
     parser.add_argument(
         "--bypass-protection",
         action="append",
@@ -242,7 +244,7 @@ def run(arguments: argparse.Namespace) -> int:
             memory=arguments.memory,
             max_processes=arguments.max_processes,
             timeout=arguments.timeout,
-            env_credential=tuple(name for names in arguments.env_credential for name in names.split(",")),
+            env_credential=tuple(name.strip() for names in arguments.env_credential for name in names.split(",")),
             env_credential_map=tuple((source, variable) for source, variable in arguments.env_credential_map),
         ),
         profile=arguments.profile,

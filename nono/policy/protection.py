@@ -2,9 +2,9 @@
 
 Pure. A bypass names one path that a built-in group protects: a protected path itself, or one below it. It lifts the
 protection of that path and of what is below it, and of nothing else: beside `~/.aws/credentials`, the rest of `~/.aws`
-stays denied. It grants nothing; the path still needs a grant. Three kinds of denies cannot be bypassed: nono's own
-settings and state, which decide what the next run may do; what this run protects besides (its keys, nono's own code;
-supervisor/guard.py); and the user's own --deny, which he can leave out.
+stays denied. It grants nothing; the path still needs a grant, the user's or a built-in one. Three kinds of denies
+cannot be bypassed: nono's own settings and state, which decide what the next run may do; what this run protects besides
+(its keys, nono's own code; supervisor/guard.py); and the user's own --deny, which he can leave out.
 """
 
 from __future__ import annotations

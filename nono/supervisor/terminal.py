@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _READ, _WRITE = 1, 2  # nono.loop's; it is imported after the spawn
 _TCGETS, _TCSETS = 0x5401, 0x5402
 _TIOCGWINSZ, _TIOCSWINSZ = 0x5413, 0x5414
+_TIOCGPGRP, _TIOCGSID = 0x540F, 0x5429
 # struct termios: c_iflag, c_oflag, c_cflag, c_lflag, c_line, c_cc[19]
 _CC_AT = 17
 _TERMIOS_BYTES = 36
@@ -61,6 +62,7 @@ _CHUNK_BYTES = 65536
 _IN_FLIGHT_BYTES = 256 * 1024  # more than a terminal holds (pty.c: 8 KiB, and 4 KiB of its line discipline)
 _LAST_WORDS_S = 10.0  # how long the user's terminal may take nothing before what is left for it is given up
 _BEFORE_A_STOP_S = 1.0
+_TO_THE_FOREGROUND_S = 0.5  # it takes 0.1 ms
 
 _GUARD = 'read x; case $(stty -g <&3) in "$1"*) stty "$2" <&3 || stty sane <&3;; esac'
 
@@ -82,6 +84,7 @@ class Terminal:
         self._size = b""
         self._saved = self._raw = b""
         self._taken = False
+        self._listens_by = 0.0  # until when the agent may be on its way into its terminal's foreground
         self._ended = False  # the agent's side of its terminal is closed for good
         self._guard_pid = self._guard_fd = -1
         self._fd = _open("/dev/tty")
@@ -176,6 +179,7 @@ class Terminal:
         except OSError:
             return False  # it has gone; whoever reads or writes there learns it
         self._taken = True
+        self._listens_by = monotonic() + _TO_THE_FOREGROUND_S
         self._wait()
         return True
 
@@ -234,9 +238,21 @@ class Terminal:
         if ready & _READ and self._taken and not self._for_agent:
             if not self.in_front:
                 self._leave()  # moved to the background while nobody looked: the keys are somebody else's
-            elif self._read_user():
+            elif self._agent_listens() and self._read_user():
                 self._write_agent()
         self._wait()
+
+    def _agent_listens(self) -> bool:
+        """Whether the init has done what it was told, and put the agent in the foreground: ^C would be lost before."""
+        if self._listens_by:
+            try:
+                group, session = (ioctl(self._master, request, bytes(4)) for request in (_TIOCGPGRP, _TIOCGSID))
+            except OSError:
+                group, session = b"", b"none"
+            if group == session and monotonic() < self._listens_by:
+                return False  # the loop asks again at once
+            self._listens_by = 0.0
+        return True
 
     def _read_agent(self) -> bool:
         """Read what the agent has written; return whether there was something."""

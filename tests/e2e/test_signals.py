@@ -2,90 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import select
 import shlex
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import pytest
 
-from tests.runs import TIMEOUT_S, Site, require_command
+from tests.e2e.terminals import FLAGS, TerminalSession, nono, seen_from_here, shell, state, wait_for
+from tests.runs import TIMEOUT_S, Site
 
-FLAGS = ["--allow-cwd", "--block-net", "--silent"]
 EXIT = 7  # the agent's status after USR1
-
-
-class TerminalSession:
-    """A terminal and the one command that was started in it; `expect` reads what appears there."""
-
-    def __init__(self, site: Site, argv: list[str]) -> None:
-        self.pid, self.terminal = pty.fork()
-        if self.pid == 0:
-            try:
-                os.chdir(site.work)
-                os.execve(argv[0], argv, {**site.environment, "PS1": "$ ", "HISTFILE": ""})
-            finally:
-                os._exit(99)
-        self._seen = b""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        try:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-        os.close(self.terminal)
-
-    def expect(self, text: bytes) -> bytes:
-        """Return all that appeared up to the end of `text`; fail when it does not come."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while text not in self._seen:
-            ready, _, _ = select.select([self.terminal], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                pytest.fail(f"{text!r} did not appear; the terminal shows {self._seen!r}")
-            try:
-                self._seen += os.read(self.terminal, 4096)
-            except OSError:  # EIO: everybody has closed it
-                pytest.fail(f"{text!r} did not appear before the end; the terminal shows {self._seen!r}")
-        before, self._seen = self._seen.split(text, 1)
-        return before + text
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.terminal, keys)
-
-    def run(self, command: str) -> None:
-        """Type a command line to a shell, once it waits for one."""
-        self.expect(b"$ ")
-        self.type(f"{command}\n".encode())
-        self.expect(b"\n")  # the echo
-
-    def wait(self) -> int:
-        """Wait for the command to end; return its exit status."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            select.select([self.terminal], [], [], 0.02)
-        pytest.fail("nono did not end")
-
-
-def nono(*command: str) -> list[str]:
-    return [sys.executable, "-m", "nono", "run", *FLAGS, "--", *command]
 
 
 @contextmanager
@@ -96,11 +27,6 @@ def start(site: Site, command: list[str], *flags: str) -> Iterator[subprocess.Po
             yield process
         finally:
             process.kill()
-
-
-def shell(site: Site) -> TerminalSession:
-    """An interactive shell, which does job control."""
-    return TerminalSession(site, [require_command("bash"), "--norc", "--noediting", "-i"])
 
 
 @pytest.fixture
@@ -133,7 +59,7 @@ def test_a_signal_to_nono_reaches_the_child(session: TerminalSession, name: str)
 
 def test_a_new_window_size_reaches_the_child(session: TerminalSession) -> None:
     session.expect(b"ready")
-    fcntl.ioctl(session.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    session.resize(30, 100)
     session.expect(b"SIGWINCH")
 
 
@@ -157,7 +83,7 @@ def test_control_z_stops_for_the_shell_and_fg_continues(site: Site, script: str)
     command = shlex.join(nono(*site.agent("signals")))
     with shell(site) as session:
         session.run(script.format(command if script == "{}" else shlex.quote(f"{command}; exit $?")))
-        child = int(session.expect(b"\n").split()[-1])
+        child = session.process(int(session.expect(b"\n").split()[-1]))
         session.type(b"\x1a")
         session.run("echo stopped-$?")
         session.expect(b"stopped-148")
@@ -180,7 +106,7 @@ def test_an_agent_that_stops_itself_stops_for_the_shell(site: Site) -> None:
         session.expect(b"status-7")
 
 
-@pytest.mark.parametrize("pipeline", ["echo x | {}", "{} | cat", "echo x | {} 2>&1 | cat", "{}", "{} </dev/null"])
+@pytest.mark.parametrize("pipeline", ["echo x | {}", "{} | cat", "{}", "{} </dev/null", "{} >file"])
 def test_the_agent_can_ask_on_the_terminal(site: Site, pipeline: str) -> None:
     """As git does for a password, whatever its standard streams are."""
     agent = nono("/bin/sh", "-c", 'echo question >/dev/tty; read a </dev/tty; echo "answer-$a-" >/dev/tty; exit 7')
@@ -252,7 +178,7 @@ def test_a_signal_reaches_the_whole_group(site: Site, name: str) -> None:
 def test_a_stopped_agent_is_ended(site: Site, name: str) -> None:
     with start(site, ["/bin/sh", "-c", "echo $$; kill -STOP $$"]) as process:
         assert process.stdout is not None
-        child = int(process.stdout.readline())
+        child = seen_from_here(process.pid, int(process.stdout.readline()))
         wait_for(lambda: state(child) == "T")
         process.send_signal(getattr(signal, name))
         assert process.wait(TIMEOUT_S) == 128 + getattr(signal, name)
@@ -277,16 +203,18 @@ def test_an_agent_that_left_its_group_is_ended(site: Site) -> None:
 
 
 def test_an_agent_that_takes_no_term_is_ended_by_another(site: Site) -> None:
-    with start(site, ["/bin/sh", "-c", "trap '' TERM HUP INT; echo ready; while :; do read x; done"]) as process:
+    script = "trap '' TERM HUP INT; echo $$; while :; do read x; done"
+    with start(site, ["/bin/sh", "-c", script]) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+        agent = Path(f"/proc/{seen_from_here(process.pid, int(process.stdout.readline()))}")
 
         def ends() -> bool:
-            process.terminate()
-            return process.poll() is not None
+            if agent.exists():
+                process.terminate()
+            return not agent.exists()
 
         wait_for(ends)
-        assert process.returncode == 128 + signal.SIGKILL
+        assert process.wait(TIMEOUT_S) == 128 + signal.SIGKILL
 
 
 def test_children_that_were_there_before_are_not_the_runs(site: Site) -> None:
@@ -323,21 +251,8 @@ def test_standard_output_is_the_childs_alone(site: Site) -> None:
 
 def test_nothing_that_the_child_started_is_left_running(site: Site) -> None:
     # The second one keeps standard output open: run() would not return while it lives.
-    script = "setsid sleep 600 >/dev/null 2>&1 & echo $!; (sleep 600 & echo $!) ; exit 0"
-    done = site.run(FLAGS, ["/bin/sh", "-c", script])
-    for pid in done.stdout.split():
-        assert not Path(f"/proc/{pid}").exists()
+    mark = f"600.{os.getpid()}"
+    site.run(FLAGS, ["/bin/sh", "-c", f"setsid sleep {mark} >/dev/null 2>&1 & (sleep {mark} &) ; exit 0"])
+    commands = (each / "cmdline" for each in Path("/proc").glob("[0-9]*"))
+    assert not [each for each in commands if each.exists() and mark.encode() in each.read_bytes().split(b"\0")]
     assert list(site.tmp.iterdir()) == []
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    """Ask again and again, for what sends no event."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def state(pid: int) -> str:
-    """Return the state letter of a process, as ps(1) shows it."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

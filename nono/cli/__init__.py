@@ -14,6 +14,9 @@ import sys
 from nono.cli import args, render
 from nono.errors import NonoError
 
+_RESERVE_BYTES = 1 << 18
+_NO_MEMORY = "no memory is left for nono itself. Free some, or raise its limit with: ulimit -v unlimited"
+
 
 def main() -> None:
     """Run the command line in sys.argv and exit.
@@ -30,7 +33,12 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    status = run(sys.argv[1:])
+    reserve = bytes(_RESERVE_BYTES)
+    try:
+        status = run(sys.argv[1:])
+    except MemoryError:  # also where there was too little left to make a sentence
+        del reserve
+        status = _say(_NO_MEMORY, 1)
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:  # closed by whoever started us
@@ -41,7 +49,7 @@ def main() -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Run one command line; return the exit status (DESIGN section 5)."""
+    """Run one command line; return the exit status (DESIGN section 5). Raises MemoryError, and nothing else."""
     try:
         module, arguments = args.parse(argv)
         status: int = module.run(arguments)
@@ -58,10 +66,8 @@ def run(argv: list[str]) -> int:
     except OSError as error:
         hint = " Raise the limit with: ulimit -n 1024." if error.errno == errno.EMFILE else ""
         return _say(f"this machine refuses: {os.strerror(error.errno or 0)} (at {_place(error)}).{hint}", 1)
-    except MemoryError as error:
-        return _say(
-            f"no memory is left (at {_place(error)}). Free some, or raise the limit with: ulimit -v unlimited.", 1
-        )
+    except MemoryError:
+        raise
     except ImportError as error:  # its text is the loader's own
         return _say(
             f"a part of nono or of a library cannot be loaded ({error}, at {_place(error)}). Memory or descriptors are "

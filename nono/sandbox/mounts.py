@@ -11,7 +11,8 @@ Landlock says what may be read and written; what it cannot do is done here, on t
 - /dev holds the few devices that programs need, terminals of the run's own, and an empty /dev/shm.
 
 Nothing is made on the user's disk but mount points inside the run's temporary directory. Steps that name something that
-has vanished since are left out. Where a grant is around /tmp or /dev, that one stays the machine's.
+has vanished since are left out. Where a grant is around /tmp or /dev, or something below /tmp or /dev/shm is granted in
+part only, that one stays the machine's.
 
 Pure. Sources: mount(2), mount_setattr(2), mount_namespaces(7), pts(4).
 """
@@ -32,8 +33,9 @@ from nono.kernel.spawn import (
     MOUNT_WRITABLE,
     Mount,
 )
+from nono.policy.capabilities import READ, WRITE
 from nono.record import Record
-from nono.sandbox.expansion import DIRECTORY, EXPANDED, Entry, Expansion
+from nono.sandbox.expansion import DIRECTORY, EXPANDED, FILE, Entry, Expansion
 
 # MS_*: mount(2)
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
@@ -75,8 +77,9 @@ class View(Record):
 def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -> View:
     """Return the view for a child with these pieces. temporary_directory: the run's own, which is granted."""
     around = [piece.path for piece in expansion.pieces if piece.kind == DIRECTORY or piece.path in ("/dev", "/tmp")]
-    own_devices = not _covers(around, "/dev")
+    own_devices = not _covers(around, "/dev") and _fits_into("/dev/shm", expansion, temporary_directory, workdir)
     own_tmp = expansion.has_tmp and not _covers(around, "/tmp")
+    own_tmp = own_tmp and _fits_into("/tmp", expansion, temporary_directory, workdir)
     is_confined = "/" not in expansion.writable
     writable = [path for path in _topmost(expansion.writable) if not _is_below(path, "/dev")] if is_confined else []
     mounts = [Mount(MOUNT_BIND, path, path, optional=True) for path in (*writable, *expansion.read_only)]
@@ -97,6 +100,22 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
         mounts += (Mount(MOUNT_WRITABLE, path, flags=1) for path in alone)
         mounts += (Mount(MOUNT_READ_ONLY, path, optional=True) for path in expansion.read_only)
     return View(tuple(mounts), tuple(rules), own_devices)
+
+
+def _fits_into(directory: str, expansion: Expansion, temporary_directory: str, workdir: str) -> bool:
+    """Whether all that is to be seen below `directory` may be read and written in full.
+
+    The agent has the whole of its own `directory`, and Landlock judges what is mounted in there by that rule, too, so
+    nothing can have less. Where something has, or holds something denied, or the working directory is not granted,
+    `directory` stays the machine's.
+    """
+    below = [piece for piece in expansion.pieces if _is_below(piece.path, directory)]
+    whole = [piece.path for piece in below if piece.kind in (DIRECTORY, FILE) and piece.access == READ | WRITE]
+    return (
+        all(_covers(whole, piece.path) for piece in below)
+        and not any(_is_below(path, directory) for path in expansion.read_only)
+        and (not _is_below(workdir, directory) or _covers((*whole, temporary_directory), workdir))
+    )
 
 
 def _devices(expansion: Expansion) -> Iterator[Mount]:

@@ -1,0 +1,74 @@
+"""The child's own view: what may be shown in a directory of its own, and what that directory would give away."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nono.policy.capabilities import NETWORK_BLOCKED, READ, WRITE
+from nono.sandbox.expansion import DIRECTORY, EXPANDED, FILE, Expansion, Piece
+from nono.sandbox.mounts import private_view
+from tests.runs import Site
+
+SCRATCH = "/tmp/nono-1"
+OWN = Piece(SCRATCH, DIRECTORY, READ | WRITE)
+
+
+def owned(*pieces: Piece, workdir: str = "/home/u", read_only: tuple[str, ...] = ()) -> set[str]:
+    """Which directories are the child's own."""
+    expansion = Expansion((OWN, *pieces), (), (), NETWORK_BLOCKED, read_only=read_only, has_tmp=True)
+    view = private_view(expansion, SCRATCH, workdir)
+    return {path for path in ("/tmp", "/dev") if path in {mount.target for mount in view.mounts}}
+
+
+def test_what_is_granted_in_full_is_shown_in_the_childs_own_directory() -> None:
+    assert owned() == {"/tmp", "/dev"}
+    assert owned(Piece("/tmp/a", DIRECTORY, READ | WRITE), Piece("/tmp/f", FILE, READ | WRITE)) == {"/tmp", "/dev"}
+    assert owned(Piece("/tmp/a", DIRECTORY, READ | WRITE), workdir="/tmp/a/b") == {"/tmp", "/dev"}
+    assert owned(Piece("/home/u", EXPANDED, READ), Piece("/home/u/a", DIRECTORY, READ)) == {"/tmp", "/dev"}
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])
+def test_what_is_granted_in_part_keeps_the_machines_directory(place: str) -> None:
+    """The right on the child's own directory would hold for all that is mounted in it."""
+    theirs = {"/tmp": {"/dev"}, "/dev/shm": {"/tmp"}}[place]
+    assert owned(Piece(f"{place}/a", DIRECTORY, READ)) == theirs
+    assert owned(Piece(f"{place}/a", FILE, WRITE)) == theirs
+    assert owned(Piece(f"{place}/a", EXPANDED, READ), Piece(f"{place}/a/b", DIRECTORY, READ | WRITE)) == theirs
+    assert owned(workdir=f"{place}/a") == theirs
+    assert owned(Piece(f"{place}/a", DIRECTORY, READ | WRITE), read_only=(f"{place}/a/profile",)) == theirs
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory of the machine's /tmp with a file in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        Path(directory, "file").write_text("content")
+        Path(directory, "sub").mkdir()
+        yield Path(directory)
+
+
+@pytest.mark.parametrize(
+    ("flags", "read", "written"),
+    [
+        ([], False, False),
+        (["--read", "."], True, False),
+        (["--read-file", "file"], True, False),
+        (["--write", "."], False, True),
+        (["--write", "sub"], False, False),
+        (["--allow", ".", "--deny", "file"], False, False),
+        (["--allow", "."], True, True),
+    ],
+)
+def test_a_working_directory_in_tmp_is_as_closed_as_any(
+    site: Site, place: Path, flags: list[str], read: bool, written: bool
+) -> None:
+    wrap = ["sh", "-c", f'cd {place} && exec "$@"', "sh"]  # where a flag's relative path is taken from
+    done = site.run(flags, ["sh", "-c", "cat file; echo > new; exit 0"], wrap=wrap)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout == "content", (place / "new").exists()) == (read, written), done.stderr
+    assert sorted(os.listdir(place)) == sorted(["file", "sub", *(["new"] if written else [])])

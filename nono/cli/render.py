@@ -11,7 +11,7 @@ import sys
 
 from nono.errors import Refusal
 from nono.policy.allowlist import host_and_port, parse_entry
-from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, CapabilitySet, Limits, PathGrant
+from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, CapabilitySet, PathGrant
 from nono.policy.network import GROUPS, NETWORK_PROFILES
 from nono.policy.protection import PROFILES_DENY, USERS_DENY
 from nono.supervisor.command import ORIGIN as COMMAND
@@ -28,7 +28,6 @@ _MAX_DENIED = 10
 GRANT = " The operator can grant it with "  # in a refusal's reason, before the flag (policy/allowlist.py)
 _HOSTS_SHOWN = 8
 _PATHS_SHOWN = 8
-_UNITS = {1 << 40: "TiB", 1 << 30: "GiB", 1 << 20: "MiB", 1 << 10: "KiB"}
 
 
 def summary(what: Summary, home: str, verbose: bool) -> str:
@@ -50,8 +49,7 @@ def summary(what: Summary, home: str, verbose: bool) -> str:
         names = ", ".join(map(printable, what.withheld)) if verbose else f"{few} (-v to list)"
         rows.append(("withheld", names))
     rows += _held(what)
-    if limits := _limits(what.capabilities.limits):
-        rows.append(("limits", ", ".join(limits)))
+    rows += [("" if index else "limits", line) for index, line in enumerate(what.limits)]
     for note in what.notes:
         rows.append(("note", printable(note)))
     rows.append(("wall", what.wall))
@@ -141,27 +139,6 @@ def _held(what: Summary) -> list[tuple[str, str]]:
     ]
     rows += [("warning", f"the agent gets {printable(name)} as it is  (allow_vars)") for name in what.exposed]
     return rows
-
-
-def _limits(limits: Limits) -> list[str]:
-    """Each limit in words."""
-    words = []
-    if limits.memory_bytes:
-        unit = max((unit for unit in _UNITS if limits.memory_bytes >= unit), default=1)
-        words.append(f"{limits.memory_bytes / unit:.4g} {_UNITS.get(unit, 'bytes')} memory")
-    if limits.max_processes:
-        words.append(f"{limits.max_processes} process{'' if limits.max_processes == 1 else 'es'}")
-    if limits.timeout_s:
-        words.append(_duration(limits.timeout_s))
-    return words
-
-
-def _duration(seconds: float) -> str:
-    """90.5 -> 1 min 30.5 s"""
-    hours, seconds = divmod(seconds, 3600)
-    minutes, seconds = divmod(seconds, 60)
-    parts = ((hours, "h"), (minutes, "min"), (seconds, "s"))
-    return " ".join(f"{count:.6g} {unit}" for count, unit in parts if count)
 
 
 def _network(what: Summary, home: str, verbose: bool) -> list[tuple[str, str]]:

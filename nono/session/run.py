@@ -81,7 +81,7 @@ class Summary(Record):
     """What the child may do, for the user.
 
     routes: (name, upstream host, where its key came from). intercepts: TLS is intercepted, where it is wanted. leaks:
-    what this wall does not stop. exposed: variables with secrets that the profile lets through.
+    what this wall does not stop. exposed: variables with secrets that the profile lets through. limits: lines.
     """
 
     argv: tuple[str, ...]
@@ -95,6 +95,7 @@ class Summary(Record):
     intercepts: bool = False
     leaks: tuple[str, ...] = ()
     exposed: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
 
 def run(
@@ -170,7 +171,7 @@ def run(
         )
         plan = standing.plan
         undo.enter_context(standing.prepared)
-        rlimits = limiter.rlimits(own_user_namespace=bool(plan.namespaces)) if limiter is not None else ()
+        rlimits, limits = _limits(limiter, own_user_namespace=bool(plan.namespaces))
         variables = child_environment(
             environment,
             network=capabilities.network,
@@ -190,7 +191,7 @@ def run(
             workdir=place.workdir,
         )
         summary = _summary(order, capabilities, plan, variables, credentials, environment)
-        tell(summary._replace(intercepts=authority is not None))
+        tell(summary._replace(intercepts=authority is not None, limits=limits))
         if order.dry_run:
             return 0
         registries = registries_of(capabilities, environment, place, notice)
@@ -222,6 +223,8 @@ def run(
                 )
             finally:
                 os.close(ruleset)
+            if limiter is not None:
+                limiter.started(child.pid)
             behind = _Behind(plan, expansion, child, host_listeners, limiter)
             return _supervise(parts, behind, terminal, signals, audit, notice)
         except SpawnError as error:
@@ -261,6 +264,16 @@ def _limiter(capabilities: CapabilitySet) -> Limiter | None:
     from nono.supervisor.limits import Limiter
 
     return Limiter(capabilities.limits)
+
+
+def _limits(
+    limiter: Limiter | None, *, own_user_namespace: bool
+) -> tuple[tuple[tuple[int, int, int], ...], tuple[str, ...]]:
+    """Return the agent's resource limits, and what is said of all limits. Raises UsageError."""
+    if limiter is None:
+        return (), ()
+    rlimits = limiter.rlimits(own_user_namespace=own_user_namespace)
+    return rlimits, limiter.sentences(own_user_namespace=own_user_namespace)
 
 
 def _listen_on_host(listen_ports: Sequence[int]) -> dict[int, _socket.socket]:
@@ -325,6 +338,8 @@ def _supervise(
                     relays = _make_relays(loop, behind, parts, audit)
         if not statuses:
             loop.run()
+        if deadline is not None:
+            deadline.cancel()
         if relays is not None:
             relays.drain(_DELIVERY_S, loop.stop)
             loop.run()

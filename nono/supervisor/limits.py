@@ -41,9 +41,10 @@ TIMED_OUT = 124  # timeout(1)
 _GRACE_S = 5.0
 _LONGEST_TIMER_S = 86400.0  # epoll_wait(2) counts milliseconds in an int: 24 days
 _COUNTS_BY_NAMESPACE = (5, 14)  # Linux: ucounts of RLIMIT_NPROC
+_UNITS = {1 << 40: "TiB", 1 << 30: "GiB", 1 << 20: "MiB", 1 << 10: "KiB"}
 _MEMORY, _PIDS = "memory", "pids"
 _USER_MANAGER = "/run/user/{}/systemd/private"
-_SCOPE = "systemd-run --user --scope nono run …"
+_SCOPE = "systemd-run --user --scope"
 
 
 class Limiter:
@@ -105,22 +106,22 @@ class Limiter:
     def sentences(self, *, own_user_namespace: bool) -> tuple[str, ...]:
         """Return what is limited and how, a line each, for the summary."""
         limits, lines = self._limits, []
-        falls_back = False
+        falls_back = self._falls_back(_MEMORY, limits.memory_bytes)
         if limits.memory_bytes:
-            falls_back = self._falls_back(_MEMORY, limits.memory_bytes)
-            how = "each process by itself; shared memory is not counted" if falls_back else "all together"
-            lines.append(f"{_size(limits.memory_bytes)} of memory, {how}  (--memory)")
+            how = "in each process, shared memory aside" if falls_back else "for all together"
+            lines.append(f"{_size(limits.memory_bytes)} memory {how}  (--memory)")
         if limits.max_processes:
-            others = ""
+            less = ""
             if self._falls_back(_PIDS, limits.max_processes) and not _counts_alone(own_user_namespace):
                 falls_back = True
-                others = ", as long as this user's other programs start no more"
-            lines.append(f"{limits.max_processes} processes and threads{others}  (--max-processes)")
+                less = ", less what you start meanwhile"
+            lines.append(f"{_processes(limits.max_processes)}{less}  (--max-processes)")
         if limits.timeout_s:
-            lines.append(f"{_duration(limits.timeout_s)} of time  (--timeout)")
+            lines.append(f"{_duration(limits.timeout_s)}  (--timeout)")
         if falls_back:
-            better = f"; this has one: {_SCOPE}" if os.path.exists(_USER_MANAGER.format(os.getuid())) else ""
-            lines.append(f"no control group is delegated to nono here, which would limit all together{better}")
+            has_systemd = os.path.exists(_USER_MANAGER.format(os.getuid()))
+            hint = f" ({_SCOPE} has one)" if has_systemd else ", so nothing limits all together"
+            lines.append(f"no control group is delegated here{hint}")
         return tuple(lines)
 
     def started(self, pid: int) -> None:
@@ -264,14 +265,17 @@ def _count_tasks(uid: int) -> int:
 
 
 def _size(size_bytes: int) -> str:
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size_bytes >= unit:
-            return f"{size_bytes / unit:.4g} {name}"
-    return f"{size_bytes} bytes"
+    unit = max((unit for unit in _UNITS if size_bytes >= unit), default=1)
+    return f"{size_bytes / unit:.4g} {_UNITS.get(unit, 'bytes')}"
 
 
-def _duration(duration_s: float) -> str:
-    for unit, name in ((3600, "h"), (60, "min")):
-        if duration_s >= unit and duration_s % unit == 0:
-            return f"{duration_s / unit:g} {name}"
-    return f"{duration_s:g} s"
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes and threads"
+
+
+def _duration(seconds: float) -> str:
+    """90.5 -> 1 min 30.5 s"""
+    hours, seconds = divmod(seconds, 3600)
+    minutes, seconds = divmod(seconds, 60)
+    parts = ((hours, "h"), (minutes, "min"), (seconds, "s"))
+    return " ".join(f"{count:.6g} {unit}" for count, unit in parts if count)

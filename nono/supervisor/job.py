@@ -1,37 +1,47 @@
-"""The child's life after its exec: signals, the terminal, and the exit status.
+"""The agent's life after its exec: signals, stops, and the exit status.
 
-The supervisor is to the child what an interactive shell is to a job (glibc manual, "Implementing a Job Control Shell"):
+The agent's parent is the init that kernel.spawn left behind, which leads the agent's session; what happens comes from
+there as messages, and signals go there as messages. The supervisor is to the user's shell what the agent would be, and
+to the agent what a shell would be (glibc manual, "Implementing a Job Control Shell"):
 
-- The child leads its own process group, and holds the terminal while it runs, so that a key like ^C reaches it from
-  the kernel. Only where the terminal may be in use by others too (`nono run … | less`, `echo x | nono run …`) the child
-  stays in our group, because taking the terminal would stop them; a key then reaches it as it reaches them.
-- INT, QUIT, TERM, HUP, USR1, USR2, WINCH and TSTP sent to us are sent on to the child's group, and to the child itself
+- INT, QUIT, TERM, HUP, USR1, USR2, WINCH and TSTP sent to us are sent on to the agent's group, and to the agent itself
   where it has left that. TERM and HUP are followed by CONT, because a stopped process takes no other signal. A second
-  TERM is KILL. INT never is: agents give ^C twice a meaning of their own.
-- When the child stops, we take the terminal back and stop our group too, so that the user's shell sees it; when we are
-  continued, we give the terminal back and continue the child. Where no shell watches (a terminal window that runs
-  nono itself) the kernel does not let us stop, and the child is continued at once.
-- We are the subreaper of all that the child starts: when it is gone, whatever it left is killed, because it was
-  granted to this run, and the terminal is ours again if a group that is gone had it.
+  TERM is KILL. INT never is: agents give ^C twice a meaning of their own. WINCH is the terminal's affair where the
+  agent has one: its kernel tells the agent when the size is another.
+- When the agent stops, the user's terminal is given back and we stop our group too, so that the user's shell sees it;
+  when we are continued, the terminal is taken again and the agent continued. Where no shell watches (a terminal window
+  that runs nono itself) the kernel does not let us stop, and the agent is continued at once.
+- When the agent stops because it needs its terminal, it gets that at once if we are in the foreground of the user's.
+- When the init is gone, so is the agent.
+- Where there is no PID namespace, what the agent leaves becomes the init's, and then ours, because we are a subreaper:
+  it is killed, because what it was granted was for this run (`kill_descendants`).
 
-Signals arrive through signal.set_wakeup_fd(2 ends of a pipe); the handlers themselves do nothing. `Signals` is entered
-before the spawn, so that no signal falls between.
+Signals arrive through signal.set_wakeup_fd (a pipe); the handlers themselves do nothing. `Signals` is entered before
+the spawn, so that no signal falls between. Those that whoever started us had ignored (nohup(1), `nono run … &` in a
+script) stay ignored.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from collections.abc import Set as AbstractSet
+import sys
 from importlib import import_module
 from time import monotonic
 
+from nono.kernel.spawn import COMMAND_FOREGROUND, COMMAND_SIGNAL, EVENT_EXITED, EVENT_STOPPED, MESSAGE_BYTES
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
     from typing import Self
 
-FORWARDED = (
+    from nono.kernel.spawn import Child
+    from nono.loop import Loop
+    from nono.supervisor.terminal import Terminal
+
+_FORWARDED = (
     signal.SIGINT,
     signal.SIGQUIT,
     signal.SIGTERM,
@@ -41,10 +51,10 @@ FORWARDED = (
     signal.SIGWINCH,
     signal.SIGTSTP,
 )
-_FROM_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGTSTP)
 _NEEDS_THE_TERMINAL = (signal.SIGTTIN, signal.SIGTTOU)
 _SECOND_TERM_S = 0.5  # timeout(1) sends each signal twice at once, to us and to our group: that is one
 _KILLED_S = 2.0  # how long a killed process may take to die; one that waits for a dead file server takes for ever
+_READ = 1  # nono.loop's; it is imported after the spawn
 
 
 def _wake(number: int, frame: object) -> None:
@@ -60,9 +70,9 @@ class Signals:
 
     def __enter__(self) -> Self:
         self._previous_fd = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        for number in (*FORWARDED, signal.SIGCHLD, signal.SIGCONT):
-            self._previous[number] = signal.signal(number, _wake)
-        self._previous[signal.SIGTTOU] = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # tcsetpgrp from the background
+        for number in (*_FORWARDED, signal.SIGCONT):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, _wake)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -80,156 +90,135 @@ class Signals:
             return b""
 
 
-class Terminal:
-    """The controlling terminal, if there is one; a context manager.
+class Job:
+    """One agent. Feed it the signals that came (`handle`); `on_exit` is called once with the exit status.
 
-    shared: whether the child stays in our process group. handed_fd: the terminal, for the child's group at its start;
-    -1 for nothing. interactive: whether a shell may be watching us for stops.
+    The status is what a shell has: 128 + the number of the signal that ended the agent.
     """
 
-    def __init__(self) -> None:
-        try:
-            self._fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        except OSError:
-            self._fd = -1
-        on_input, on_output, on_errors = map(os.isatty, (0, 1, 2))
-        # With standard error alone we were started by another program, which sends its signals to us.
-        self.interactive = self._fd >= 0 and (on_input or on_output)
-        self._was_in_front = self.in_front
-        whole = on_input and on_output and on_errors
-        self.shared = self.in_front and self.interactive and not whole
-        self.handed_fd = self._fd if self.in_front and whole else -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Take the terminal back from a group that is gone; the run's processes have ended."""
-        if self._was_in_front and not _exists(_foreground_group(self._fd)):
-            _set_foreground(self._fd, os.getpgrp())
-        if self._fd >= 0:
-            os.close(self._fd)
-
-    @property
-    def in_front(self) -> bool:
-        """Whether this process's group is the foreground group."""
-        return _foreground_group(self._fd) == os.getpgrp()
-
-    def give_to(self, group: int) -> None:
-        """Make `group` the foreground group, if this process's own one is it now and the child uses the terminal."""
-        if self.interactive and self.in_front:
-            self._was_in_front = True
-            _set_foreground(self._fd, group)
-
-    def take_from(self, group: int) -> None:
-        """Make this process's group the foreground group again, if `group` is it now."""
-        if _foreground_group(self._fd) == group:
-            _set_foreground(self._fd, os.getpgrp())
-
-
-def _foreground_group(fd: int) -> int:
-    try:
-        return os.tcgetpgrp(fd)
-    except OSError:
-        return -1  # no terminal, or not ours
-
-
-def _set_foreground(fd: int, group: int) -> None:
-    try:
-        os.tcsetpgrp(fd, group)
-    except OSError:
-        pass  # the terminal went away, or the group did: both end by themselves
-
-
-def _exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-class Job:
-    """One child. Feed it the signals that came (`handle`); `on_exit` is called once with the exit status."""
-
-    def __init__(self, pid: int, terminal: Terminal, on_exit: Callable[[int], None]) -> None:
-        self.pid = pid
+    def __init__(self, child: Child, terminal: Terminal, on_exit: Callable[[int], None]) -> None:
+        self._child = child
         self._terminal = terminal
         self._on_exit = on_exit
+        self._loop: Loop | None = None
         self._exited = False
-        self._first_term: float | None = None
+        self._stopped = False
+        self._in_foreground = terminal.spec is not None and terminal.spec.in_foreground
+        self._last_term: float | None = None
+        self._kills = 0
+        os.set_blocking(child.control_fd, False)
+        terminal.on_hang_up = lambda: self.handle(bytes([signal.SIGHUP]))
+
+    def attach(self, loop: Loop) -> None:
+        """Have the loop call `handle_event`, until the agent's end."""
+        self._loop = loop
+        loop.register(self._child.control_fd, _READ, self.handle_event)
 
     def handle(self, numbers: bytes) -> None:
         """Act on each signal number."""
         for number in numbers:
-            if number == signal.SIGCHLD:
-                self._reap()
-            elif number == signal.SIGCONT:
+            if number == signal.SIGCONT:
                 self._continue()
             elif number == signal.SIGTERM and self._is_second_term():
-                self.send(signal.SIGKILL)
-            elif not (self._terminal.shared and number in _FROM_THE_TERMINAL):
+                self.kill()
+            elif number == signal.SIGWINCH and self._terminal.resize():
+                pass
+            elif number in _FORWARDED:
                 self.send(number)
                 if number in (signal.SIGTERM, signal.SIGHUP):
                     self.send(signal.SIGCONT)
 
+    def handle_event(self, ready: int = _READ) -> None:
+        """Act on what the init has said; does not wait."""
+        while not self._exited:
+            try:
+                message = os.read(self._child.control_fd, MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            kind, value = (int.from_bytes(message[at : at + 4], sys.byteorder, signed=True) for at in (0, 4))
+            if not message:
+                self._end(signal.SIGKILL)
+            elif kind == EVENT_EXITED:
+                self._end(value)
+            elif kind == EVENT_STOPPED:
+                self._stop(value)
+
     def send(self, number: int) -> None:
-        """Send a signal to the child's process group, and to the child itself where it is not in that one."""
+        """Send a signal to the agent's process group, and to the agent itself where it is not in that one."""
+        self._tell(COMMAND_SIGNAL, number)
+
+    def kill(self) -> None:
+        """End the agent; asked again, its init."""
+        self._kills += 1
+        if self._kills == 1:
+            self.send(signal.SIGKILL)
+        elif not self._exited:
+            signal.pidfd_send_signal(self._child.pidfd, signal.SIGKILL)
+
+    def _tell(self, kind: int, value: int) -> None:
         if self._exited:
             return
         try:
-            if os.getpgid(self.pid) != self.pid:
-                os.kill(self.pid, number)
-            if not self._terminal.shared:
-                os.killpg(self.pid, number)
-        except ProcessLookupError:
-            pass
+            message = b"".join(each.to_bytes(4, sys.byteorder, signed=True) for each in (kind, value))
+            os.write(self._child.control_fd, message)
+        except OSError:
+            pass  # it has ended, which comes as an event
 
     def _is_second_term(self) -> bool:
-        now = monotonic()
-        if self._first_term is None:
-            self._first_term = now
-        return now - self._first_term >= _SECOND_TERM_S
+        now, last = monotonic(), self._last_term
+        if last is not None and now - last < _SECOND_TERM_S:
+            return False
+        self._last_term = now
+        return last is not None
 
-    def _continue(self) -> None:
-        if not self._exited:
-            self._terminal.give_to(os.getpgid(self.pid))
-            self.send(signal.SIGCONT)
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if pid != self.pid:
-                continue  # an orphan of the child's, which became ours
-            if os.WIFSTOPPED(status):
-                self._stop(os.WSTOPSIG(status))
-            else:
-                self._exited = True
-                self._terminal.take_from(self.pid)
-                self._on_exit(exit_status(status))
+    def _end(self, status: int) -> None:
+        self._exited = True
+        if self._loop is not None:
+            self._loop.unregister(self._child.control_fd)
+        self._on_exit(exit_status(status))
 
     def _stop(self, number: int) -> None:
-        """The child was stopped by the signal `number`."""
-        if number in _NEEDS_THE_TERMINAL and self._terminal.in_front:
-            self._terminal.interactive = True  # it opened the terminal by itself, as to ask for a password
+        """The agent was stopped by the signal `number`."""
+        self._stopped = True
+        terminal = self._terminal
+        if number in _NEEDS_THE_TERMINAL and terminal.take():
             self._continue()
             return
-        self._terminal.take_from(os.getpgid(self.pid))
-        if self._terminal.interactive:
-            # As the terminal does it: a shell that runs us in a script has to see the script stop. The kernel ignores
-            # it in an orphaned process group, where nobody could continue us (setpgid(2)).
-            handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-            os.killpg(0, signal.SIGTSTP)
-            signal.signal(signal.SIGTSTP, handler)
-            if self._terminal.in_front:
-                self._continue()
+        terminal.give_back()
+        if not (terminal.interactive or (number == signal.SIGTSTP and terminal.has_job_control and terminal.in_front)):
+            return
+        # As the terminal does it: a shell that runs us in a script has to see the script stop. The kernel ignores it in
+        # an orphaned process group, where nobody could continue us (setpgid(2)).
+        if not _stop_group(number if number in _NEEDS_THE_TERMINAL else signal.SIGTSTP):
+            if not terminal.in_front:
+                self.send(signal.SIGHUP)  # it waits for what will never come; the kernel does so with orphans
+            self._continue()
+
+    def _continue(self) -> None:
+        if self._exited:
+            return
+        self._terminal.resize()
+        in_foreground = self._terminal.resume()
+        if self._terminal.spec is not None and (self._stopped or in_foreground != self._in_foreground):
+            self._tell(COMMAND_FOREGROUND, int(in_foreground))
+        self._in_foreground = in_foreground
+        self._stopped = False
+        self.send(signal.SIGCONT)
+
+
+def _stop_group(number: int) -> bool:
+    """Stop this process's group, as by `number`; return, when it was continued, whether it had been stopped."""
+    if signal.getsignal(number) == signal.SIG_IGN:
+        return False  # a shell without job control started us
+    continued: list[int] = []
+    on_continue = signal.signal(signal.SIGCONT, lambda number, frame: continued.append(number))
+    on_stop = signal.signal(number, signal.SIG_DFL)
+    os.killpg(0, number)
+    signal.signal(number, on_stop)
+    signal.signal(signal.SIGCONT, on_continue)
+    return bool(continued)  # and its byte is on the wake-up pipe, so that `handle` continues the agent
 
 
 def exit_status(status: int) -> int:

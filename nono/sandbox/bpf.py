@@ -54,6 +54,7 @@ USER_NOTIF = 0x7FC00000
 _RET_ERRNO = 0x00050000
 EPERM = _RET_ERRNO | errno.EPERM
 EACCES = _RET_ERRNO | errno.EACCES
+EBUSY = _RET_ERRNO | errno.EBUSY
 ENOSYS = _RET_ERRNO | errno.ENOSYS
 EAFNOSUPPORT = _RET_ERRNO | errno.EAFNOSUPPORT
 EPROTONOSUPPORT = _RET_ERRNO | errno.EPROTONOSUPPORT
@@ -223,6 +224,14 @@ _NO_DETOURS = (
 )
 
 
+# A filter has one listener, and the kernel refuses a second: until the first is closed. Then the child could install a
+# filter of its own above this one, with a listener of its own, and answer its own connect with "go on".
+_SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER = 1, 1 << 3
+_NO_OTHER_JUDGE = (
+    Rule(("seccomp",), EBUSY, (_is(0, _SECCOMP_SET_MODE_FILTER), _has(1, _SECCOMP_FILTER_FLAG_NEW_LISTENER))),
+)
+
+
 def judged(
     *, network: str, notify: bool = False, unix_sockets: bool = False, own_sockets: bool = False
 ) -> tuple[str, ...]:
@@ -264,7 +273,7 @@ def rules(
         *_OTHER_FAMILIES,
         *(_TCP_UDP_AND_PING if open_network else _TCP_ONLY),
         *(_NO_DETOURS if notify and not open_network else ()),
-        *((Rule(calls, USER_NOTIF),) if calls else ()),
+        *((*_NO_OTHER_JUDGE, Rule(calls, USER_NOTIF)) if calls else ()),
         Rule(_ALWAYS_ENOSYS, ENOSYS),
         Rule(_ALWAYS_EPERM if allow_ipc else _ALWAYS_EPERM + _SYSV_AND_MQ_IPC, EPERM),
     )

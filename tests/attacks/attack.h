@@ -30,6 +30,6 @@ struct attack {
 	int (*run)(char **arguments);
 };
 
-extern const struct attack network_attacks[], file_attacks[], process_attacks[], kernel_attacks[];
+extern const struct attack network_attacks[], mediated_attacks[], file_attacks[], process_attacks[], kernel_attacks[];
 
 #endif

@@ -277,6 +277,14 @@ def test_a_network_of_its_own_makes_only_connect_wait() -> None:
     assert bpf.judged(network=NETWORK_PROXY, own_sockets=True) == ("connect",)
 
 
+def test_nobody_else_becomes_the_judge() -> None:
+    for flags in ({"notify": True}, {"unix_sockets": True}, {"own_sockets": True, "network": NETWORK_OPEN}):
+        assert mediated("seccomp", 1, 8, 0x1000, **flags) == bpf.EBUSY
+        assert mediated("seccomp", 1 | 1 << 32, 1 | 8 | 32, 0x1000, **flags) == bpf.EBUSY
+        assert mediated("seccomp", 1, 1, 0x1000, **flags) == bpf.ALLOW  # a filter as browsers have it
+    assert verdict("seccomp", 1, 8, 0x1000) == bpf.ALLOW
+
+
 def test_an_open_network_has_abstract_names_of_the_host() -> None:
     assert mediated("listen", 3, network=NETWORK_OPEN, unix_sockets=True) == bpf.USER_NOTIF
     assert mediated("connect", 3, network=NETWORK_OPEN, unix_sockets=True) == bpf.USER_NOTIF

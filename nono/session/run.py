@@ -45,8 +45,7 @@ from nono.session.parts import (
 )
 from nono.supervisor import command as commands
 from nono.supervisor import guard, wall
-from nono.supervisor.agent import Job
-from nono.supervisor.job import Signals, children, kill_descendants
+from nono.supervisor.job import Job, Signals, children, kill_descendants
 from nono.supervisor.scratch import ScratchDirectory
 from nono.supervisor.terminal import Terminal
 from nono.supervisor.whereabouts import find_place, find_profile

@@ -109,6 +109,7 @@ class Mediator:
         )
         self._lock = threading.Lock()
         self._threads: dict[threading.Thread, notify.Call] = {}
+        self._prepared: set[threading.Thread] = set()  # before that, the signal that interrupts would end the process
         self._unix_connects = threading.BoundedSemaphore(_MAX_UNIX_CONNECTS)
         self._closing = threading.Event()
         self._sweeper: threading.Thread | None = None
@@ -136,7 +137,8 @@ class Mediator:
             attempts -= 1
             for thread in threads:
                 if thread.is_alive() and thread.native_id is not None:
-                    notify.interrupt(thread.native_id)
+                    if thread in self._prepared:
+                        notify.interrupt(thread.native_id)
                     thread.join(_JOIN_S)
         if self._sweeper is not None:
             self._sweeper.join()
@@ -165,6 +167,7 @@ class Mediator:
 
     def _serve(self, call: notify.Call) -> None:
         notify.prepare_thread()
+        self._prepared.add(threading.current_thread())
         received = False
         while (what := self._line.serve(call, received=received)) != notify.ENDED:
             received = what == notify.CROWDED

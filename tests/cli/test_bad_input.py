@@ -464,7 +464,18 @@ def test_kernel_without_user_namespaces(site: Site) -> None:
     # Inside a user namespace of its own, even an ordinary user may set its limit to none.
     none_left = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     wrap = ["unshare", "--user", "--map-root-user", "sh", "-c", none_left, "sh"]
-    refuse(site, ["--block-net", "--silent"], OWN, r"max_user_namespaces", wrap=wrap)
+    refuse(site, ["--block-net", "--silent", "--sandbox", "namespace"], OWN, r"max_user_namespaces", wrap=wrap)
+
+
+@pytest.mark.parametrize("attempt", range(6))
+def test_an_agent_that_ends_at_once_ends_well_without_namespaces(site: Site, attempt: int) -> None:
+    """The mediator is told to end while its thread is starting."""
+    require_command("unshare")
+    none_left = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    wrap = ["unshare", "--user", "--map-root-user", "sh", "-c", none_left, "sh"]
+    done = site.run(["--block-net"], ["true"], wrap=wrap)
+    assert done.returncode == 0, done.stderr
+    assert "seccomp notifier" in done.stderr
 
 
 def test_kernel_without_landlock(site: Site) -> None:

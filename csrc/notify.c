@@ -252,7 +252,9 @@ connect_by_table(struct nono_mediation *mediation, const struct nono_call *call,
 		__atomic_store_n(admitted, this_second(), __ATOMIC_RELEASE);
 	}
 	error = connect_for(mediation, call, &real, loopback(call->domain, mediation->real_ports[index], &real));
-	if (admitted != NULL && error != 0 && error != EINPROGRESS && error != EALREADY && error != EISCONN)
+	/* EISCONN: it was in progress and is connected by now, or it listens. */
+	if (admitted != NULL && error != 0 && error != EINPROGRESS && error != EALREADY &&
+	    (error != EISCONN || getpeername(call->fd, &peer.any, &peer_size) < 0))
 		__atomic_store_n(admitted, 0, __ATOMIC_RELEASE);
 	return error;
 }

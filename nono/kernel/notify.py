@@ -13,8 +13,9 @@ Source: seccomp_unotify(2), pidfd_getfd(2), openat2(2).
 from __future__ import annotations
 
 import os
+import signal
 import time
-from errno import E2BIG, EINVAL, ENOSYS, EPERM
+from errno import E2BIG, EAGAIN, EINVAL, ENOSYS, EPERM
 
 from nono.errors import KernelError
 from nono.kernel._shim import ffi, lib
@@ -22,6 +23,7 @@ from nono.kernel._shim import ffi, lib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from threading import Thread
     from typing import Any
 
 ENDED = lib.NONO_NOTIFY_ENDED
@@ -42,6 +44,7 @@ _NEW_LISTENER = 1 << 3  # SECCOMP_FILTER_FLAG_*
 _WAIT_KILLABLE_RECV = 1 << 5  # Linux 5.19: no signal but a deadly one takes a call back that was received
 _INSTRUCTION_BYTES = 8
 _PORTS = 65536
+_LOOKUPS = 64  # a rename anywhere on the machine makes "..", below a root, EAGAIN: to be tried again
 _ADMITTED_S = 150  # the last SYN of a connect is sent after 127 seconds
 
 _WHY = {
@@ -73,6 +76,18 @@ def set_filter(program: bytes) -> int:
     if fd < 0:
         raise KernelError("seccomp", -fd)
     return fd
+
+
+def start_thread(thread: Thread) -> None:
+    """Start a thread in which the signal of `interrupt`, which would end the process, waits until `prepare_thread`.
+
+    Raises RuntimeError where no thread can be started.
+    """
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMAX - 1})
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def prepare_thread() -> None:
@@ -181,7 +196,10 @@ def open_path(path: bytes, *, root_fd: int = -1, resolve: int) -> int:
 
     Raises KernelError: openat2(2)'s errors; ENOSYS before Linux 5.6.
     """
-    fd = int(lib.nono_openat2(root_fd, path, os.O_PATH | os.O_CLOEXEC, resolve))
+    for _ in range(_LOOKUPS):
+        fd = int(lib.nono_openat2(root_fd, path, os.O_PATH | os.O_CLOEXEC, resolve))
+        if fd != -EAGAIN:
+            break
     if fd < 0:
         raise KernelError("openat2", -fd)
     return fd

@@ -154,7 +154,7 @@ class Mediator:
             thread = threading.Thread(target=self._serve, args=(call,), name="mediator", daemon=True)
             self._threads[thread] = call
             try:
-                thread.start()
+                notify.start_thread(thread)
             except RuntimeError:  # the limit of processes is reached: those that are there go on
                 del self._threads[thread]
                 if not self._threads:
@@ -162,20 +162,27 @@ class Mediator:
                 return
             if len(self._threads) == MAX_THREADS:
                 self._line.raw.full = 1
-                self._sweeper = threading.Thread(target=self._sweep, name="mediator's sweeper", daemon=True)
-                self._sweeper.start()
+                sweeper = threading.Thread(target=self._sweep, name="mediator's sweeper", daemon=True)
+                try:
+                    sweeper.start()
+                    self._sweeper = sweeper
+                except RuntimeError:
+                    pass  # those that are crowded sweep, too
 
     def _serve(self, call: notify.Call) -> None:
         notify.prepare_thread()
         self._prepared.add(threading.current_thread())
         received = False
-        while (what := self._line.serve(call, received=received)) != notify.ENDED:
-            received = what == notify.CROWDED
-            if received:
-                self._sweep_once()
-                self._start_thread()
-            else:
-                self._answer(call)
+        try:
+            while (what := self._line.serve(call, received=received)) != notify.ENDED:
+                received = what == notify.CROWDED
+                if received:
+                    self._sweep_once()
+                    self._start_thread()
+                else:
+                    self._answer(call)
+        except OSError as failure:  # no call can be received: they wait until `close`
+            self._report(f"connections from now on, because the kernel hands none over any more ({failure})")
 
     def _sweep(self) -> None:
         while not self._closing.wait(_SWEEP_S):

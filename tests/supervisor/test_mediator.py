@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import select
 import signal
@@ -22,12 +23,21 @@ from typing import Any
 
 import pytest
 
-from nono.kernel import notify, process
+from nono.kernel import notify, process, seccomp
 from nono.sandbox import bpf
 from nono.supervisor import mediator as module
 from nono.supervisor.mediator import HOST_PORTS, OPEN_NETWORK, OWN_NETWORK, Rules
 from tests.confined import Place
-from tests.kernel.inside import BPF_RET_K, ORDINARY_UID, in_fork, instruction
+from tests.kernel.inside import (
+    ALLOW_ALL,
+    BPF_JEQ_K,
+    BPF_LD_W_ABS,
+    BPF_RET_K,
+    ORDINARY_UID,
+    RET_ERRNO,
+    in_fork,
+    instruction,
+)
 from tests.supervisor.mediated import (
     CLONE_NEWNET,
     CLONE_NEWNS,
@@ -364,6 +374,21 @@ def test_a_connect_that_fails_admits_nobody() -> None:
             assert not child.mediator.admits(child.result())
 
 
+def test_a_connect_by_a_listening_socket_admits_nobody(serve: Callable[..., Server]) -> None:
+    server = serve()
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port = probe.getsockname()[1]
+
+    def work() -> int:
+        sock = socket.create_server((LOOPBACK, port))
+        return sock.connect_ex((LOOPBACK, server.port))
+
+    with confined(work, to_ports(server.port, proxy_port=server.port, listen_ports=(port,))) as child:
+        assert child.result() == errno.EISCONN
+        assert not child.mediator.admits(port)
+
+
 def test_an_old_admission_is_void(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve()
 
@@ -610,6 +635,34 @@ def test_a_program_that_cannot_be_looked_into_connects_nowhere(serve: Callable[.
     assert in_fork(supervisor) == 0
 
 
+def test_threads_on_a_kernel_that_has_no_descriptors_for_them(serve: Callable[..., Server]) -> None:
+    """Before Linux 6.9 pidfd_open knows processes only; a filter on the supervisor plays such a kernel."""
+    server = serve()
+
+    def supervisor() -> None:
+        process.set_no_new_privs()
+        seccomp.set_filter(
+            instruction(BPF_LD_W_ABS, 0)
+            + instruction(BPF_JEQ_K, 434, 0, 3)  # pidfd_open
+            + instruction(BPF_LD_W_ABS, 16 + 8)  # its flags
+            + instruction(BPF_JEQ_K, 0, 1, 0)
+            + instruction(BPF_RET_K, RET_ERRNO | errno.EINVAL)
+            + ALLOW_ALL
+        )
+
+        def work() -> list[int]:
+            answers: list[int] = []
+            for _ in range(5):
+                thread = threading.Thread(target=lambda: answers.append(connect((LOOPBACK, server.port))))
+                thread.start()
+                thread.join()
+            return answers
+
+        assert run(work, to_ports(server.port)) == [0] * 5
+
+    assert in_fork(supervisor) == 0
+
+
 # AF_UNIX.
 
 
@@ -757,6 +810,34 @@ def test_a_granted_name_that_was_turned_elsewhere_grants_nothing(tree: Tree) -> 
         return [*answers, unix(name), unix(tree.secret)]
 
     assert run(work, Rules(HOST_PORTS, unix_sockets=(str(name),))) == [errno.EACCES] * 4
+    assert tree.secret_server.visitors() == 0
+
+
+def test_links_that_change_during_the_connect(tree: Tree) -> None:
+    """A name that leads to its own socket and to the secret by turns: what is judged is what is connected to."""
+    name, own = tree.own / "name", tree.own / "server"
+
+    def work() -> list[int]:
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(own))
+        server.listen(4096)
+        flipper = os.fork()
+        if flipper == 0:
+            for target in itertools.cycle((tree.secret, own)):
+                (tree.own / "next").symlink_to(target)
+                os.rename(tree.own / "next", name)
+        while not name.is_symlink():
+            pass
+        answers = set()
+        for _ in range(4000):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.setblocking(False)
+                answers.add(sock.connect_ex(str(name)))
+        os.kill(flipper, signal.SIGKILL)
+        os.waitpid(flipper, 0)
+        return sorted(answers - {errno.EAGAIN})  # its own queue is full
+
+    assert run(work, tree.rules(HOST_PORTS), writable=str(tree.own)) == [0, errno.EACCES]
     assert tree.secret_server.visitors() == 0
 
 

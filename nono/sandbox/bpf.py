@@ -23,10 +23,10 @@ take ENOSYS for an older kernel.
 What it leaves to the supervisor (USER_NOTIF: the call waits for supervisor/mediator.py, which performs it itself).
 Without a network namespace (`notify`) that is every connect, bind and listen; what could turn a permitted connect
 elsewhere is denied: another device (SO_BINDTODEVICE), a source route (IP_OPTIONS, which would send the SYN to any host
-of the world) and a connect that happens later (TCP_FASTOPEN_CONNECT). With AF_UNIX sockets (`unix_sockets`,
-`own_sockets`) it is every connect, behind a network namespace too, because the filter cannot see a socket's family.
-Making one by bind(2) is left to Landlock's MAKE_SOCK where a path is meant; abstract names are the network namespace's
-own, and without one (the network is open) listen is judged too, which alone makes a name answer.
+of the world where it needs no privilege) and a connect that happens later (TCP_FASTOPEN_CONNECT). With AF_UNIX sockets
+(`unix_sockets`, `own_sockets`) it is every connect, behind a network namespace too, because the filter cannot see a
+socket's family. Making one by bind(2) is left to Landlock's MAKE_SOCK where a path is meant; abstract names are the
+network namespace's own, and without one (the network is open) listen is judged too, which alone makes a name answer.
 
 Arguments are compared as the kernel reads them: an int argument by its low 32 bits only, because a comparison of all 64
 bits is evaded by setting one that the kernel ignores.

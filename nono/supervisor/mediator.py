@@ -81,7 +81,8 @@ class Rules(Record):
     ports: port asked for → port connected to, both on 127.0.0.1. proxy_port: one of the latter, kept account of.
     listen_ports: on 127.0.0.1. unix_sockets: sockets that may be connected to.
     own_trees: directories inside which sockets may be made (Landlock's MAKE_SOCK is granted there, and nowhere else)
-    and connected to.
+    and connected to. denied: sockets, or directories of sockets, to which that does not apply (the masks of the mount
+    namespace hide those that were there at the start; this holds for those that come later).
     """
 
     network: str
@@ -90,6 +91,7 @@ class Rules(Record):
     listen_ports: tuple[int, ...] = ()
     unix_sockets: tuple[str, ...] = ()
     own_trees: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
 
 
 class Mediator:
@@ -337,7 +339,7 @@ class Mediator:
 
     def _is_own(self, target_fd: int, root_fd: int) -> bool:
         real = os.readlink(b"/proc/self/fd/%d" % target_fd)
-        if not any(real.startswith(os.fsencode(tree.rstrip("/")) + b"/") for tree in self._rules.own_trees):
+        if not _is_below(real, self._rules.own_trees) or _is_below(real + b"/", self._rules.denied):
             return False
         resolve = notify.RESOLVE_IN_ROOT | notify.RESOLVE_NO_SYMLINKS | notify.RESOLVE_NO_MAGICLINKS
         return _leads_to(target_fd, real, root_fd, resolve)
@@ -350,6 +352,10 @@ class Mediator:
                 return
             self._reported.add(what)
         self._refused(what)
+
+
+def _is_below(path: bytes, trees: tuple[str, ...]) -> bool:
+    return any(path.startswith(os.fsencode(tree.rstrip("/")) + b"/") for tree in trees)
 
 
 def _leads_to(target_fd: int, path: bytes, root_fd: int, resolve: int) -> bool:

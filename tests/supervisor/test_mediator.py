@@ -348,15 +348,18 @@ def test_only_connects_that_were_made_here_are_admitted(serve: Callable[..., Ser
         for server in (proxy, proxy, open_port):
             with socket.create_connection((LOOPBACK, server.port)) as sock:
                 ports.append(sock.getsockname()[1])
-        return ports
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.connect((f"::ffff:{LOOPBACK}", proxy.port))
+            return [*ports, sock.getsockname()[1]]
 
     with confined(work, to_ports(proxy.port, open_port.port, proxy_port=proxy.port)) as child:
-        first, second, third = child.result()
+        first, second, third, mapped = child.result()
         with socket.create_connection((LOOPBACK, proxy.port)) as stranger:
             assert not child.mediator.admits(stranger.getsockname()[1])
         assert child.mediator.admits(first)
         assert not child.mediator.admits(first)  # once
         assert child.mediator.admits(second)
+        assert child.mediator.admits(mapped)
         assert not child.mediator.admits(third)  # not a connect to the proxy
 
 
@@ -454,8 +457,11 @@ def test_the_socket_is_swapped_during_a_bind_that_goes_on(place: Place) -> None:
 
 @pytest.mark.parametrize("name", ["bind_to_device", "source_route"])
 def test_no_option_leads_a_socket_elsewhere(place: Place, name: str) -> None:
-    assert attack(place, name)() == "LEAK"
+    unconfined = attack(place, name)()
     assert run(attack(place, name), Rules(HOST_PORTS)) == "EPERM"
+    if unconfined == "EPERM":
+        pytest.skip(f"this kernel keeps {name} from an ordinary user by itself")
+    assert unconfined == "LEAK"
 
 
 @pytest.mark.parametrize(
@@ -884,6 +890,20 @@ def test_a_granted_socket_is_reached_through_a_bind_mount(tree: Tree) -> None:
         prepare=lambda: mount(str(tree.own.parent), str(bound), MS_BIND),
     )
     assert answers == [0, errno.EACCES]
+
+
+def test_what_is_denied_inside_an_own_tree_is_not_its_own(tree: Tree) -> None:
+    """Made by somebody else after the start, so that no mask lies over it."""
+    agent = tree.own / ".ssh"
+    agent.mkdir()
+    paths = [agent / "agent", tree.own / "denied", tree.own / "denied-not"]
+    rules = Rules(HOST_PORTS, own_trees=(str(tree.own),), denied=(str(agent), str(tree.own / "denied")))
+    with contextlib.ExitStack() as servers:
+        for path in paths:
+            server = servers.enter_context(socket.socket(socket.AF_UNIX))
+            server.bind(str(path))
+            server.listen()
+        assert run(lambda: [unix(path) for path in paths], rules) == [errno.EACCES, errno.EACCES, 0]
 
 
 def test_names_that_begin_like_an_own_tree_are_not_in_it(tree: Tree) -> None:

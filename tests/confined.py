@@ -40,6 +40,7 @@ from nono.policy.capabilities import (
 from nono.policy.groups import system_grants
 from nono.sandbox import filesystem
 from nono.sandbox.plan import Plan, make_plan, walls_to_try
+from nono.supervisor.mediation import mediate
 
 ATTACKS = Path(__file__).parent / "attacks"
 SUPERVISOR = "{supervisor}"  # in an argument: the pid of the process that started the program
@@ -244,6 +245,9 @@ def _spawn(argv: Sequence[str], wall: Wall, workdir: str, environment: dict[str,
         late_rules=plan.late_rules,
         terminal_access=plan.terminal_access,
     )
+    if child.notify_fd >= 0:
+        expansion = filesystem.expand(capabilities)
+        mediate(child.notify_fd, plan, expansion, capabilities, wall.listen_port or 0, lambda sentence: None)
     for listener_fd in child.listener_fds:
         _answer_one(listener_fd, child.control_fd)
     return child
@@ -303,11 +307,14 @@ def prove(attack: list[str], **how: object) -> str:
     return f"without the sandbox the kernel itself says {free.answer} here"
 
 
+def stopped(expected: set[str]) -> set[str]:
+    """Return `expected`, and what else stops it where there are mounts: what Landlock denies is read-only as well."""
+    return {*expected, "EROFS"} if TESTED.mounts and "EACCES" in expected else expected
+
+
 def check(attack: list[str], wall: Wall, expected: set[str], **how: object) -> None:
     unproven = prove(attack, **how)
     confined = run(attack, wall, **how)  # type: ignore[arg-type]
-    if TESTED.mounts and "EACCES" in expected:  # what Landlock denies may be read-only as well
-        expected = {*expected, "EROFS"}
-    assert confined.answer in expected, confined
+    assert confined.answer in stopped(expected), confined
     if unproven:
         pytest.skip(f"{attack[1]} was stopped, but {unproven}")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, NETWORK_PROXY, READ
-from tests.confined import Outcome, Place, Wall, check, prove, run, write
+from tests.confined import TESTED, WALLS, Outcome, Place, Wall, check, prove, run, write
 
 
 class Services:
@@ -162,10 +162,14 @@ def test_old_entries_into_the_kernel_are_closed(place: Place, user: int) -> None
 
 def test_reaches_the_proxy_and_nothing_else_on_its_port(place: Place, services: Services, user: int) -> None:
     """The host listens on the very port number that the proxy has inside: it must not be reached at any address."""
-    wall = Wall(listen_port=int(services.port))
-    allowed = run([place.attack, "tcp", "127.0.0.1", services.port], wall, user=user)
-    assert allowed.answer == "LEAK"
-    check([place.attack, "tcp", services.address, services.port], wall, ISOLATED, user=user)
+    if services.address == "127.0.0.1":
+        pytest.skip("this machine has no address but loopback")
+    with socket.create_server((services.address, 0)) as server:  # there only: the proxy may have 127.0.0.1
+        port = server.getsockname()[1]
+        threading.Thread(target=_quietly, args=(services._answer, server), daemon=True).start()
+        allowed = run([place.attack, "tcp", "127.0.0.1", str(port)], Wall(listen_port=port), user=user)
+        assert allowed.answer == "LEAK"
+        check([place.attack, "tcp", services.address, str(port)], Wall(listen_port=port), ISOLATED, user=user)
 
 
 @pytest.mark.parametrize("attack", ["listen_any", "listen_unbound"])
@@ -187,13 +191,15 @@ def test_nobody_reaches_in(place: Place, services: Services, user: int, attack: 
             os.close(visitor_is_done)
 
     assert visited(None).answer == "LEAK"
-    assert visited(Wall()).answer == "ETIMEDOUT"
+    assert visited(Wall()).answer == ("EACCES" if TESTED is WALLS["notify"] else "ETIMEDOUT")
 
 
 @pytest.mark.parametrize("network", [NETWORK_PROXY, NETWORK_BLOCKED, NETWORK_OPEN])
 @pytest.mark.parametrize("action", ["own_server", "pair_stream", "netlink_route", "own_child", "prlimit_self"])
 def test_agents_keep_what_they_need(place: Place, user: int, network: str, action: str) -> None:
-    assert run([place.attack, action], Wall(network=network), user=user).answer == "LEAK"
+    alone = TESTED is not WALLS["notify"] or network == NETWORK_OPEN  # else a server would be the host's
+    expected = "EACCES" if action == "own_server" and not alone else "LEAK"
+    assert run([place.attack, action], Wall(network=network), user=user).answer == expected
 
 
 @pytest.mark.parametrize("action", ["tcp EXT PORT", "udp EXT UDP", "mptcp EXT PORT", "tcp_mapped EXT PORT"])
@@ -228,7 +234,8 @@ def test_open_network_reaches_no_local_daemon(
 def test_a_connected_pair_cannot_be_turned_to_a_path(place: Place, services: Services, user: int) -> None:
     """The filter lets connected pairs be; this is the kernel's own behaviour, on which that relies."""
     for wall in (None, Wall()):
-        assert run([place.attack, "pair_turned", services.stream_path], wall, user=user).answer == "EISCONN"
+        expected = "EACCES" if wall and TESTED is WALLS["notify"] else "EISCONN"  # the mediator's, or the kernel's
+        assert run([place.attack, "pair_turned", services.stream_path], wall, user=user).answer == expected
 
 
 def test_the_wall_itself_is_what_is_tested(place: Place, user: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 from nono.kernel import landlock
 from nono.policy.capabilities import READ, WRITE, PathDeny
 from nono.policy.groups import sensitive_paths
-from tests.confined import Place, Wall, run, write
+from tests.confined import Place, Wall, run, stopped, write
 
 ABIS = [None, 2]  # this kernel's, and one whose Landlock leaves truncation to the filter
 
@@ -59,7 +59,7 @@ def compare(place: Place, trees: tuple[Tree, Tree], user: int, attack: str, wall
     free = run([place.attack, *fill(attack, trees[0])], None, user=user)
     assert free.answer == "LEAK", f"the attack itself is broken: {free}"
     confined = run([place.attack, *fill(attack, trees[1])], wall, user=user)
-    assert confined.answer in expected, confined
+    assert confined.answer in stopped(expected), confined
 
 
 def project_only(tree: Tree, abi: int | None = None) -> Wall:
@@ -70,7 +70,7 @@ def whole_home(tree: Tree, abi: int | None = None) -> Wall:
     return Wall(home=str(tree.home), abi=abi, denies=tree.denies()).with_access(tree.home, READ | WRITE)
 
 
-DENIED = {"EACCES"}
+DENIED = stopped({"EACCES"})
 
 
 @pytest.mark.parametrize("abi", ABIS)
@@ -195,7 +195,7 @@ def test_a_denied_path_that_is_a_link_denies_its_target(place: Place, user: int)
     wall = _home_wall(home)
     for path in (".ssh/id", "dotfiles/ssh/id"):
         assert run([place.attack, "read", str(home / path)], None, user=user).answer == "LEAK"
-        assert run([place.attack, "read", str(home / path)], wall, user=user).answer == "EACCES"
+        assert run([place.attack, "read", str(home / path)], wall, user=user).answer in DENIED
     assert run([place.attack, "read", str(home / "dotfiles/harmless")], wall, user=user).answer == "LEAK"
 
 
@@ -206,7 +206,7 @@ def test_a_link_in_a_denied_directory_denies_the_file_it_leads_to(place: Place, 
     write(home / ".aws/config", "Secret", user)
     (home / ".aws/credentials").symlink_to(secret)
     assert run([place.attack, "read", str(secret)], None, user=user).answer == "LEAK"
-    assert run([place.attack, "read", str(secret)], _home_wall(home), user=user).answer == "EACCES"
+    assert run([place.attack, "read", str(secret)], _home_wall(home), user=user).answer in DENIED
     assert run([place.attack, "read", str(home / "dotfiles/harmless")], _home_wall(home), user=user).answer == "LEAK"
 
 
@@ -221,7 +221,7 @@ def test_names_in_a_denied_directory_can_be_listed_but_not_read(
     """A limit, written down in SECURITY.md: READ_DIR on the expanded home is inherited by what is below."""
     wall = whole_home(trees[1])
     assert run([place.attack, *fill("list SSH", trees[1])], wall, user=user).answer == "LEAK"
-    assert run([place.attack, *fill("read KEY", trees[1])], wall, user=user).answer == "EACCES"
+    assert run([place.attack, *fill("read KEY", trees[1])], wall, user=user).answer in DENIED
 
 
 def test_modes_of_denied_files_can_be_changed(place: Place, trees: tuple[Tree, Tree], user: int) -> None:
@@ -233,7 +233,7 @@ def test_nothing_can_be_created_directly_in_an_expanded_directory(
     place: Place, trees: tuple[Tree, Tree], user: int
 ) -> None:
     """A limit, and what keeps a denied path that does not exist yet from being made."""
-    assert run([place.attack, *fill("create HOMEFILE", trees[1])], whole_home(trees[1]), user=user).answer == "EACCES"
+    assert run([place.attack, *fill("create HOMEFILE", trees[1])], whole_home(trees[1]), user=user).answer in DENIED
 
 
 def test_a_hook_of_the_project_can_be_written(place: Place, trees: tuple[Tree, Tree], user: int) -> None:
@@ -281,8 +281,8 @@ def test_other_terminals_of_the_user_cannot_be_opened(place: Place, user: int) -
         os.chown(name, user, -1)
         assert run([place.attack, "append", name], None, user=user).answer == "LEAK"
         everything = Wall().with_access("/", READ | WRITE)
-        assert run([place.attack, "append", name], Wall(), user=user).answer == "EACCES"
-        assert run([place.attack, "append", name], everything, user=user).answer == "EACCES"
+        assert run([place.attack, "append", name], Wall(), user=user).answer in DENIED
+        assert run([place.attack, "append", name], everything, user=user).answer in DENIED
     finally:
         os.close(main)
         os.close(terminal)
@@ -295,4 +295,4 @@ def test_root_of_the_disk_is_not_the_machine(place: Place, path: str) -> None:
     denies = sensitive_paths("/root", "/root/.config", "/root/.local/state", "/run/user/0")
     wall = Wall(denies=denies).with_access("/", READ | WRITE)
     if os.path.exists(path):
-        assert run([place.attack, "append", path], wall, user=0).answer == "EACCES"
+        assert run([place.attack, "append", path], wall, user=0).answer in DENIED

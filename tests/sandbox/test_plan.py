@@ -43,7 +43,7 @@ def test_handles_every_right_of_the_running_kernel(abi: int) -> None:
     made = plan(Piece("/d", DIRECTORY, ALL), Piece("/dev/x", DEVICE, ALL), abi=abi)
     assert made.handled_fs == landlock.fs_mask(abi)
     assert all(rule.access & ~made.handled_fs == 0 for rule in made.rules)
-    assert made.wall == f"namespaces, Landlock {abi}, seccomp"
+    assert made.text == f"namespaces, Landlock {abi}, seccomp"
 
 
 def test_signals_are_confined_where_the_kernel_can() -> None:

@@ -85,6 +85,7 @@ class Run:
         self.loop.close()
         self.output.close()
         os.close(self.child.pidfd)
+        os.close(self.child.control_fd)
 
     def stop(self) -> None:
         """End the loop's thread, as the run's main loop ends."""
@@ -391,7 +392,7 @@ sock.sendall(b"x" * 2_000_000)
         assert run.said() == "listening"
         with connect(port) as sock:
             sock.sendall(b"go")
-            assert select.select([run.child.pidfd], [], [], TIMEOUT_S)[0]
+            assert select.select([run.child.control_fd], [], [], TIMEOUT_S)[0]  # it has exited
             drained = threading.Event()
             run.loop.call_from_thread(lambda: run.relays.drain(TIMEOUT_S, drained.set))
             assert len(everything(sock)) == 2_000_000

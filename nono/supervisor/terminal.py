@@ -236,7 +236,7 @@ class Terminal:
         if ready & _WRITE and self._for_user:
             self._write_user()
         if ready & _READ and self._taken and not self._for_agent:
-            if not self.in_front:
+            if self.has_job_control and _foreground_group(self._fd) not in (os.getpgrp(), -1):
                 self._leave()  # moved to the background while nobody looked: the keys are somebody else's
             elif self._agent_listens() and self._read_user():
                 self._write_agent()
@@ -378,7 +378,7 @@ def _foreground_group(fd: int) -> int:
     try:
         return os.tcgetpgrp(fd)
     except OSError:
-        return -1  # no terminal, or not ours
+        return -1  # no terminal, or not ours, or it has gone
 
 
 def _flags(modes: bytes) -> list[int]:

@@ -6,6 +6,8 @@ Runs inside a lab's machine only, where tests/lab/test_lab.py names one of these
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 
 from tests.runs import Site
 
@@ -28,21 +30,35 @@ def test_no_wall_without_landlock(site: Site) -> None:
         _is_refused(site, flags, r"Landlock.*Linux 5\.13 .*lsm=")
 
 
-def test_no_wall_at_all(site: Site) -> None:
-    """Neither namespaces nor a notifier that may take the child's sockets."""
-    _is_refused(site, [], r"\S")
+def test_no_way_to_the_proxy(site: Site) -> None:
+    """No namespaces, and a notifier that may not take the agent's sockets (Yama): a run that needs the proxy is refused.
+
+    One without a network needs none.
+    """
+    _runs_behind(site, ["--block-net"], NOTIFIER)
+    profile = site.profile(site.store_in_files())
+    _is_refused(site, ["--profile", str(profile)], r"kernel\.yama\.ptrace_scope")
 
 
 def _runs_behind(site: Site, flags: list[str], wall: str) -> None:
-    done = site.run([*flags, "--allow-cwd"], ["touch", "mark"])
+    done = _run(site, flags)
     assert done.returncode == 0, done.stderr
     assert re.search(wall, done.stderr), done.stderr
-    assert (site.work / "mark").exists()
+    mark(site).unlink()
 
 
 def _is_refused(site: Site, flags: list[str], sentence: str) -> None:
-    done = site.run([*flags, "--allow-cwd"], ["touch", "mark"])
+    done = _run(site, flags)
     assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("nono: ")
     assert done.stderr.count("\n") == 1, done.stderr
     assert re.search(sentence, done.stderr), done.stderr
-    assert not (site.work / "mark").exists()
+    assert not mark(site).exists()
+
+
+def _run(site: Site, flags: list[str]) -> subprocess.CompletedProcess[str]:
+    return site.run([*flags, "--allow-cwd"], ["touch", str(mark(site))])
+
+
+def mark(site: Site) -> Path:
+    return site.work / "the-agent-ran"

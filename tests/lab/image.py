@@ -158,6 +158,7 @@ def make(target: Path) -> None:
         for file in package.files or ():
             if (path := file.locate()).exists() and path.suffix != ".pyc":  # type: ignore[attr-defined]
                 image.add(path)
+    image.add(f"{sysconfig.get_path('purelib')}/lab.pth", Entry(stat.S_IFREG | 0o644, f"{ROOT}\n".encode()))
     image.add_tree(ROOT / "nono")
     image.add_tree(ROOT / "tests")
     for name in ("pyproject.toml", "README.md"):

@@ -22,8 +22,9 @@ QEMU = (
     "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg",
     "-cpu", "max", "-smp", "1", "-m", "1G",
 )  # fmt: skip
-# panic=-1: a kernel that cannot go on restarts at once, which -no-reboot makes an end.
-ALWAYS = ("console=ttyS0", "quiet", "panic=-1")
+# panic=-1: a kernel that cannot go on restarts at once, which -no-reboot makes an end. mitigations=off: nobody spies on
+# this machine, and a change of page tables in each system call is slow where code is translated.
+ALWAYS = ("console=ttyS0", "quiet", "panic=-1", "mitigations=off")
 
 
 class Result(NamedTuple):

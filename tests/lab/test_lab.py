@@ -54,7 +54,7 @@ MACHINES = {
     "whole runs": Start((*RUNS, f"{CHOICES}namespaces"), 30),
     "whole runs, notifier": Start((*RUNS, f"{CHOICES}a_notifier"), 30, parameters=(NO_NAMESPACES_FOR_USERS,)),
     "no Landlock": Start((f"{CHOICES}no_wall_without_landlock",), 1, parameters=(NO_LANDLOCK,)),
-    "no tracing": Start((f"{CHOICES}no_wall_at_all",), 1, parameters=(NO_USER_NAMESPACES, PTRACE_FOR_ROOT)),
+    "no tracing": Start((f"{CHOICES}no_way_to_the_proxy",), 1, parameters=(NO_USER_NAMESPACES, PTRACE_FOR_ROOT)),
 }
 # Why a test may be skipped inside: what the kernel itself refuses differs by kernel, and some programs are left out.
 KNOWN_SKIPS = re.compile(

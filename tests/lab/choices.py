@@ -31,7 +31,7 @@ def test_no_wall_without_landlock(site: Site) -> None:
 
 
 def test_no_way_to_the_proxy(site: Site) -> None:
-    """No namespaces, and a notifier that may not take the agent's sockets (Yama): a run that needs the proxy is refused.
+    """No namespaces, and a notifier that may not take the agent's sockets (Yama): what needs the proxy is refused.
 
     One without a network needs none.
     """

@@ -68,6 +68,14 @@ def run(argv: list[str]) -> int:
         return _say(f"this machine refuses: {os.strerror(error.errno or 0)} (at {_place(error)}).{hint}", 1)
     except MemoryError:
         raise
+    except RuntimeError as error:
+        if str(error) != "can't start new thread":  # threading's own words
+            return _say_bug(error)
+        return _say(
+            "no thread can be started: too many processes run under this user (ulimit -u), or no memory is left "
+            "(ulimit -v).",
+            1,
+        )
     except ImportError as error:  # its text is the loader's own
         return _say(
             f"a part of nono or of a library cannot be loaded ({error}, at {_place(error)}). Memory or descriptors are "
@@ -75,9 +83,13 @@ def run(argv: list[str]) -> int:
             1,
         )
     except Exception as error:  # noqa: BLE001  (the last resort: nothing else stands between it and the user)
-        return _say(
-            f"internal error: {type(error).__name__} at {_place(error)}. This is a bug of nono; please report it.", 1
-        )
+        return _say_bug(error)
+
+
+def _say_bug(error: Exception) -> int:
+    return _say(
+        f"internal error: {type(error).__name__} at {_place(error)}. This is a bug of nono; please report it.", 1
+    )
 
 
 def _say(message: str, status: int) -> int:

@@ -7,13 +7,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from keyring.backends import SecretService
 
 from nono.credentials import keystore, secret_service
 from nono.credentials.keystore import DEFAULT_LIMITS, KeystoreError, Limits
+from tests import keyring_service
 from tests.credentials import fake_secret_service as fake
+from tests.credentials.conftest import point_at, started
 from tests.credentials.fake_secret_service import FakeSecretService
 from tests.keyring_service import KeyringService
 
@@ -39,6 +42,40 @@ def status_of(action: Callable[[], object]) -> int:
     with pytest.raises(KeystoreError) as error:
         action()
     return error.value.status
+
+
+# Its state.
+
+
+def test_says_whether_it_is_locked(locked_keyring: KeyringService) -> None:
+    began = time.monotonic()
+    assert opened().state() == secret_service.LOCKED
+    assert time.monotonic() - began < 2, "nobody was asked"
+
+
+def test_says_that_it_is_unlocked(own_keyring: KeyringService) -> None:
+    own_keyring.store("nono", "openai_api_key", "sk-1", target="default")
+    assert opened().state() == secret_service.UNLOCKED
+
+
+def test_has_no_state_where_there_is_none(bus: KeyringService) -> None:
+    assert status_of(lambda: opened().state()) == keystore.NO_SERVICE
+
+
+def test_does_not_start_a_service_to_learn_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = tmp_path / "services"
+    services.mkdir()
+    mark = tmp_path / "started"
+    (services / "org.freedesktop.secrets.service").write_text(
+        f"[D-BUS Service]\nName=org.freedesktop.secrets\nExec=/usr/bin/touch {mark}\n"
+    )
+    configuration = keyring_service._BUS_CONFIGURATION.replace("<auth>", f"<servicedir>{services}</servicedir><auth>")
+    monkeypatch.setattr(keyring_service, "_BUS_CONFIGURATION", configuration)
+    for service in started(bus_only=True):
+        point_at(service, monkeypatch)
+        assert opened().state() == secret_service.IDLE
+        assert opened().state() == secret_service.IDLE
+    assert not mark.exists()
 
 
 # A real gnome-keyring.

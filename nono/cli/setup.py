@@ -77,13 +77,15 @@ def as_text(checks: list[Check], stands: list[Stand]) -> str:
         lines += _row(check.name, check.state, check.finding.replace(home, "~/"))
         if check.state != machine.OK and check.remedy:
             lines += _wrapped(check.remedy, "  → ")
+    explained = {check.remedy: check.name for check in checks if check.remedy}
     for stand in stands:
         title = stand.row.wall.name
         if sum(other.row.wall.name == title for other in stands) > 1:
             title += ", with mounts and processes of its own" if stand.row.wall.mounts else ", without mounts"
         lines += _row("wall", "no" if stand.reason else "works", title)
         if stand.reason:
-            lines += _wrapped(stand.reason, "  → ")
+            check_name = explained.get(stand.reason)
+            lines += _wrapped(f"see {check_name}" if check_name else stand.reason, "  → ")
             continue
         for degree, word in _DEGREES:
             names = [aspect.replace("_", " ") for aspect in ASPECTS if stand.enforces[aspect] == degree]

@@ -115,6 +115,8 @@ def attempt(wall: Wall, home: str) -> str:
                 os.close(ruleset)
     except NonoError as error:
         return str(error)
+    except OSError as error:
+        return f"{error.strerror}: {error.filename}."
 
 
 def _plan(wall: Wall, home: str, scratch: str) -> Plan:

@@ -164,8 +164,8 @@ def check_seccomp(root: str = "/") -> Check:
         finding = f"seccomp: {os.strerror(error)}"
         return Check("seccomp", MISSING, finding, SENTENCES.get(("seccomp", error), SENTENCES["seccomp", ENOSYS]))
     count = _status_field(root, "Seccomp_filters")
-    within = "" if count in ("", "0") else f"; within {count} of somebody else's"
-    return Check("seccomp", OK, f"filters{within}")
+    around = "" if count in ("", "0") else f"; around nono already: {count}"
+    return Check("seccomp", OK, f"filters can be installed{around}")
 
 
 def check_notify(root: str = "/") -> Check:

@@ -92,7 +92,7 @@ struct nono_message {
 #define NONO_MOUNT_LINK 8         /* `target` leads to `source` */
 struct nono_mount {
 	int kind;
-	int optional;                  /* goes on where source or target is missing, or is there */
+	int optional;                  /* goes on where something is missing, out of reach, or there */
 	const char *source;
 	const char *target;
 	uint64_t flags;

@@ -194,7 +194,10 @@ carry_out(const struct nono_mount *mount_)
 	}
 }
 
-/* What has vanished since it was planned is left out, as in the ruleset; what is there already serves. */
+/*
+ * What has vanished since it was planned is left out, as in the ruleset; what is there already
+ * serves. What is out of our reach (EACCES: in a directory of another user) is out of the agent's.
+ */
 static int
 set_up_mounts(struct nono_prepare *prepare)
 {
@@ -206,7 +209,8 @@ set_up_mounts(struct nono_prepare *prepare)
 		const struct nono_mount *mount_ = &prepare->mounts[index];
 
 		prepare->mount_index = index;
-		if (carry_out(mount_) == 0 || (mount_->optional && (errno == ENOENT || errno == EEXIST)))
+		if (carry_out(mount_) == 0 || 
+		    (mount_->optional && (errno == ENOENT || errno == EEXIST || errno == EACCES)))
 			continue;
 		return -1;
 	}

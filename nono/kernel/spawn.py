@@ -94,7 +94,7 @@ class Mount(Record):
     """One step of what the init does to its own view of the file system. kind: MOUNT_*.
 
     source: a path; for MOUNT_NEW the type of file system; for MOUNT_LINK what the link says. flags: MS_* (MOUNT_NEW),
-    or the mode of what is made. optional: goes on where something is missing, or is there already.
+    or the mode of what is made. optional: goes on where something is missing, out of reach, or there already.
     """
 
     kind: int

@@ -6,6 +6,7 @@ is missing, with nono's own status. No traceback, and nothing is left: no file, 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -155,6 +156,19 @@ def test_few_descriptors(site: Site, kind: str) -> None:
     assert not outcomes[4].ran
     assert outcomes[64].ran
     assert any("ulimit -n" in each.stderr for each in outcomes.values())
+
+
+@pytest.mark.parametrize("kind", ["proxied", "mediated"])
+def test_an_agent_that_takes_all_descriptors_of_its_supervisor(site: Site, kind: str) -> None:
+    """It gets no more answers while it holds them, and answers again when it has let go."""
+    ended = run(site, flags_of(site, kind), limits={resource.RLIMIT_NOFILE: 64}, command=site.agent("crowd", "200"))
+    assert ended.status == 0, ended
+    found = json.loads(ended.stdout)
+    assert found["held"] >= 40
+    assert found["afterwards"] == 200, ended
+    assert "Traceback" not in ended.stderr, ended
+    assert ended.left == []
+    assert list(site.tmp.iterdir()) == []
 
 
 # Memory.

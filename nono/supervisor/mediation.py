@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
+from nono.kernel.spawn import MOUNT_BIND
 from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY, SANDBOX_NAMESPACE, CapabilitySet
 from nono.sandbox.expansion import Expansion
 from nono.sandbox.plan import Plan
@@ -32,6 +34,16 @@ def mediate(
         proxy_port=port if proxied else 0,
         listen_ports=capabilities.listen_ports,
         unix_sockets=capabilities.unix_sockets,
-        own_trees=expansion.writable if capabilities.own_sockets else (),
+        own_trees=_own_trees(plan, expansion) if capabilities.own_sockets else (),
+        denied=tuple({path for deny in capabilities.denies for path in (deny.path, os.path.realpath(deny.path))}),
     )
     return mediator.Mediator(notify_fd, rules, refused)
+
+
+def _own_trees(plan: Plan, expansion: Expansion) -> tuple[str, ...]:
+    """Return what may be written, by its names inside.
+
+    A /tmp of the child's own is one: it is made of the temporary directory and of what is granted in full.
+    """
+    has_tmp = any((mount.kind, mount.target) == (MOUNT_BIND, "/tmp") for mount in plan.mounts)
+    return (*expansion.writable, "/tmp") if has_tmp else expansion.writable

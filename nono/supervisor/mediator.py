@@ -123,8 +123,11 @@ class Mediator:
         return len(self._threads)
 
     def admits(self, port: int) -> bool:
-        """Whether the connection that came from 127.0.0.1:port to the proxy was made here; True once for each."""
-        return self._line.admits(port)
+        """Whether the connection that came from 127.0.0.1:port to the proxy was made here; True once for each.
+
+        Always where the child has a network of its own: nobody else can reach what listens there.
+        """
+        return self._rules.network == OWN_NETWORK or self._line.admits(port)
 
     def close(self) -> None:
         """End everything, calls under way too. Calls that come later fail with ENOSYS."""
@@ -280,7 +283,8 @@ class Mediator:
         address = call.address
         if self._rules.own_trees and len(address) > 2 and address[:2] == _family(socket.AF_UNIX) and address[2]:
             return 0, notify.CONTINUE
-        self._report(f"a socket named {_printable(address[2:])}; see --allow-unix-socket own")
+        kind, name = ("an abstract socket", address[3:]) if address[2:3] == b"\0" else ("a socket", address[2:])
+        self._report(f"{kind} named {_printable(name)}; see --allow-unix-socket own")
         return EACCES, 0
 
     def _listen_unix(self, call: notify.Call) -> int:

@@ -258,12 +258,14 @@ def test_what_the_limits_did_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_group")
-def test_root_is_refused_what_does_not_hold_for_him() -> None:
-    if os.geteuid() != ROOT:
-        pytest.skip("for root")
+def test_root_is_refused_what_does_not_hold_for_him(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: ROOT)
+    monkeypatch.setattr(limits, "_is_exempt", lambda: True)
     with Limiter(Limits(max_processes=50)) as limiter:
         with pytest.raises(UsageError, match=r"--max-processes .*root.*no control group.*Run nono as an ordinary user"):
             limiter.rlimits(own_user_namespace=True)
+        monkeypatch.setattr(limits, "_is_exempt", lambda: False)  # of a rootless container
+        assert limiter.rlimits(own_user_namespace=True) == ((resource.RLIMIT_NPROC, 51, 51),)
 
 
 def test_who_is_exempt_is_found_out() -> None:

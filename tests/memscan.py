@@ -45,6 +45,20 @@ def scan(pid: int, secret: bytes) -> Copies:
     return Copies(full, len(found) - full, tuple(unreadable))
 
 
+def pid_with(variable: str) -> int:
+    """Return the id, for us, of the process with `variable` (NAME=VALUE) in its environment.
+
+    A process in a PID namespace of its own knows itself by another one.
+    """
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            if variable.encode() in (directory / "environ").read_bytes().split(b"\0"):
+                return int(directory.name)
+        except OSError:
+            continue  # gone, or another user's
+    raise AssertionError("no process has this variable")
+
+
 def _mappings(pid: int) -> list[tuple[int, int, str]]:
     mappings = []
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():

@@ -119,7 +119,7 @@ class Limiter:
         if limits.timeout_s:
             lines.append(f"{_duration(limits.timeout_s)}  (--timeout)")
         if falls_back:
-            has_systemd = os.path.exists(_USER_MANAGER.format(os.getuid()))
+            has_systemd = cgroup.mount_points() and os.path.exists(_USER_MANAGER.format(os.getuid()))
             hint = f" ({_SCOPE} has one)" if has_systemd else ", so nothing limits all together"
             lines.append(f"no control group is delegated here{hint}")
         return tuple(lines)

@@ -187,6 +187,13 @@ def test_a_memory_hog_stops_at_the_limit(runner: Runner) -> None:
         assert "no control group is delegated here" in errors
 
 
+def test_a_limit_that_no_program_starts_with_is_an_ordinary_failure(runner: Runner) -> None:
+    # Until its exec the agent is on the supervisor's memory: the kernel must not kill both (it spares who is in vfork).
+    status, output, _ = runner.run(["--silent", "--memory", "1M"], f": {'x' * 100_000}; {HOG}")
+    assert 0 <= status <= 255
+    assert output in ("", "0\n")
+
+
 def test_memory_is_counted_for_all_together(runner: Runner) -> None:
     if not runner.has_group:
         pytest.skip("no control group with memory is delegated to this user")

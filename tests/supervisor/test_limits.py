@@ -197,6 +197,7 @@ def test_a_controller_alone_is_better_than_none(monkeypatch: pytest.MonkeyPatch)
 def test_without_a_control_group_the_difference_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: ANYBODY)
     monkeypatch.setattr(limits, "_USER_MANAGER", "/dev/null")
+    monkeypatch.setattr(cgroup, "mount_points", lambda: ("/sys/fs/cgroup",))
     with Limiter(Limits(memory_bytes=1536 * MIB, max_processes=50)) as limiter:
         assert (limiter.procs_fds, limiter.denies) == ((), ())
         assert limiter.rlimits(own_user_namespace=True) == (
@@ -208,8 +209,11 @@ def test_without_a_control_group_the_difference_is_said(monkeypatch: pytest.Monk
             "50 processes and threads  (--max-processes)",
             "no control group is delegated here (systemd-run --user --scope has one)",
         )
+        monkeypatch.setattr(cgroup, "mount_points", lambda: ())
+        assert limiter.sentences(own_user_namespace=True)[-1].endswith("so nothing limits all together")
         _, processes, _ = limiter.sentences(own_user_namespace=False)
         assert processes == "50 processes and threads, less what you start meanwhile  (--max-processes)"
+        monkeypatch.setattr(cgroup, "mount_points", lambda: ("/sys/fs/cgroup",))
         monkeypatch.setattr(limits, "_USER_MANAGER", "/nonexistent/{}")
         *_, why = limiter.sentences(own_user_namespace=True)
         assert why == "no control group is delegated here, so nothing limits all together"

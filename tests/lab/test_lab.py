@@ -31,6 +31,8 @@ RUNS = tuple(
     f"{PROMISES}{name}.py" for name in ("1_credentials", "2_one_copy", "4_hosts", "5_own_upstream", "7_fail_closed")
 )
 CHOICES = "tests/lab/choices.py::test_"
+# The machine has a subtree of control groups for the user (guest.py), with memory and pids.
+LIMITS = ("tests/kernel/test_cgroup.py", "tests/supervisor/test_limits.py", "tests/e2e/test_limits.py")
 NO_USER_NAMESPACES = "sysctl.user.max_user_namespaces=0"
 NO_NAMESPACES_FOR_USERS = "sysctl.kernel.unprivileged_userns_clone=0"  # Debian's own
 NO_LANDLOCK = "lsm=capability,yama"
@@ -53,6 +55,8 @@ MACHINES = {
     "notifier": Start(ATTACKS, 450, "notify", user=0, parameters=(NO_USER_NAMESPACES,)),
     "whole runs": Start((*RUNS, f"{CHOICES}namespaces"), 30),
     "whole runs, notifier": Start((*RUNS, f"{CHOICES}a_notifier"), 30, parameters=(NO_NAMESPACES_FOR_USERS,)),
+    "limits": Start(LIMITS, 70),
+    "limits of root": Start(LIMITS[-1:], 9, user=0),
     "no Landlock": Start((f"{CHOICES}no_wall_without_landlock",), 1, parameters=(NO_LANDLOCK,)),
     "no tracing": Start((f"{CHOICES}no_way_to_the_proxy",), 1, parameters=(NO_USER_NAMESPACES, PTRACE_FOR_ROOT)),
 }

@@ -56,14 +56,17 @@ _RAW_IFLAG = 0o1 | 0o2 | 0o10 | 0o40 | 0o100 | 0o200 | 0o400 | 0o2000 | 0o4000 |
 _RAW_OFLAG = 0o1  # OPOST
 _CSIZE, _CS8, _PARENB = 0o60, 0o60, 0o400
 _RAW_LFLAG = 0o1 | 0o2 | 0o10 | 0o100 | 0o100000  # ISIG ICANON ECHO ECHONL IEXTEN
-_VTIME, _VMIN = 5, 6
+_ICANON = 0o2
+_VEOF, _VTIME, _VMIN = 4, 5, 6
 
 _CHUNK_BYTES = 65536
+_LINE_BYTES = 4096  # of a terminal, N_TTY_BUF_SIZE
 _IN_FLIGHT_BYTES = 256 * 1024  # more than a terminal holds (pty.c: 8 KiB, and 4 KiB of its line discipline)
 _LAST_WORDS_S = 10.0  # how long the user's terminal may take nothing before what is left for it is given up
 _BEFORE_A_STOP_S = 1.0
 _TO_THE_FOREGROUND_S = 0.5  # it takes 0.1 ms
 
+_GUARD_PATH = "/usr/bin:/bin"  # not the user's: the agent may be allowed to write there
 _GUARD = 'read x; case $(stty -g <&3) in "$1"*) stty "$2" <&3 || stty sane <&3;; esac'
 
 
@@ -173,6 +176,7 @@ class Terminal:
             if modes != self._raw:  # a shell that saw us stopped by SIGSTOP has set its own
                 self._leave()
                 self._saved = modes
+                self._for_agent += self._read_ahead(modes)
                 ioctl(self._fd, _TCSETS, _make_raw(modes, self._keeps_output))
                 self._raw = ioctl(self._fd, _TCGETS, bytes(_TERMIOS_BYTES))
                 self._start_guard()
@@ -226,7 +230,7 @@ class Terminal:
             self._master = -1
 
     def _on_agent(self, ready: int) -> None:
-        if ready & _WRITE and self._for_agent:
+        if ready & _WRITE and self._for_agent and self._agent_listens():
             self._write_agent()
         if ready & _READ and not self._for_user and self._read_agent():
             self._write_user()
@@ -289,6 +293,18 @@ class Terminal:
             self._hang_up()
         return bool(self._for_agent)
 
+    def _read_ahead(self, modes: bytes) -> bytes:
+        """Return the lines that were typed already; raw mode would make a NUL of an end of input among them."""
+        typed, end = b"", bytes([modes[_CC_AT + _VEOF]])
+        if _flags(modes)[3] & _ICANON and not os.get_blocking(self._fd):
+            while len(typed) < _LINE_BYTES:
+                try:
+                    line = os.read(self._fd, _LINE_BYTES)
+                except OSError:
+                    break
+                typed += line if line.endswith(b"\n") else line + end
+        return typed
+
     def _write_agent(self) -> None:
         try:
             self._for_agent = self._for_agent[os.write(self._master, self._for_agent) :]
@@ -346,7 +362,7 @@ class Terminal:
         actions += [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
         try:
             self._guard_pid = os.posix_spawn(
-                "/bin/sh", arguments, {"PATH": "/usr/bin:/bin"}, file_actions=actions, setsid=True
+                "/bin/sh", arguments, {"PATH": _GUARD_PATH}, file_actions=actions, setsid=True
             )
         except OSError:
             pass  # without a shell, `kill -9` leaves the terminal raw: no reason not to run

@@ -25,8 +25,10 @@ def in_script(site: Site, *command: str) -> TerminalSession:
 
 
 def supervisor(session: TerminalSession) -> int:
-    """Return the id of the nono that runs in a shell."""
-    return int(Path(f"/proc/{session.pid}/task/{session.pid}/children").read_text().split()[0])
+    """Return the id of the nono that runs in a shell, once it does."""
+    children = Path(f"/proc/{session.pid}/task/{session.pid}/children")
+    wait_for(lambda: bool(children.read_text()))
+    return int(children.read_text().split()[0])
 
 
 def runs_cat(session: TerminalSession) -> None:
@@ -234,7 +236,7 @@ def test_a_job_goes_to_the_background(site: Site) -> None:
         session.run(shlex.join(nono("/bin/sh", "-c", f"{READY} kill -STOP $$; echo going; read x; echo got-$x")))
         session.expect(b"Stopped")
         session.run("bg")
-        session.expect(b"going")
+        session.expect(b"going\r")  # and not the command, which bash shows
         wait_for(lambda: state(supervisor(session)) == "T")
         session.type(b"\n")
         session.expect(b"Stopped")
@@ -242,6 +244,19 @@ def test_a_job_goes_to_the_background(site: Site) -> None:
         wait_for(lambda: session.is_raw)
         session.type(b"word\n")
         session.expect(b"got-word")
+
+
+def test_who_may_not_write_in_the_background_stops(site: Site) -> None:
+    with shell(site) as session:
+        session.run("stty tostop")
+        session.run(shlex.join(nono("/bin/sh", "-c", "echo spoken")) + " &")
+        wait_for(lambda: state(supervisor(session)) == "T")
+        session.type(b"\n")
+        session.expect(b"Stopped")
+        session.run("fg")
+        session.expect(b"spoken\r\n")
+        session.run("echo status-$?")
+        session.expect(b"status-0")
 
 
 def test_much_output_arrives_whole(site: Site) -> None:

@@ -114,7 +114,8 @@ def test_the_numbers_are_those_of_the_system() -> None:
     assert sum(getattr(termios, name) for name in ("ISIG", "ICANON", "ECHO", "ECHONL", "IEXTEN")) == terminal._RAW_LFLAG
     assert (terminal._RAW_OFLAG, terminal._CSIZE) == (termios.OPOST, termios.CSIZE)
     assert (terminal._CS8, terminal._PARENB) == (termios.CS8, termios.PARENB)
-    assert (terminal._VTIME, terminal._VMIN) == (termios.VTIME, termios.VMIN)
+    assert (terminal._VEOF, terminal._VTIME, terminal._VMIN) == (termios.VEOF, termios.VTIME, termios.VMIN)
+    assert terminal._ICANON == termios.ICANON
 
 
 @pytest.mark.parametrize(
@@ -440,3 +441,52 @@ def test_no_key_is_read_before_the_agent_has_its_terminal(tmp_path: Path) -> Non
     made.close()
     """
     in_window(tmp_path, code, use)
+
+
+def test_what_was_typed_before_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    def use(window: Window) -> None:
+        os.write(window.fd, b"line\nrest\x04\x04part")
+        window.expect(b"part")
+
+    code = """
+    while not fcntl.ioctl(0, termios.FIONREAD, bytes(4))[0]:
+        time.sleep(0.01)
+    made, loop, agent = attached()
+    run(loop, 0.2)
+    os.set_blocking(agent, False)
+    assert [os.read(agent, 100) for _ in range(3)] == [b"line\\n", b"rest", b""]
+    made.close()
+    """
+    in_window(tmp_path, code, use)
+
+
+def test_a_window_that_takes_nothing_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    in_window(
+        tmp_path,
+        """
+    before = modes(0)
+    made, loop, agent = attached()
+    termios.tcflow(0, termios.TCOOFF)
+    os.write(agent, b"never" * 100)
+    Terminal.drain.__defaults__ = (0.05,)
+    made.close()
+    assert modes(0) == before
+    """,
+    )
+
+
+def test_who_goes_on_writing_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    seen = in_window(
+        tmp_path,
+        """
+    made, loop, agent = attached()
+    os.write(agent, b"last")
+    child = os.fork()
+    if child == 0:
+        while True:
+            os.write(agent, b"x" * 4096)
+    made.close()
+    os.kill(child, signal.SIGKILL)
+    """,
+    )
+    assert seen.startswith(b"last")

@@ -341,7 +341,7 @@ def start_inside(group: cgroup.Cgroup, *argv: str) -> subprocess.Popen[str]:
 
 
 def test_all_that_is_in_a_real_group_is_killed_at_the_end(group: cgroup.Cgroup) -> None:
-    shell = start_inside(group, "sh", "-c", "setsid sleep 100 & echo $!; exec sleep 100")
+    shell = start_inside(group, "sh", "-c", "sleep 100 & echo $!; exec sleep 100")
     assert shell.stdout is not None
     orphan = int(shell.stdout.readline())
     listed = Path(group.path, "cgroup.procs").read_text().split()

@@ -41,6 +41,8 @@ else:
 ABSENT, DIRECTORY, FILE, DEVICE, LINK = "absent", "directory", "file", "device", "link"
 EXPANDED = "expanded"  # a directory whose entries are granted one by one: it can be listed, no more
 
+STREAM = "standard stream"  # the origin of a grant of what is open already, and need not be seen to be opened again
+
 MAX_PIECES = 4096  # about 40 ms to open; a home directory has some hundred
 
 # A grant of the root does not mean these: devices of the disks, other users' terminals, the kernel's own settings. They

@@ -16,7 +16,7 @@ from nono.errors import PolicyError
 from nono.kernel import landlock
 from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathGrant
 from nono.sandbox import expansion
-from nono.sandbox.expansion import ABSENT, DEVICE, DIRECTORY, FILE, LINK, Entry, Expansion, ancestors
+from nono.sandbox.expansion import ABSENT, DEVICE, DIRECTORY, FILE, LINK, STREAM, Entry, Expansion, ancestors
 from nono.sandbox.plan import Plan
 
 _MOUNTINFO = "/proc/self/mountinfo"
@@ -160,7 +160,7 @@ def standard_stream_grants(fds: Iterable[int] = _STANDARD_FDS) -> tuple[PathGran
         if is_named and stat.S_ISREG(status.st_mode):
             mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
             access = {os.O_RDONLY: READ, os.O_WRONLY: WRITE}.get(mode, READ | WRITE)
-            grants.append(PathGrant(path, access, True, "standard stream", optional=True))
+            grants.append(PathGrant(path, access, True, STREAM, optional=True))
         elif is_named and os.isatty(fd):
             grants.append(PathGrant(path, READ | WRITE, True, "terminal", optional=True))
     return tuple(dict.fromkeys(grants))

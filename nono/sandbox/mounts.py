@@ -35,7 +35,7 @@ from nono.kernel.spawn import (
 )
 from nono.policy.capabilities import READ, WRITE
 from nono.record import Record
-from nono.sandbox.expansion import DIRECTORY, EXPANDED, FILE, Entry, Expansion
+from nono.sandbox.expansion import DIRECTORY, EXPANDED, FILE, STREAM, Entry, Expansion, Piece
 
 # MS_*: mount(2)
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
@@ -109,13 +109,19 @@ def _fits_into(directory: str, expansion: Expansion, temporary_directory: str, w
     nothing can have less. Where something has, or holds something denied, or the working directory is not granted,
     `directory` stays the machine's.
     """
-    below = [piece for piece in expansion.pieces if _is_below(piece.path, directory)]
+    below = _pieces_below(directory, expansion)
     whole = [piece.path for piece in below if piece.kind in (DIRECTORY, FILE) and piece.access == READ | WRITE]
     return (
         all(_covers(whole, piece.path) for piece in below)
         and not any(_is_below(path, directory) for path in expansion.read_only)
         and (not _is_below(workdir, directory) or _covers((*whole, temporary_directory), workdir))
     )
+
+
+def _pieces_below(directory: str, expansion: Expansion) -> list[Piece]:
+    """Return the pieces below `directory` but for standard streams: /proc/self/fd leads to those past all mounts."""
+    streams = {grant.path for grant in expansion.grants if grant.origin == STREAM}
+    return [piece for piece in expansion.pieces if _is_below(piece.path, directory) and piece.path not in streams]
 
 
 def _devices(expansion: Expansion) -> Iterator[Mount]:
@@ -142,8 +148,8 @@ def _devices(expansion: Expansion) -> Iterator[Mount]:
 
 def _tmp(expansion: Expansion, temporary_directory: str, workdir: str) -> Iterator[Mount]:
     """Show in the temporary directory what is granted below /tmp, and the temporary directory as /tmp."""
-    kinds = {piece.path: piece.kind for piece in expansion.pieces}
-    for path in _topmost(path for path in (*kinds, workdir) if _is_below(path, "/tmp")):
+    kinds = {piece.path: piece.kind for piece in _pieces_below("/tmp", expansion)}
+    for path in _topmost((*kinds, *((workdir,) if _is_below(workdir, "/tmp") else ()))):
         if path != temporary_directory:
             is_directory = kinds.get(path, DIRECTORY) in (DIRECTORY, EXPANDED)
             yield from _shown(f"{temporary_directory}{path[len('/tmp') :]}", path, is_directory, temporary_directory)

@@ -116,7 +116,7 @@ def attempt(wall: Wall, home: str) -> str:
     except NonoError as error:
         return str(error)
     except OSError as error:
-        return f"{error.strerror}: {error.filename}."
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}."
 
 
 def _plan(wall: Wall, home: str, scratch: str) -> Plan:

@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 
 from nono.kernel.spawn import SENTENCES, SpawnError
-from nono.policy.capabilities import SANDBOX_AUTO, SANDBOX_LANDLOCK
-from nono.sandbox.plan import walls_to_try
 from nono.supervisor import enforcement, machine
-from nono.supervisor.enforcement import Row
 from nono.supervisor.machine import LIMITED, MISSING, OK, UNKNOWN, Check
 from tests.keyring_service import KeyringService
 
@@ -282,29 +279,6 @@ def test_without_linux_no_wall_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     stands = machine.examine_walls(machine.examine("/nonexistent/nono"), "/nonexistent")
     assert len(stands) == len(enforcement.TABLE)
     assert all("Linux only" in stand.reason for stand in stands)
-
-
-@pytest.mark.parametrize("row", enforcement.TABLE, ids=lambda row: f"{row.wall.name}-{row.wall.mounts}")
-def test_a_wall_says_something_of_every_aspect(row: Row) -> None:
-    for scopes, cgroup in ((True, True), (False, False)):
-        found = enforcement.enforced(row, scopes=scopes, cgroup=cgroup)
-        assert list(found) == list(enforcement.ASPECTS)
-        assert set(found.values()) <= {enforcement.FULL, enforcement.PARTIAL, enforcement.NONE}
-    assert found["limits"] == enforcement.PARTIAL
-    assert (found["signals"] == enforcement.NONE) == (not row.wall.mounts)
-    for aspect, degree in found.items():
-        assert degree == enforcement.FULL or enforcement.ASPECTS[aspect], f"{aspect} does not say what it means"
-
-
-def test_only_the_wall_that_leaks_is_not_whole() -> None:
-    for row in enforcement.TABLE:
-        assert row.is_whole == (dict(row.cells)["network"] == enforcement.FULL)
-
-
-def test_walls_stand_in_the_order_of_a_run() -> None:
-    walls = [row.wall for row in enforcement.TABLE]
-    assert tuple(walls[:3]) == walls_to_try(SANDBOX_AUTO)
-    assert tuple(walls[3:]) == walls_to_try(SANDBOX_LANDLOCK)
 
 
 def test_yama_keeps_an_ordinary_user_from_the_notifier(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,7 @@
 #define THREAD_PIDFD O_EXCL
 
 #define ANSWERED 0
+#define NOBODY_IS_LEFT (-1)
 
 static int
 thread_group_of(int tid)
@@ -351,46 +352,55 @@ nono_notify_sync_wake_up(int notify_fd)
 	return ioctl(notify_fd, IOCTL_SET_FLAGS, FD_SYNC_WAKE_UP) < 0 ? -errno : 0;
 }
 
-int
-nono_notify_serve(struct nono_mediation *mediation, struct nono_call *call, int received)
+/* 0 with a call in *call, an errno, or NOBODY_IS_LEFT. */
+static int
+receive(struct nono_mediation *mediation, struct nono_call *call)
 {
 	struct seccomp_notif notification;
-	int waiting;
+	struct pollfd state = { .fd = mediation->notify_fd, .events = POLLIN };
+	int error, waiting;
 
-	for (;;) {
-		if (!received) {
-			if (__atomic_load_n(&mediation->closing, __ATOMIC_ACQUIRE))
-				return NONO_NOTIFY_ENDED;
-			memset(&notification, 0, sizeof(notification));
-			__atomic_add_fetch(&mediation->waiting, 1, __ATOMIC_ACQ_REL);
-			if (ioctl(mediation->notify_fd, SECCOMP_IOCTL_NOTIF_RECV, &notification) < 0) {
-				struct pollfd state = { .fd = mediation->notify_fd, .events = POLLIN };
-				int error = errno;
+	memset(&notification, 0, sizeof(notification));
+	__atomic_add_fetch(&mediation->waiting, 1, __ATOMIC_SEQ_CST);
+	error = ioctl(mediation->notify_fd, SECCOMP_IOCTL_NOTIF_RECV, &notification) < 0 ? errno : 0;
+	waiting = __atomic_sub_fetch(&mediation->waiting, 1, __ATOMIC_SEQ_CST);
+	if (error == ENOENT && poll(&state, 1, 0) == 1 && (state.revents & POLLHUP))
+		return NOBODY_IS_LEFT;
+	if (error != 0)
+		return error;
+	if (waiting == 0 && __atomic_exchange_n(&mediation->crowded, 1, __ATOMIC_SEQ_CST) == 0) {
+		uint64_t one = 1;
+		ssize_t written = write(mediation->crowded_fd, &one, sizeof(one));
 
-				__atomic_sub_fetch(&mediation->waiting, 1, __ATOMIC_ACQ_REL);
-				if (error != ENOENT && error != EINTR)
-					return -error;
-				/* Nobody is left, or he who called was killed before we took his call. */
-				if (error == ENOENT && poll(&state, 1, 0) == 1 && (state.revents & POLLHUP))
-					return NONO_NOTIFY_ENDED;
-				continue;
-			}
-			waiting = __atomic_sub_fetch(&mediation->waiting, 1, __ATOMIC_ACQ_REL);
-			memset(call, 0, sizeof(*call));
-			call->fd = -1;
-			call->id = notification.id;
-			call->tid = (int)notification.pid;
-			call->kind = kind_of(notification.data.nr);
-			memcpy(call->arguments, notification.data.args, sizeof(call->arguments));
-			if (waiting == 0 && !__atomic_load_n(&mediation->full, __ATOMIC_ACQUIRE))
-				return NONO_NOTIFY_CROWDED;
-		}
-		received = 0;
+		(void)written; /* an eventfd takes it */
+	}
+	memset(call, 0, sizeof(*call));
+	call->fd = -1;
+	call->id = notification.id;
+	call->tid = (int)notification.pid;
+	call->kind = kind_of(notification.data.nr);
+	memcpy(call->arguments, notification.data.args, sizeof(call->arguments));
+	return 0;
+}
+
+int
+nono_notify_serve(struct nono_mediation *mediation, struct nono_call *call)
+{
+	while (!__atomic_load_n(&mediation->closing, __ATOMIC_ACQUIRE)) {
+		int error = receive(mediation, call);
+
+		if (error == NOBODY_IS_LEFT)
+			break;
+		if (error == ENOENT || error == EINTR) /* he who called was killed before we took his call */
+			continue;
+		if (error != 0)
+			return -error;
 		if (call->kind == NONO_CALL_OTHER)
 			answer(mediation->notify_fd, call, EPERM, 0);
 		else if (handle(mediation, call) == NONO_NOTIFY_JUDGE)
 			return NONO_NOTIFY_JUDGE;
 	}
+	return NONO_NOTIFY_ENDED;
 }
 
 int
@@ -409,7 +419,7 @@ int
 nono_notify_connect(struct nono_mediation *mediation, const struct nono_call *call, const void *address,
 		    size_t size)
 {
-	return connect_for(mediation, call, address, (socklen_t)size);
+	return -connect_for(mediation, call, address, (socklen_t)size);
 }
 
 static void
@@ -486,9 +496,9 @@ nono_notify_sync_wake_up(int notify_fd)
 }
 
 int
-nono_notify_serve(struct nono_mediation *mediation, struct nono_call *call, int received)
+nono_notify_serve(struct nono_mediation *mediation, struct nono_call *call)
 {
-	(void)mediation, (void)call, (void)received;
+	(void)mediation, (void)call;
 	return -ENOSYS;
 }
 
@@ -503,7 +513,7 @@ int
 nono_notify_still_waits(int notify_fd, uint64_t id)
 {
 	(void)notify_fd, (void)id;
-	return 0;
+	return -ENOSYS;
 }
 
 int
@@ -511,7 +521,7 @@ nono_notify_connect(struct nono_mediation *mediation, const struct nono_call *ca
 		    size_t size)
 {
 	(void)mediation, (void)call, (void)address, (void)size;
-	return ENOSYS;
+	return -ENOSYS;
 }
 
 int

@@ -211,7 +211,6 @@ long nono_tee(int fd_in, int fd_out, size_t size, unsigned int flags);
 
 #define NONO_NOTIFY_ENDED 0   /* no process is left behind the filter, or `closing` was set */
 #define NONO_NOTIFY_JUDGE 1   /* the call waits for nono_notify_answer */
-#define NONO_NOTIFY_CROWDED 2 /* a call was received and no thread waits for the next one */
 
 #define NONO_CALL_OTHER 0
 #define NONO_CALL_CONNECT 1
@@ -229,8 +228,9 @@ struct nono_mediation {
 	uint32_t *admitted;          /* 65536: second (CLOCK_MONOTONIC, plus 1) in which a connect to
 	                                guarded_port from that port began; 0 none. Atomic */
 	int reports_left;            /* > 0: refused connects are handed up. Atomic, as all below */
-	int full;                    /* no CROWDED any more */
 	int waiting;                 /* threads that wait for a call */
+	int crowded;                 /* set when a call was received and none waits for the next */
+	int crowded_fd;              /* an eventfd, written to when `crowded` was not set before */
 	int closing;
 };
 
@@ -252,14 +252,14 @@ int nono_notify_check(void);
 int nono_notify_sync_wake_up(int notify_fd);
 /*
  * Receive calls and answer those that need no judgement, until one does (NONO_NOTIFY_*), or
- * -errno. received: go on with the call that CROWDED left in *call. Blocks; many threads may.
+ * -errno. Blocks; many threads may.
  */
-int nono_notify_serve(struct nono_mediation *mediation, struct nono_call *call, int received);
+int nono_notify_serve(struct nono_mediation *mediation, struct nono_call *call);
 /* error: an errno > 0, or 0. flags: SECCOMP_USER_NOTIF_FLAG_*. Closes call->fd. */
 int nono_notify_answer(int notify_fd, struct nono_call *call, int error, uint32_t flags);
 /* 1 while the thread waits in the call. */
 int nono_notify_still_waits(int notify_fd, uint64_t id);
-/* connect(2) on call->fd: 0 or an errno > 0. Interrupted only when nobody waits for it. */
+/* connect(2) on call->fd. Interrupted only when nobody waits for it. */
 int nono_notify_connect(struct nono_mediation *mediation, const struct nono_call *call, const void *address,
 			size_t size);
 /* Block every signal but the one of nono_notify_interrupt in the calling thread. */

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 ENDED = lib.NONO_NOTIFY_ENDED
 JUDGE = lib.NONO_NOTIFY_JUDGE
-CROWDED = lib.NONO_NOTIFY_CROWDED
 
 CONNECT = lib.NONO_CALL_CONNECT
 BIND = lib.NONO_CALL_BIND
@@ -116,7 +115,10 @@ class Call:
 
 
 class Line:
-    """A notification fd and what is answered on it without Python. Owns the fd."""
+    """A notification fd and what is answered on it without Python. Owns the fd.
+
+    crowded_fd: an eventfd, readable once no thread waited for the next call; `still_crowded` begins anew.
+    """
 
     def __init__(
         self, notify_fd: int, *, as_it_is: bool, ports: Mapping[int, int], guarded_port: int, reports: int
@@ -137,11 +139,13 @@ class Line:
         self.raw.guarded_port = guarded_port
         self.raw.admitted = self._admitted
         self.raw.reports_left = reports
+        self.crowded_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self.raw.crowded_fd = self.crowded_fd
         lib.nono_notify_sync_wake_up(notify_fd)  # before Linux 6.6 it is slower
 
-    def serve(self, call: Call, *, received: bool) -> int:
-        """Answer calls until one needs a judge (JUDGE, CROWDED) or none will come (ENDED). Raises KernelError."""
-        result = int(lib.nono_notify_serve(self.raw, call.raw, received))
+    def serve(self, call: Call) -> int:
+        """Answer calls until one needs a judge (JUDGE) or none will come (ENDED). Raises KernelError."""
+        result = int(lib.nono_notify_serve(self.raw, call.raw))
         if result < 0:
             raise KernelError("ioctl(SECCOMP_IOCTL_NOTIF_RECV)", -result)
         return result
@@ -152,11 +156,11 @@ class Line:
 
     def still_waits(self, call: Call) -> bool:
         """Whether the thread is still there; then what was read from it under its number was its own."""
-        return bool(lib.nono_notify_still_waits(self.raw.notify_fd, call.raw.id))
+        return int(lib.nono_notify_still_waits(self.raw.notify_fd, call.raw.id)) == 1
 
     def connect(self, call: Call, address: bytes) -> int:
         """connect(2) on the duplicate; return an errno, or 0. Blocks where the child would have."""
-        return int(lib.nono_notify_connect(self.raw, call.raw, address, len(address)))
+        return -int(lib.nono_notify_connect(self.raw, call.raw, address, len(address)))
 
     def admits(self, port: int) -> bool:
         """Whether a connect from that port to the guarded one was made here; True once for each."""
@@ -164,14 +168,23 @@ class Line:
         self._admitted[port] = 0
         return began != 0 and int(time.monotonic()) + 1 - began <= _ADMITTED_S
 
+    def still_crowded(self) -> bool:
+        """Read `crowded_fd`, so that the next crowd is told of; return whether no thread waits at this moment."""
+        os.eventfd_read(self.crowded_fd)
+        self.raw.crowded = 0  # a system call or a lock before the next line keeps the processor's order
+        os.sched_yield()
+        return int(self.raw.waiting) == 0
+
     def stop(self) -> None:
-        """`serve` returns ENDED from now on; who waits in it is to be interrupted."""
+        """`serve` returns ENDED from now on; who waits in it is to be interrupted. `crowded_fd` is readable."""
         self.raw.closing = 1
+        os.eventfd_write(self.crowded_fd, 1)
 
     def close(self) -> None:
         """Calls fail with ENOSYS from now on. Only when nobody serves any more."""
         os.close(self.raw.notify_fd)
-        self.raw.notify_fd = -1
+        os.close(self.crowded_fd)
+        self.raw.notify_fd = self.raw.crowded_fd = self.crowded_fd = -1
 
 
 def bind(call: Call, address: bytes) -> int:

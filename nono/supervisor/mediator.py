@@ -31,9 +31,9 @@ TCP ports, handling BIND_TCP and CONNECT_TCP without a rule takes even that: wha
 HOST_PORTS and the proxy. Every process of the machine can connect to the proxy's port there. So each connect that is
 made here is made from a port that is bound first and noted, and the listener asks `admits` for each peer.
 
-Threads. One waits for calls at the start. When a call comes and no other thread waits, another is started, up to
-MAX_THREADS: a connect to a full backlog delays nobody else. AF_UNIX connects, of which a stuck server could hold any
-number, leave some threads free. A thread whose child was killed meanwhile is interrupted (`_sweep`).
+Threads. Two wait for calls at the start. When none has waited for two milliseconds, because all connect, another is
+started, up to MAX_THREADS: a connect to a full backlog delays nobody else. AF_UNIX connects, of which a stuck server
+could hold any number, leave some threads free. Then threads whose child was killed meanwhile are interrupted, too.
 The work of a flood is the flood's own size: nothing is queued here, and what is reported is bounded.
 
 Limits, known: a server sees the supervisor's process id as its peer's (SO_PEERCRED), with the same user and group.
@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import socket
 import stat
 import struct
@@ -59,6 +60,8 @@ MAX_THREADS = 32
 _MAX_UNIX_CONNECTS = 24  # at once
 MAX_REPORTS = 64
 _MAX_HANDED_UP = 4096  # refused connects that are looked at for a report; then C answers them by itself
+_FIRST_THREADS = 2
+_CROWD_S = 0.002
 _SWEEP_S = 0.5
 _JOIN_S = 0.005
 _CLOSE_S = 5.0  # for a thread that hangs in a dead network file system
@@ -114,8 +117,10 @@ class Mediator:
         self._prepared: set[threading.Thread] = set()  # before that, the signal that interrupts would end the process
         self._unix_connects = threading.BoundedSemaphore(_MAX_UNIX_CONNECTS)
         self._closing = threading.Event()
-        self._sweeper: threading.Thread | None = None
-        self._start_thread()
+        self._tender = threading.Thread(target=self._tend, name="mediator's tender", daemon=True)
+        for _ in range(_FIRST_THREADS):
+            self._start_thread()
+        self._tender.start()
 
     @property
     def threads(self) -> int:
@@ -145,8 +150,7 @@ class Mediator:
                     if thread in self._prepared:
                         notify.interrupt(thread.native_id)
                     thread.join(_JOIN_S)
-        if self._sweeper is not None:
-            self._sweeper.join()
+        self._tender.join()
         self._line.close()
 
     # Threads.
@@ -159,41 +163,33 @@ class Mediator:
             thread = threading.Thread(target=self._serve, args=(call,), name="mediator", daemon=True)
             self._threads[thread] = call
             try:
-                notify.start_thread(thread)
+                thread.start()
             except RuntimeError:  # the limit of processes is reached: those that are there go on
                 del self._threads[thread]
                 if not self._threads:
                     raise
-                return
-            if len(self._threads) == MAX_THREADS:
-                self._line.raw.full = 1
-                sweeper = threading.Thread(target=self._sweep, name="mediator's sweeper", daemon=True)
-                try:
-                    sweeper.start()
-                    self._sweeper = sweeper
-                except RuntimeError:
-                    pass  # those that are crowded sweep, too
 
     def _serve(self, call: notify.Call) -> None:
         notify.prepare_thread()
         self._prepared.add(threading.current_thread())
-        received = False
         try:
-            while (what := self._line.serve(call, received=received)) != notify.ENDED:
-                received = what == notify.CROWDED
-                if received:
-                    self._sweep_once()
-                    self._start_thread()
-                else:
-                    self._answer(call)
+            while self._line.serve(call) == notify.JUDGE:
+                self._answer(call)
         except OSError as failure:  # no call can be received: they wait until `close`
             self._report(f"connections from now on, because the kernel hands none over any more ({failure})")
 
-    def _sweep(self) -> None:
-        while not self._closing.wait(_SWEEP_S):
-            self._sweep_once()
+    def _tend(self) -> None:
+        """Keep a thread waiting for calls while others connect. Never in the way of a call: it takes no part in one."""
+        is_crowded = False
+        while not self._closing.is_set():
+            if select.select([self._line.crowded_fd], [], [], _SWEEP_S if is_crowded else None)[0]:
+                self._closing.wait(_CROWD_S)  # most crowds are gone by then
+                is_crowded = self._line.still_crowded()
+            if is_crowded:
+                self._sweep()
+                self._start_thread()
 
-    def _sweep_once(self) -> None:
+    def _sweep(self) -> None:
         """Interrupt the threads that connect for who is no more. One that has gone on meanwhile connects again."""
         with self._lock:
             for thread, call in self._threads.items():

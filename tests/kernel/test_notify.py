@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import socket
 import threading
@@ -77,8 +78,7 @@ def line(fd: int, **how: object) -> notify.Line:
 def test_a_call_that_needs_a_judge_is_handed_up_with_copies() -> None:
     with behind("unix", path="/run/some socket") as (pid, fd):
         served, call = line(fd), notify.Call()
-        served.raw.full = 1
-        assert served.serve(call, received=False) == notify.JUDGE
+        assert served.serve(call) == notify.JUDGE
         assert call.raw.kind == notify.CONNECT
         assert call.address.rstrip(b"\0") == b"\1\0/run/some socket"
         assert (call.raw.domain, call.raw.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
@@ -98,13 +98,12 @@ def test_bind_and_listen_are_performed_on_the_duplicate() -> None:
         port = probe.getsockname()[1]
     with behind("bind", "listen") as (pid, fd):
         served, call = line(fd), notify.Call()
-        served.raw.full = 1
-        assert served.serve(call, received=False) == notify.JUDGE
+        assert served.serve(call) == notify.JUDGE
         assert call.raw.kind == notify.BIND
         assert notify.bind(call, b"\2\0" + port.to_bytes(2, "big") + b"\x7f\0\0\1" + bytes(8)) == 0
         assert int.from_bytes(notify.getsockname(call)[2:4], "big") == port
         served.answer(call, 0)
-        assert served.serve(call, received=False) == notify.JUDGE
+        assert served.serve(call) == notify.JUDGE
         assert (call.raw.kind, call.address) == (notify.LISTEN, b"")
         assert notify.listen(call) == 0
         served.answer(call, 0)
@@ -115,14 +114,13 @@ def test_bind_and_listen_are_performed_on_the_duplicate() -> None:
 def test_a_refused_connect_is_handed_up_while_somebody_wants_to_hear_of_it() -> None:
     with behind("inet", "inet") as (pid, fd):
         served, call = line(fd, reports=1), notify.Call()
-        served.raw.full = 1
-        assert served.serve(call, received=False) == notify.JUDGE
+        assert served.serve(call) == notify.JUDGE
         assert call.raw.error == errno.ECONNREFUSED
         served.raw.reports_left = 0
         served.answer(call, call.raw.error)
         stopper = threading.Thread(target=lambda: (status_of(pid), served.stop()))
         stopper.start()
-        assert served.serve(call, received=False) == notify.ENDED
+        assert served.serve(call) == notify.ENDED
         stopper.join()
         served.close()
 
@@ -131,18 +129,16 @@ def test_serving_ends_with_the_last_process() -> None:
     """Before Linux 6.11 a thread that waits does not hear of it; see Mediator.close."""
     with behind("inet") as (pid, fd):
         served, call = line(fd), notify.Call()
-        assert served.serve(call, received=False) == notify.CROWDED  # nobody else waits
-        assert call.raw.fd == -1
-        served.raw.full = 1
         ended: list[int] = []
 
         def serve() -> None:
             notify.prepare_thread()
-            ended.append(served.serve(call, received=True))
+            ended.append(served.serve(call))
 
         thread = threading.Thread(target=serve)
         thread.start()
         assert status_of(pid) == errno.ECONNREFUSED
+        assert select.select([served.crowded_fd], [], [], 0)[0]  # nobody else waited
         served.stop()
         thread.join(0.5)
         while thread.is_alive():  # an older kernel
@@ -160,7 +156,7 @@ def test_a_waiting_thread_is_interrupted() -> None:
 
         def serve() -> None:
             notify.prepare_thread()
-            ended.append(served.serve(notify.Call(), received=False))
+            ended.append(served.serve(notify.Call()))
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -186,7 +182,7 @@ def test_a_closed_line_fails_calls() -> None:
 def test_something_that_is_no_line() -> None:
     served = line(os.open(os.devnull, os.O_RDONLY))
     with pytest.raises(KernelError, match="NOTIF_RECV"):
-        served.serve(notify.Call(), received=False)
+        served.serve(notify.Call())
     served.close()
 
 

@@ -58,8 +58,9 @@ def summary(what: Summary, home: str, verbose: bool) -> str:
 
 
 def notice(sentence: str) -> None:
-    """Tell the user something while he waits."""
-    to_stderr(f"nono  {'note':<{_WIDTH}} {printable(sentence)}\n")
+    """Tell the user something while he waits, or while the agent has made the terminal raw."""
+    end = "\r\n" if sys.stderr is not None and sys.stderr.isatty() else "\n"
+    to_stderr(f"nono  {'note':<{_WIDTH}} {printable(sentence)}{end}")
 
 
 def to_stderr(text: str) -> None:

@@ -136,10 +136,14 @@ open_listener(uint16_t port, int *listener_fd)
 {
 	struct sockaddr_in address;
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int yes = 1;
 
 	if (fd < 0)
 		return -1;
 	*listener_fd = fd;
+	/* On the host's loopback: connections of an earlier run that are in TIME_WAIT do not hold the port. */
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)) < 0)
+		return -1;
 	memset(&address, 0, sizeof(address));
 	address.sin_family = AF_INET;
 	address.sin_port = htons(port);

@@ -65,6 +65,7 @@ REFUSED_BY_THE_KERNEL = {
     "ESOCKTNOSUPPORT",
     "ENODEV",
     "EIO",
+    "ENOSPC",
 }
 
 

@@ -121,21 +121,25 @@ KINDS = ("open", "proxied", "mediated")
 
 
 @pytest.fixture
-def user(site: Site) -> tuple[str, ...]:
+def user(site: Site) -> Iterator[tuple[str, ...]]:
     """What starts a command as an ordinary user; the site is his. He may read this Python, wherever it lies."""
     if os.geteuid() != 0:
         pytest.skip("needs root to become another user")
     require_command("setpriv")
     for path in (site.directory, *site.directory.rglob("*")):
         os.chown(path, USER, USER)
-    above = [path for path in site.directory.parents if path.owner() == "root" and not path.stat().st_mode & 0o001]
-    for path in above:
-        path.chmod(path.stat().st_mode | 0o011)
+    modes = {path: path.stat().st_mode for path in site.directory.parents}
+    for path, mode in modes.items():
+        if not mode & 0o001:
+            path.chmod(mode | 0o011)
     capability = "dac_read_search"
-    return (
+    yield (
         "setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", "--bounding-set",
         f"-all,+{capability}", "--inh-caps", f"-all,+{capability}", "--ambient-caps", f"+{capability}",
     )  # fmt: skip
+    for path, mode in modes.items():
+        if not mode & 0o001:
+            path.chmod(mode)
 
 
 def test_the_measure_is_right(site: Site) -> None:

@@ -295,7 +295,9 @@ class Mediator:
         if not 2 < len(address) <= _MAX_UNIX_ADDRESS or address[:2] != _family(socket.AF_UNIX):
             return EINVAL
         if not self._unix_connects.acquire(blocking=False):
-            return EAGAIN
+            self._sweep()
+            if not self._unix_connects.acquire(timeout=_SWEEP_S):
+                return EAGAIN  # what the kernel says of a full backlog
         try:
             if address[2] == 0:
                 return self._connect_abstract(call, address)
@@ -325,7 +327,7 @@ class Mediator:
             if not stat.S_ISSOCK(os.fstat(target_fd).st_mode):
                 return ECONNREFUSED
             if not (self._is_granted(target_fd) or self._is_own(target_fd, root_fd)):
-                self._report(f"a connection to the socket {_printable(absolute)}; see --allow-unix-socket")
+                self._report(f"a connection to {_printable(absolute)}; see --allow-unix-socket {_printable(absolute)}")
                 return EACCES
             return self._line.connect(call, _family(socket.AF_UNIX) + b"/proc/self/fd/%d\0" % target_fd)
         finally:

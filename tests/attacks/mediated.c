@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-static volatile int ended;
+static volatile int ended, flips;
 
 union address {
 	struct sockaddr any;
@@ -101,6 +101,7 @@ flip_socket(void *unused)
 		dup2(one_fd, swapped_fd);
 		if (!ended)
 			dup2(other_fd, swapped_fd);
+		flips++;
 	}
 	return unused;
 }
@@ -123,8 +124,10 @@ race_socket(char **arguments)
 		one_fd = socket(AF_INET, SOCK_STREAM, 0);
 		other_fd = socket(AF_UNIX, SOCK_STREAM, 0);
 		setsockopt(one_fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-		ended = 0;
+		ended = flips = 0;
 		pthread_create(&thread, NULL, flip_socket, NULL);
+		while (flips == 0)
+			;
 		for (i = 0; i < 100; i++, count--) {
 			union address *address = i & 1 ? &first : &second;
 
@@ -157,6 +160,8 @@ race_listen(char **arguments)
 	if (bind(one_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		return STOPPED;
 	pthread_create(&thread, NULL, flip_socket, NULL);
+	while (flips == 0)
+		;
 	while (count-- > 0 && !listens(other_fd))
 		listen(swapped_fd, 5);
 	ended = 1;
@@ -187,9 +192,11 @@ race_bind(char **arguments)
 		one_fd = socket(AF_UNIX, SOCK_STREAM, 0);
 		other_fd = socket(AF_INET, SOCK_STREAM, 0);
 		shared = first;
-		ended = 0;
+		ended = flips = 0;
 		pthread_create(&sockets, NULL, flip_socket, NULL);
 		pthread_create(&addresses, NULL, flip_address, NULL);
+		while (flips == 0)
+			;
 		for (i = 0; i < 100; i++, count--) {
 			bind(swapped_fd, &shared.any, sizeof(struct sockaddr_un));
 			unlink(arguments[0]);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -10,6 +11,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +26,8 @@ from nono.sandbox import bpf
 from nono.supervisor.mediator import HOST_PORTS, OPEN_NETWORK, OWN_NETWORK, Mediator, Rules
 
 TIMEOUT_S = 30
+LOOPBACK = "127.0.0.1"
+OWN = 0x10000000 | 0x40000000  # CLONE_NEWUSER, CLONE_NEWNET
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -188,3 +192,44 @@ def run(work: Callable[[], Any], rules: Rules, **how: Any) -> Any:
     """`confined`, to the end."""
     with confined(work, rules, **how) as child:
         return child.result()
+
+
+class Server:
+    """A listener that accepts and closes, and counts who came."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._accepted = self._own = 0
+        sock.listen(4096)
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.sock.accept()
+                self._accepted += 1
+                connection.close()
+
+    def visitors(self) -> int:
+        """Come by, too; who was here before has been accepted by then."""
+        with socket.socket(self.sock.family) as sock:
+            sock.connect(self.sock.getsockname())
+            sock.recv(1)
+        self._own += 1
+        return self._accepted - self._own
+
+    @property
+    def port(self) -> int:
+        return int(self.sock.getsockname()[1])
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)  # wakes the accept
+        self.sock.close()
+        self._thread.join(5)
+
+
+def connect(address: Any, family: int = socket.AF_INET) -> int:
+    with socket.socket(family) as sock:
+        return answer_of(lambda: sock.connect(address))

@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
+from time import time
 
 from nono.audit.log import AuditLog
 from nono.credentials import env, phantom
@@ -222,8 +223,6 @@ def run(
                 )
             finally:
                 os.close(ruleset)
-            if limiter is not None:
-                limiter.started(child.pid)
             behind = _Behind(plan, expansion, child, host_listeners, limiter)
             return _supervise(parts, behind, terminal, signals, audit, notice)
         except SpawnError as error:
@@ -309,7 +308,8 @@ def _supervise(
     terminal.attach(loop, child.terminal_fd)
     job.attach(loop)
     loop.register(signals.fd, READABLE, lambda _: job.handle(signals.take()))
-    mediator = _mediator(parts, behind, notice)
+    refusals: list[str] = []
+    mediator = _mediator(parts, behind, refusals.append)
     is_proxied = capabilities.network == NETWORK_PROXY
     is_relayed = wall.has_own_network(behind.plan, capabilities.network) and bool(
         capabilities.open_ports or capabilities.listen_ports
@@ -348,18 +348,34 @@ def _supervise(
             if served is not None:
                 served.close()
         os.close(child.control_fd)
+        _record(refusals, audit)
     for sentence in behind.limiter.outcome() if behind.limiter is not None else ():
         notice(sentence)
     return deadline.exit_status(statuses[0]) if deadline is not None else statuses[0]
 
 
-def _mediator(parts: Parts, behind: _Behind, notice: Callable[[str], None]) -> Mediator | None:
-    """Return what performs the calls that the filter makes wait, None where it makes none."""
+def _mediator(parts: Parts, behind: _Behind, refused: Callable[[str], None]) -> Mediator | None:
+    """Return what performs the calls that the filter makes wait, None where it makes none. refused: see Mediator."""
     if behind.child.notify_fd < 0:
         return None
     from nono.supervisor.mediation import mediate
 
-    return mediate(behind.child.notify_fd, behind.plan, behind.expansion, parts.capabilities, parts.port, notice)
+    return mediate(behind.child.notify_fd, behind.plan, behind.expansion, parts.capabilities, parts.port, refused)
+
+
+def _record(refusals: Sequence[str], audit: AuditLog) -> None:
+    """Write what the mediator refused into the audit log: a sentence each, and the flag that would grant it."""
+    if not refusals:
+        return
+    from nono.proxy.server import Exchange
+
+    for refusal in refusals:
+        what, _, flag = refusal.partition("; see ")
+        reason = f"{what} was refused. The operator can grant it with {flag}" if flag else f"{what} was refused."
+        exchange = Exchange(
+            time(), "", "", "", "", "", "refused", 0, "outside_the_wall", 0, 0, 0.0, reason[:1].upper() + reason[1:]
+        )
+        audit.append(Exchange._fields, exchange)
 
 
 def _make_relays(loop: Loop, behind: _Behind, parts: Parts, audit: AuditLog) -> Relays:

@@ -124,15 +124,6 @@ class Limiter:
             lines.append(f"no control group is delegated here{hint}")
         return tuple(lines)
 
-    def started(self, pid: int) -> None:
-        """Let the kernel end the agent before other programs, should it use up the machine's memory after all."""
-        if self._falls_back(_MEMORY, self._limits.memory_bytes):
-            try:
-                with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
-                    file.write(b"1000")
-            except OSError:
-                pass  # gone already, or not ours to say: the limit itself stands
-
     def outcome(self) -> tuple[str, ...]:
         """Return what the limits did, once the agent has ended and before this is left: sentences for the user."""
         if self._group is None:

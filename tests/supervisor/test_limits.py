@@ -319,19 +319,6 @@ def test_a_memory_hog_gets_no_more(user: int) -> None:
         assert run_limited(limiter, take_shared_memory, own_user_namespace=False, user=user) == (0, "300")
 
 
-@pytest.mark.usefixtures("no_group")
-def test_the_kernel_ends_the_agent_before_others() -> None:
-    with subprocess.Popen(["sleep", "60"]) as agent:
-        with Limiter(Limits(max_processes=20)) as limiter:
-            limiter.started(agent.pid)
-            before = int(Path(f"/proc/{agent.pid}/oom_score_adj").read_text())
-        with Limiter(Limits(memory_bytes=200 * MIB)) as limiter:
-            limiter.started(agent.pid)
-        assert before < int(Path(f"/proc/{agent.pid}/oom_score_adj").read_text()) == 1000
-        agent.kill()
-    limiter.started(agent.pid)  # has ended: nothing happens
-
-
 # Control groups, on real processes: in the lab (tests/lab), or where nono runs below a delegated one.
 
 

@@ -1,15 +1,20 @@
 """Real agents, as npm has them, do a task that takes their shell, inside the sandbox: `ci/test --agents`.
 
-Each runs in a new home with the profile of profiles/, as docs/agents.md says, against a model that wants one call of
-the shell tool (models.py). The script that this call runs leaves a file, and the environment of all processes it sees.
+Each runs with the profile of profiles/ and the settings that docs/agents.md gives it, in a home that has nothing else,
+against a model that wants one call of the shell tool (models.py): once by its command for scripts, once on a terminal.
+The script that the call runs leaves a file, and the environment of every process that it sees, the agent's among them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,122 +22,150 @@ from typing import NamedTuple
 import pytest
 
 from tests.agents.models import MARK, PROVIDERS, SCRIPT, TEXT, Model
+from tests.e2e.terminals import TerminalSession, nono
 from tests.fakes import Upstream
 from tests.runs import KEYS, Site, missing, require_command
 
 INSTALLED = Path(sys.prefix) / "agents"  # put there by ci/test --agents
 PROFILES = Path(__file__).parent / "profiles"
 WALL = os.environ.get("NONO_TEST_SANDBOX", "")
+TIMEOUT_S = 180  # they take seconds, and a minute where others compute
 MADE, SEEN = "made-by-agent.txt", "environments.txt"
 TOOL = f"""\
 expr 6 '*' 7 | sed s/^/{MARK}/ >{MADE}
 for each in /proc/[0-9]*/environ; do tr '\\0' '\\n' <$each; done >{SEEN} 2>/dev/null
 cat {MADE}
 """
-PROMPT = f"Run {SCRIPT} and tell me what it says."
+PROMPT = "Run the script."
 
 pytestmark = pytest.mark.agents
 
 
 class Agent(NamedTuple):
-    """command: with BASE in the place of the route's URL inside; home: files that its user has, by their path there."""
+    """One agent, and how its user has set it up.
 
-    command: list[str]
+    command: the words before a prompt that is worked off without a terminal. interactive: the words for a terminal.
+    settings: files below the home directory, with PORT and WORKDIR for what only a run knows. keys: what is typed on a
+    terminal before the prompt, each when a text has appeared.
+    """
+
     profile: str
     provider: str
-    home: Mapping[str, str] = {}
-    environment: Mapping[str, str] = {}
+    command: list[str]
+    interactive: list[str]
+    settings: Mapping[str, str]
+    keys: tuple[tuple[bytes, bytes], ...]
     websockets: bool = True
 
 
-CODEX = ["codex", "-c", "openai_base_url=BASE", "exec", "--skip-git-repo-check", "-s", "danger-full-access", PROMPT]
-COMPATIBLE = {
+OWN = ".local/share/nono"
+CLAUDE = Agent(
+    profile="claude-code",
+    provider="anthropic",
+    command=["claude", "--dangerously-skip-permissions", "-p"],
+    interactive=["claude", "--dangerously-skip-permissions"],
+    settings={
+        f"{OWN}/claude-code/.claude.json": """{
+            "hasCompletedOnboarding": true,
+            "bypassPermissionsModeAccepted": true,
+            "projects": {"WORKDIR": {"hasTrustDialogAccepted": true}}
+        }"""
+    },
+    keys=((b"API", b"\x1b[A"), (b"Yes", b"\r"), (b"bypass", b"")),
+)
+CODEX = Agent(
+    profile="codex",
+    provider="openai",
+    command=["codex", "exec", "-s", "danger-full-access", "--skip-git-repo-check"],
+    interactive=["codex", "--no-daemon", "-s", "danger-full-access"],
+    settings={
+        f"{OWN}/codex/config.toml": """
+            model_provider = "nono"
+            [model_providers.nono]
+            name = "OpenAI through nono"
+            base_url = "http://127.0.0.1:PORT/openai"
+            env_key = "OPENAI_API_KEY"
+            supports_websockets = true
+            [projects."WORKDIR"]
+            trust_level = "trusted"
+        """
+    },
+    keys=((b"Ask", b""),),
+)
+OPENCODE = Agent(
+    profile="opencode",
+    provider="openai",
+    command=["opencode", "run", "-m", "openai/gpt-5"],
+    interactive=["opencode", "-m", "openai/gpt-5"],
+    settings={".config/opencode/.gitignore": "node_modules\n"},  # its own; it wants to write one where there is none
+    keys=((b"Ask", b""),),
+)
+COMPATIBLE = """{
     "provider": {
         "compatible": {
             "npm": "@ai-sdk/openai-compatible",
             "options": {"baseURL": "{env:OPENAI_BASE_URL}", "apiKey": "{env:OPENAI_API_KEY}"},
-            "models": {"stand-in-1": {"tool_call": True}},
+            "models": {"stand-in-1": {"tool_call": true}}
         }
     }
-}
-API_KEY = {"security": {"auth": {"selectedType": "gemini-api-key"}}}
-AGENTS = {
-    "claude": Agent(
-        ["claude", "-p", PROMPT, "--dangerously-skip-permissions"],
-        "claude-code",
-        "anthropic",
-        environment={"IS_SANDBOX": "1"},  # without it, that flag is refused to root
-    ),
-    "codex": Agent(CODEX, "codex", "openai"),
-    "codex without WebSockets": Agent(CODEX, "codex", "openai", websockets=False),
-    "opencode": Agent(["opencode", "run", "-m", "openai/gpt-5", PROMPT], "opencode", "openai"),
-    "opencode with chat completions": Agent(
-        ["opencode", "run", "-m", "compatible/stand-in-1", PROMPT],
-        "opencode",
-        "openai",
-        home={".config/opencode/opencode.json": json.dumps(COMPATIBLE)},
-    ),
-    "gemini": Agent(
-        ["gemini", "--yolo", "--skip-trust", "-p", PROMPT],
-        "gemini-cli",
-        "gemini",
-        home={".gemini/settings.json": json.dumps(API_KEY)},
+}"""
+GEMINI = Agent(
+    profile="gemini-cli",
+    provider="gemini",
+    command=["gemini", "--yolo", "-p"],
+    interactive=["gemini", "--yolo"],
+    settings={
+        f"{OWN}/gemini-cli/.gemini/settings.json": """{
+            "security": {"auth": {"selectedType": "gemini-api-key"}, "folderTrust": {"enabled": false}},
+            "model": {"name": "gemini-2.5-pro"}
+        }"""
+    },
+    keys=((b"Type", b""),),
+)
+AGENTS = {"claude": CLAUDE, "codex": CODEX, "opencode": OPENCODE, "gemini": GEMINI}
+VARIANTS = {
+    "codex over HTTP": CODEX._replace(websockets=False),
+    "opencode, chat completions": OPENCODE._replace(
+        command=["opencode", "run", "-m", "compatible/stand-in-1"],
+        settings={**OPENCODE.settings, ".config/opencode/opencode.json": COMPATIBLE},
     ),
 }
 
 
-def settle(site: Site, agent: Agent, url: str) -> tuple[list[str], list[str]]:
-    """Make the home of the agent's user, and its profile, whose route leads to `url`; return flags and command."""
+def settle(site: Site, agent: Agent, url: str) -> list[str]:
+    """Make the home of the agent's user, and his profile, whose route leads to `url`; return nono's flags."""
     require_command("node")
-    program, *arguments = agent.command
-    if not (INSTALLED / "bin" / program).exists():
-        missing(f"{program} in {INSTALLED} (ci/test --agents installs it)")
+    if not (INSTALLED / "bin" / agent.command[0]).exists():
+        missing(f"{agent.command[0]} in {INSTALLED} (ci/test --agents installs it)")
     site.environment["PATH"] = f"{INSTALLED / 'bin'}:{site.environment['PATH']}"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
     profile = json.loads((PROFILES / f"{agent.profile}.json").read_text())
-    for directory in profile["filesystem"].get("allow", ()):
+    for directory in (*profile["filesystem"]["allow"], *profile["filesystem"].get("read", ())):
         (site.home / directory.removeprefix("~/")).mkdir(parents=True)
-    for file in profile["filesystem"].get("allow_file", ()):
-        (site.home / file.removeprefix("~/")).write_text("{}")
-    for file, text in agent.home.items():
-        (site.home / file).write_text(text)
+    for file, text in agent.settings.items():
+        (site.home / file).parent.mkdir(exist_ok=True)
+        (site.home / file).write_text(text.replace("PORT", port).replace("WORKDIR", str(site.work)))
     (site.work / SCRIPT).write_text(TOOL)
+    del profile["network"]["network_profile"]  # nobody but the route is asked
     provider = PROVIDERS[agent.provider]
-    route = profile["network"].setdefault("custom_credentials", {}).setdefault(agent.provider, {})
-    route |= {
+    route = {
         "upstream": url,
         "credential_key": site.store_in_files()[agent.provider],
         "inject_header": provider.header,
         "credential_format": provider.key_format,
         "tls_ca": site.certificates.authority,
     }
+    profile["network"]["custom_credentials"] = {agent.provider: route}
     path = site.vault / "profile.json"
     path.write_text(json.dumps(profile))
-    port = free_port()
-    base = f"http://127.0.0.1:{port}/{agent.provider}"
-    flags = ["--profile", str(path), "--proxy-port", str(port), *(["--sandbox", WALL] if WALL else [])]
-    return flags, [program, *(argument.replace("BASE", base) for argument in arguments)]
+    return ["--profile", str(path), "--proxy-port", port, *(["--sandbox", WALL] if WALL else [])]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
-@pytest.mark.parametrize("name", AGENTS)
-def test_agent_uses_its_shell_inside(site: Site, name: str) -> None:
-    agent = AGENTS[name]
-    model = Model(PROVIDERS[agent.provider], KEYS[agent.provider], websockets=agent.websockets)
-    with Upstream(model, site.upstream.tls) as upstream:
-        flags, command = settle(site, agent, upstream.url)
-        done = site.run(flags, command, environment=agent.environment)
-
-    said = f"{done.stdout}\n{done.stderr}"
-    assert done.returncode == 0, said
-    assert len(model.calls) == 1, said
-    assert f"{TEXT} {MARK}42" in done.stdout, said
+def check(site: Site, model: Model, said: str) -> None:
+    """Check that the tool ran, that the upstream saw the real key alone, and that nobody inside has it."""
+    assert model.calls, said
     assert (site.work / MADE).read_text() == f"{MARK}42\n"
-
     environments = (site.work / SEEN).read_text().splitlines()
     (token,) = {line.partition("=")[2] for line in environments if line.startswith("NONO_PROXY_TOKEN=")}
     assert all(seen.accepted for seen in model.seen), [seen.presented for seen in model.seen]
@@ -142,3 +175,75 @@ def test_agent_uses_its_shell_inside(site: Site, name: str) -> None:
     reached = [site.home, site.work, site.tmp]
     left = "".join(path.read_text(errors="replace") for each in reached for path in each.rglob("*") if path.is_file())
     assert not [key for key in KEYS.values() if key in said + left]
+
+
+@pytest.mark.parametrize("name", [*AGENTS, *VARIANTS])
+def test_agent_uses_its_shell(site: Site, name: str) -> None:
+    agent = {**AGENTS, **VARIANTS}[name]
+    model = Model(PROVIDERS[agent.provider], KEYS[agent.provider], websockets=agent.websockets)
+    with Upstream(model, site.upstream.tls) as upstream:
+        flags = settle(site, agent, upstream.url)
+        with site.start(flags, [*agent.command, PROMPT], stdin=subprocess.DEVNULL) as process:
+            try:
+                stdout, stderr = (each.decode(errors="replace") for each in process.communicate(timeout=TIMEOUT_S))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM)
+                pytest.fail(f"{name} did not end: {process.communicate()}")
+    assert process.returncode == 0, stdout + stderr
+    assert f"{TEXT} {MARK}42" in stdout, stdout + stderr
+    check(site, model, stdout + stderr)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_agent_uses_its_shell_on_a_terminal(site: Site, name: str) -> None:
+    agent = AGENTS[name]
+    model = Model(PROVIDERS[agent.provider], KEYS[agent.provider])
+    with Upstream(model, site.upstream.tls) as upstream:
+        flags = settle(site, agent, upstream.url)
+        with TerminalSession(site, nono(*agent.interactive, flags=["--silent", *flags])) as session:
+            session.resize(40, 120)
+            screen = Screen(session)
+            for text, keys in agent.keys:
+                screen.expect(text)
+                screen.rest()
+                session.type(keys)
+            session.type(PROMPT.encode())
+            screen.expect(f"{MARK}42".encode(), press=b"\r")
+    check(site, model, screen.seen.decode(errors="replace"))
+
+
+class Screen:
+    """A terminal's other end that answers what programs ask of it (ECMA-48: DSR, DA), and keeps all that it is sent."""
+
+    ANSWERS = ((b"\x1b[6n", b"\x1b[1;1R"), (b"\x1b[c", b"\x1b[?62;c"))
+
+    def __init__(self, session: TerminalSession) -> None:
+        self.session = session
+        self.seen = b""
+
+    def expect(self, text: bytes, press: bytes = b"") -> None:
+        """Wait until `text` appears that was not there; press keys each second."""
+        before, start = len(self.seen), time.monotonic()
+        pressed = start
+        while self.seen.find(text, before) < 0:
+            assert time.monotonic() - start < TIMEOUT_S, f"{text!r} did not appear: {self.seen!r}"
+            self._read(0.2)
+            if press and time.monotonic() - pressed > 1:
+                self.session.type(press)
+                pressed = time.monotonic()
+
+    def rest(self) -> None:
+        """Wait until nothing appears for a while: what is typed earlier may be meant for what is just leaving."""
+        end = time.monotonic() + 3  # some move all the time
+        while self._read(0.5) and time.monotonic() < end:
+            pass
+
+    def _read(self, timeout_s: float) -> bool:
+        if not select.select([self.session.terminal], [], [], timeout_s)[0]:
+            return False
+        data = os.read(self.session.terminal, 65536)
+        self.seen += data
+        for question, answer in self.ANSWERS:
+            for _ in range(data.count(question)):
+                self.session.type(answer)
+        return True

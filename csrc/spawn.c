@@ -77,6 +77,7 @@ struct init {
 	pid_t parent;
 	pid_t agent;
 	uid_t uid;
+	int is_first;                 /* in a PID namespace of its own */
 	int control_fd;
 	int children_fd;              /* a signalfd: SIGCHLD */
 	int terminal_fd;              /* the agent's side */
@@ -407,6 +408,8 @@ start_agent(struct init *init)
 		args->step = NONO_STEP_CAPABILITIES;
 		return errno;
 	}
+	if (!init->is_first)
+		prctl(PR_SET_PDEATHSIG, 0UL, 0UL, 0UL, 0UL); /* see end_all() */
 	for (unsigned int fd = 0, kept = 0; kept <= 3; kept++) {
 		int next[3] = { init->control_fd, init->children_fd, init->terminal_fd };
 		unsigned int least = ~0U;
@@ -501,6 +504,39 @@ obey(struct init *init, const struct nono_message *command)
 	}
 }
 
+/*
+ * The supervisor is gone, or wants the end. A PID namespace ends with its process 1. Without
+ * one, whatever the agent left is our child, or becomes it when its parent is killed.
+ */
+static void
+end_all(const struct init *init)
+{
+	char children[4096];
+	long size, index, pid, fd;
+
+	while (!init->is_first) {
+		size = -1;
+		fd = bare(__NR_openat, AT_FDCWD, (long)"/proc/thread-self/children", O_RDONLY | O_CLOEXEC, 0, 0);
+		if (fd >= 0) {
+			size = bare(__NR_read, fd, (long)children, sizeof(children), 0, 0);
+			bare(__NR_close, fd, 0, 0, 0, 0);
+		}
+		if (size <= 0) /* none; or the kernel does not tell (CONFIG_PROC_CHILDREN) */
+			break;
+		for (index = 0, pid = 0; index < size; index++) {
+			if (children[index] != ' ') {
+				pid = 10 * pid + children[index] - '0';
+			} else {
+				bare(__NR_kill, pid, SIGKILL, 0, 0, 0);
+				pid = 0;
+			}
+		}
+		/* At least one of them ends, and its children are ours then. */
+		bare(__NR_wait4, -1, 0, __WALL, 0, 0);
+	}
+	bare(__NR_exit_group, 0, 0, 0, 0, 0);
+}
+
 /* The rest of the init's life. */
 static void
 serve(struct init *init)
@@ -520,7 +556,7 @@ serve(struct init *init)
 			continue;
 		size = bare(__NR_read, init->control_fd, (long)&command, sizeof(command), 0, 0);
 		if (size == 0 || (size < 0 && size != -EINTR && size != -EAGAIN))
-			bare(__NR_exit_group, 0, 0, 0, 0, 0); /* the supervisor is gone, or wants the end */
+			end_all(init);
 		if (size != sizeof(command))
 			continue;
 		if (command.kind == NONO_COMMAND_START)
@@ -541,10 +577,12 @@ run_init(void *argument)
 
 	/*
 	 * A supervisor that was killed with -9 takes the init with it, and so the PID
-	 * namespace. It may have died before the call: then the socket has ended.
+	 * namespace. It may have died before the call: then the socket has ended. Without a
+	 * PID namespace the end of the socket is enough, and lets us end the others first.
 	 */
+	init->is_first = getpid() == 1;
 	STEP(NONO_STEP_DEATH_SIGNAL, prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0UL, 0UL, 0UL) < 0);
-	if (!(args->namespaces & CLONE_NEWPID) && getppid() != init->parent) {
+	if (!init->is_first && getppid() != init->parent) {
 		errno = ESRCH;
 		goto fail;
 	}
@@ -573,7 +611,7 @@ run_init(void *argument)
 	STEP(NONO_STEP_SESSION, setsid() < 0);
 	if (args->terminal_like_fd >= 0)
 		STEP(NONO_STEP_TERMINAL, open_terminal(init, args) < 0);
-	if (!(args->namespaces & CLONE_NEWPID))
+	if (!init->is_first)
 		STEP(NONO_STEP_SESSION, prctl(PR_SET_CHILD_SUBREAPER, 1UL, 0UL, 0UL, 0UL) < 0);
 	sigemptyset(&children);
 	sigaddset(&children, SIGCHLD);

@@ -15,6 +15,8 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
+CAP_SYS_PTRACE = 19  # capability.h
+
 
 def _prctl(option: int, argument: int) -> int:
     result = int(lib.nono_prctl(option, argument))
@@ -34,6 +36,13 @@ def set_dumpable(dumpable: bool) -> None:
 def is_dumpable() -> bool:
     """Whether this process can be dumped and traced by others of its user."""
     return _prctl(_PR_GET_DUMPABLE, 0) == 1
+
+
+def has_capability(number: int) -> bool:
+    """Whether this process has the capability in its effective set. Source: proc_pid_status(5)."""
+    with open("/proc/self/status", "rb") as file:
+        effective = file.read().partition(b"\nCapEff:")[2].split(None, 1)[0]
+    return bool(int(effective, 16) >> number & 1)
 
 
 def set_child_subreaper() -> None:

@@ -8,8 +8,8 @@ running and SpawnError is raised.
 
 Facts for the caller:
 - The thread that calls must live as long as the program: the kernel sends the init SIGKILL (PR_SET_PDEATHSIG) when that
-  *thread* ends, and the end of the init is the end of its PID namespace. Without one, it is tidiness and no wall: the
-  agent's own children are not covered; what they lose for certain is the proxy, and so the network.
+  *thread* ends, and the end of the init is the end of its PID namespace. Without one, the init kills all that is left
+  when its socket ends; that is tidiness and no wall, for it could be killed before.
 - The caller is undumpable afterwards, from before the program's first instruction. Another `prepare` by the same
   process makes it dumpable for the moment in which the init writes its uid_map (an undumpable process does not own
   /proc/self/uid_map).
@@ -35,7 +35,9 @@ from errno import (
     EINTR,
     EINVAL,
     ELOOP,
+    EMFILE,
     ENAMETOOLONG,
+    ENFILE,
     ENOENT,
     ENOEXEC,
     ENOMEM,
@@ -262,6 +264,8 @@ def _sentence(step: str, errno: int, path: bytes, workdir: bytes) -> str:
     text = SENTENCES.get((step, errno))
     if text is not None:
         return text.format(path=os.fsdecode(path), workdir=os.fsdecode(workdir))
+    if errno in (EMFILE, ENFILE):
+        return f"Too many files are open here for the sandbox (step {step}): close some, or raise `ulimit -n`."
     if errno == EINTR:
         return f"The command was killed while it was being started (step {step})."
     return f"The sandbox could not be set up at the step '{step}': {os.strerror(errno)}; the command was not started."

@@ -92,10 +92,14 @@ class _Mounts:
 
     def __init__(self, mountinfo: str) -> None:
         self._at: dict[str, tuple[str, str]] = {}  # mount point: device, root within the file system
-        with open(mountinfo, "rb") as file:
-            for line in file:
-                _, _, device, root, point, _ = line.split(b" ", 5)
-                self._at[_unescape(point)] = (device.decode(), _unescape(root))
+        try:
+            with open(mountinfo, "rb") as file:
+                lines = file.readlines()
+        except FileNotFoundError:
+            raise PolicyError("/proc is not mounted here, and tells what is mounted where: mount it first") from None
+        for line in lines:
+            _, _, device, root, point, _ = line.split(b" ", 5)
+            self._at[_unescape(point)] = (device.decode(), _unescape(root))
         self._points: dict[str, list[str]] = {}  # device: mount points
         for path, (device_name, _) in self._at.items():
             self._points.setdefault(device_name, []).append(path)

@@ -8,11 +8,12 @@ behind what was prepared.
 from __future__ import annotations
 
 import os
-from errno import EADDRINUSE
+from errno import EADDRINUSE, EPERM
 
-from nono.kernel import landlock
+from nono.errors import KernelError
+from nono.kernel import landlock, process
 from nono.kernel.spawn import Prepared, SpawnError, TerminalSpec, prepare
-from nono.policy.capabilities import NETWORK_OPEN, SANDBOX_NAMESPACE, CapabilitySet
+from nono.policy.capabilities import NETWORK_OPEN, SANDBOX_NAMESPACE, SANDBOX_NOTIFY, CapabilitySet
 from nono.record import Record
 from nono.sandbox.plan import Plan, make_plan, walls_to_try
 
@@ -28,6 +29,7 @@ _STEPS_OF_THE_WALL = ("clone", "setgroups", "uid_map", "gid_map", "loopback", "n
 # in nobody's way.
 _PROXY_PORTS = range(61000, 65536)
 _ATTEMPTS = 20
+_YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _OWN_MULTIPLEXER, _HOST_MULTIPLEXER = "/dev/pts/ptmx", "/dev/ptmx"
 
 
@@ -65,6 +67,8 @@ def put_up(
                 connect_ports=(port, *capabilities.open_ports),
                 bind_ports=capabilities.listen_ports,
             )
+            if plan.judged and plan.wall.name == SANDBOX_NOTIFY:
+                _check_yama(missing)
             try:
                 prepared = _prepare(plan, capabilities, port, terminal)
             except SpawnError as error:
@@ -81,6 +85,24 @@ def put_up(
 def has_own_network(plan: Plan, network: str) -> bool:
     """Whether the agent's loopback is its own, so that ports have to be relayed."""
     return plan.wall.name == SANDBOX_NAMESPACE and network != NETWORK_OPEN
+
+
+def _check_yama(missing: Sequence[SpawnError]) -> None:
+    """Refuse a wall behind which every connect would fail: the supervisor may not duplicate the agent's sockets."""
+    try:
+        with open(_YAMA, "rb") as file:
+            scope = int(file.read())
+    except (OSError, ValueError):
+        return  # this kernel has no Yama
+    if scope >= 2 and not process.has_capability(process.CAP_SYS_PTRACE):
+        first = f"{missing[0]} And the wall without namespaces" if missing else "The wall without namespaces"
+        raise KernelError(
+            "pidfd_getfd",
+            EPERM,
+            f"{first} is not to be had while Yama forbids ptrace (kernel.yama.ptrace_scope is {scope}): "
+            "sudo sysctl kernel.yama.ptrace_scope=1"
+            + (", where the kernel still lets that be changed" if scope > 2 else ""),
+        )
 
 
 def _prepare(plan: Plan, capabilities: CapabilitySet, port: int, terminal: TerminalSpec | None) -> Prepared:

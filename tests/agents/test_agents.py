@@ -172,9 +172,11 @@ def check(site: Site, model: Model, said: str) -> None:
     for seen in model.seen:
         assert token not in str(seen.request.headers) + seen.request.target
         assert token.encode() not in seen.body
-    reached = [site.home, site.work, site.tmp]
-    left = "".join(path.read_text(errors="replace") for each in reached for path in each.rglob("*") if path.is_file())
-    assert not [key for key in KEYS.values() if key in said + left]
+    left = [path for each in (site.home, site.work, site.tmp) for path in each.rglob("*")]
+    contents = [path.read_bytes() for path in left if path.is_file() and not path.is_symlink()]
+    for key in KEYS.values():
+        assert key not in said
+        assert not any(key.encode() in content for content in contents)
 
 
 @pytest.mark.parametrize("name", [*AGENTS, *VARIANTS])

@@ -53,6 +53,7 @@ _FORWARDED = (
 )
 _NEEDS_THE_TERMINAL = (signal.SIGTTIN, signal.SIGTTOU)
 _SECOND_TERM_S = 0.5  # timeout(1) sends each signal twice at once, to us and to our group: that is one
+_ONE_HANG_UP_S = 2.0  # within which the end of the terminal and a HUP are one
 _KILLED_S = 2.0  # how long a killed process may take to die; one that waits for a dead file server takes for ever
 _READ = 1  # nono.loop's; it is imported after the spawn
 
@@ -107,7 +108,8 @@ class Job:
         self._last_term: float | None = None
         self._kills = 0
         os.set_blocking(child.control_fd, False)
-        terminal.on_hang_up = lambda: self.handle(bytes([signal.SIGHUP]))
+        self._last_hup = self._terminal_gone = float("-inf")
+        terminal.on_hang_up = self._hang_up
 
     def attach(self, loop: Loop) -> None:
         """Have the loop call `handle_event`, until the agent's end."""
@@ -121,9 +123,7 @@ class Job:
                 self._continue()
             elif number == signal.SIGTERM and self._is_second_term():
                 self.kill()
-            elif number == signal.SIGWINCH and self._terminal.resize():
-                pass
-            elif number in _FORWARDED:
+            elif number in _FORWARDED and not self._is_known(number):
                 self.send(number)
                 if number in (signal.SIGTERM, signal.SIGHUP):
                     self.send(signal.SIGCONT)
@@ -157,6 +157,12 @@ class Job:
         elif not self._exited:
             signal.pidfd_send_signal(self._child.pidfd, signal.SIGKILL)
 
+    def _hang_up(self) -> None:
+        """The user's terminal has gone, of which kernel or shell may tell us by a signal, before or after."""
+        if monotonic() - self._last_hup >= _ONE_HANG_UP_S:
+            self.handle(bytes([signal.SIGHUP]))
+        self._terminal_gone = monotonic()
+
     def _tell(self, kind: int, value: int) -> None:
         if self._exited:
             return
@@ -165,6 +171,15 @@ class Job:
             os.write(self._child.control_fd, message)
         except OSError:
             pass  # it has ended, which comes as an event
+
+    def _is_known(self, number: int) -> bool:
+        """Whether the agent knows by its terminal already what this signal says."""
+        if number == signal.SIGWINCH:
+            return self._terminal.resize()
+        if number == signal.SIGHUP:
+            self._last_hup = monotonic()
+            return self._last_hup - self._terminal_gone < _ONE_HANG_UP_S
+        return False
 
     def _is_second_term(self) -> bool:
         now, last = monotonic(), self._last_term

@@ -51,7 +51,7 @@ _TIOCGPGRP, _TIOCGSID = 0x540F, 0x5429
 _CC_AT = 17
 _TERMIOS_BYTES = 36
 _WINSIZE_BYTES = 8
-# what cfmakeraw(3) clears, and IXANY with IMAXBEL as in sudo and ssh
+# what cfmakeraw(3) clears; and IXANY and IMAXBEL, which are the agent's terminal's to act on
 _RAW_IFLAG = 0o1 | 0o2 | 0o10 | 0o40 | 0o100 | 0o200 | 0o400 | 0o2000 | 0o4000 | 0o20000
 _RAW_OFLAG = 0o1  # OPOST
 _CSIZE, _CS8, _PARENB = 0o60, 0o60, 0o400
@@ -99,9 +99,8 @@ class Terminal:
 
     def _find(self) -> TerminalSpec | None:
         terminals = [fd for fd in (0, 1, 2) if os.isatty(fd)]
-        pipeline = any(
-            stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) for mode in (os.fstat(fd).st_mode for fd in (0, 1, 2))
-        )
+        kinds = {stat.S_IFMT(os.fstat(fd).st_mode) for fd in (0, 1, 2)}
+        pipeline = bool(kinds & {stat.S_IFIFO, stat.S_IFSOCK})
         # Those that are not the user's keep what they are: somebody else's terminal, to which output is redirected.
         same = [fd for fd in terminals if _foreground_group(fd) >= 0] if self.has_job_control else []
         if not same and terminals:
@@ -113,7 +112,7 @@ class Terminal:
             self._fd = _open(f"/proc/self/fd/{same[0]}")
             if self._fd < 0:  # another user's terminal, as after su(1)
                 self._fd = os.dup(same[0])
-        self._keeps_output = pipeline
+        self._is_shared = pipeline
         self._wanted = 0 in same and not pipeline
         if not same:
             return None
@@ -177,9 +176,7 @@ class Terminal:
                 self._leave()
                 self._saved = modes
                 self._for_agent += self._read_ahead(modes)
-                ioctl(self._fd, _TCSETS, _make_raw(modes, self._keeps_output))
-                self._raw = ioctl(self._fd, _TCGETS, bytes(_TERMIOS_BYTES))
-                self._start_guard()
+                self._set_raw(_make_raw(modes, self._ends_lines()))
         except OSError:
             return False  # it has gone; whoever reads or writes there learns it
         self._taken = True
@@ -230,13 +227,18 @@ class Terminal:
             self._master = -1
 
     def _on_agent(self, ready: int) -> None:
+        if self._master < 0:
+            return  # an event of this turn, from before the user's terminal went
         if ready & _WRITE and self._for_agent and self._agent_listens():
             self._write_agent()
         if ready & _READ and not self._for_user and self._read_agent():
+            self._follow()
             self._write_user()
         self._wait()
 
     def _on_user(self, ready: int) -> None:
+        if self._master < 0:
+            return
         if ready & _WRITE and self._for_user:
             self._write_user()
         if ready & _READ and self._taken and not self._for_agent:
@@ -245,6 +247,26 @@ class Terminal:
             elif self._agent_listens() and self._read_user():
                 self._write_agent()
         self._wait()
+
+    def _follow(self) -> None:
+        """Where others write to the user's terminal too, let it end lines, unless the agent wants LF to be LF."""
+        if not (self._is_shared and self._taken):
+            return
+        try:
+            raw = _make_raw(self._saved, self._ends_lines())
+            if raw != self._raw and ioctl(self._fd, _TCGETS, bytes(_TERMIOS_BYTES)) == self._raw:
+                self._set_raw(raw)
+        except OSError:
+            pass  # it has gone; whoever reads or writes there learns it
+
+    def _ends_lines(self) -> bool:
+        return self._is_shared and bool(_flags(ioctl(self._master, _TCGETS, bytes(_TERMIOS_BYTES)))[1] & _RAW_OFLAG)
+
+    def _set_raw(self, raw: bytes) -> None:
+        ioctl(self._fd, _TCSETS, raw)
+        self._end_guard()
+        self._raw = ioctl(self._fd, _TCGETS, bytes(_TERMIOS_BYTES))
+        self._start_guard()
 
     def _agent_listens(self) -> bool:
         """Whether the init has done what it was told, and put the agent in the foreground: ^C would be lost before."""
@@ -329,7 +351,7 @@ class Terminal:
     def _hang_up(self) -> None:
         """The user's terminal has gone: so does the agent's."""
         self.on_hang_up()
-        self._for_user = b""
+        self._for_user = self._for_agent = b""
         self._leave()
         self._detach()
 
@@ -401,11 +423,11 @@ def _flags(modes: bytes) -> list[int]:
     return [int.from_bytes(modes[at : at + 4], sys.byteorder) for at in range(0, 16, 4)]
 
 
-def _make_raw(modes: bytes, keeps_output: bool) -> bytes:
-    """Return `modes` made raw. keeps_output: other programs write there, whose lines end as they do without us."""
+def _make_raw(modes: bytes, ends_lines: bool) -> bytes:
+    """Return `modes` made raw. ends_lines: output is still processed, which makes CR LF of LF."""
     iflag, oflag, cflag, lflag = _flags(modes)
     iflag &= ~_RAW_IFLAG
-    oflag &= ~(0 if keeps_output else _RAW_OFLAG)
+    oflag &= ~(0 if ends_lines else _RAW_OFLAG)
     cflag = cflag & ~(_CSIZE | _PARENB) | _CS8
     lflag &= ~_RAW_LFLAG
     raw = bytearray(b"".join(flag.to_bytes(4, sys.byteorder) for flag in (iflag, oflag, cflag, lflag)))

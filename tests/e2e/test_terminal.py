@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.terminals import TerminalSession, nono, shell, state, wait_for
+from tests.e2e.terminals import FLAGS, TerminalSession, nono, shell, state, wait_for
 from tests.runs import Site, require_command
 
 READY = "echo ready; "
@@ -213,6 +213,44 @@ def test_a_password_is_asked_for_in_a_pipeline(site: Site) -> None:
         session.run("echo here-$((1 + 1))")
         session.expect(b"here-2")
         assert not session.is_raw
+
+
+def test_a_pager_in_a_pipeline_takes_the_keys_from_the_terminal(site: Site) -> None:
+    less = require_command("less")
+    with shell(site) as session:
+        session.run(f"seq 1000 | {shlex.join(nono(less))}")
+        session.expect(b"23\r\r\n")
+        session.type(b"G")
+        session.expect(b"1000\r\r\n")
+        session.type(b"q")
+        session.run("echo status-$?")
+        session.expect(b"status-0")
+        assert not session.is_raw
+
+
+def test_a_pager_outside_keeps_the_terminal(site: Site) -> None:
+    less = require_command("less")
+    with shell(site) as session:
+        session.run(f"{shlex.join(nono('/bin/sh', '-c', 'seq 1000; sleep 600'))} | {less}")
+        session.expect(b"22\r\n")
+        modes = session.modes
+        session.type(b" ")
+        session.expect(b"44\r\n")
+        assert session.modes == modes
+        session.type(b"\x03")  # to all of them
+        session.expect(b"\x07")
+        session.expect(b":")  # keys that were typed before are forgotten
+        session.type(b"q")
+        session.run("echo here-$((1 + 1))")
+        session.expect(b"here-2")
+
+
+def test_a_note_ends_its_line(site: Site) -> None:
+    command = nono("/bin/sh", "-c", f"{READY} sleep 600", flags=[*FLAGS, "--timeout", "1"])
+    with TerminalSession(site, command) as session:
+        session.expect(b"ready")
+        wait_for(lambda: session.is_raw)
+        session.expect(b"(--timeout)\r\n")
 
 
 def test_a_job_in_the_background_stops_when_it_reads_the_terminal(site: Site) -> None:

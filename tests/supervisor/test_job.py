@@ -230,8 +230,16 @@ def test_a_job_that_goes_on_in_the_background_has_no_terminal(agent: Agent) -> N
     assert agent.told() == ["foreground 1", "SIGCONT"]
 
 
-def test_a_terminal_that_has_gone_hangs_up(agent: Agent) -> None:
-    agent.window.on_hang_up()
+@pytest.mark.parametrize("signal_first", [True, False])
+def test_a_terminal_that_has_gone_hangs_up_once(agent: Agent, clock: Clock, signal_first: bool) -> None:
+    for is_signal in (signal_first, not signal_first):
+        if is_signal:
+            agent.job.handle(bytes([signal.SIGHUP]))
+        else:
+            agent.window.on_hang_up()
+    assert agent.told() == ["SIGHUP", "SIGCONT"]
+    clock.now += 10
+    agent.job.handle(bytes([signal.SIGHUP]))
     assert agent.told() == ["SIGHUP", "SIGCONT"]
 
 

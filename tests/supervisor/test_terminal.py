@@ -490,3 +490,32 @@ def test_who_goes_on_writing_does_not_hold_up_the_end(tmp_path: Path) -> None:
     """,
     )
     assert seen.startswith(b"last")
+
+
+def test_in_a_pipeline_lines_end_as_the_agent_wants(tmp_path: Path) -> None:
+    """A full-screen program moves down by LF; others, which write there too, mean CR LF."""
+    in_window(
+        tmp_path,
+        """
+    ends = os.pipe()
+    os.dup2(ends[1], 1)
+    os.dup2(0, 2)
+    before = modes(0)
+    made, loop, agent = attached()
+    assert modes(0) == before
+    assert made.take() and is_raw(0) and modes(0)[1] & termios.OPOST
+    settings = modes(agent)
+    settings[1] &= ~termios.OPOST
+    termios.tcsetattr(agent, termios.TCSANOW, settings)
+    os.write(agent, b"one")
+    run(loop)
+    assert is_raw(0) and not modes(0)[1] & termios.OPOST
+    settings[1] |= termios.OPOST
+    termios.tcsetattr(agent, termios.TCSANOW, settings)
+    os.write(agent, b"two")
+    run(loop)
+    assert is_raw(0) and modes(0)[1] & termios.OPOST
+    made.close()
+    assert modes(0) == before
+    """,
+    )

@@ -63,8 +63,8 @@ MACHINES = {
 # Why a test may be skipped inside: what the kernel itself refuses differs by kernel, and some programs are left out.
 KNOWN_SKIPS = re.compile(
     r"was stopped, but without the sandbox the kernel itself says"
-    r"|without LANDLOCK_ACCESS_FS_TRUNCATE|Landlock \d does not confine signals"
-    r"|(dbus-daemon|secret-tool|gnome-keyring-daemon|gdbus) is missing"
+    r"|without LANDLOCK_ACCESS_FS_TRUNCATE|Landlock \d does not confine signals|this kernel has no memfd_secret"
+    r"|this wall has no|only root can|(dbus-daemon|secret-tool|gnome-keyring-daemon|gdbus) is missing"
 )
 
 

@@ -103,6 +103,19 @@ def test_the_agents_terminal_is_not_the_users(site: Site) -> None:
         assert session.modes == before
 
 
+def test_the_users_terminal_cannot_be_opened(site: Site) -> None:
+    command = nono(
+        "/bin/sh",
+        "-c",
+        'echo ready; read path; echo secret >"$path"; echo status-$?',
+        flags=[*FLAGS, "--sandbox", "notify"],
+    )
+    with TerminalSession(site, command) as session:
+        session.expect(b"ready")
+        session.type(os.readlink(f"/proc/{session.pid}/fd/0").encode() + b"\n")
+        assert b"secret\r\n" not in session.expect(b"status-2")
+
+
 def test_control_c_interrupts_what_is_in_the_foreground(site: Site) -> None:
     with TerminalSession(site, nono(require_command("bash"), "--norc", "--noediting", "-i")) as session:
         runs_cat(session)
@@ -176,6 +189,18 @@ def test_the_agent_dies_with_the_supervisor(site: Site) -> None:
         is_killed(session)
         session.expect(b"over-137")
         wait_for(lambda: not Path(f"/proc/{agent}").exists())
+
+
+def test_without_its_init_the_agent_was_killed(site: Site) -> None:
+    with in_script(site, "/bin/sh", "-c", f"{READY} sleep 600") as session:
+        before = session.modes
+        session.expect(b"ready")
+        nono_ = supervisor(session)
+        children = Path(f"/proc/{nono_}/task/{nono_}/children").read_text().split()
+        (init,) = (pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "nono-init\n")
+        os.kill(int(init), signal.SIGKILL)
+        session.expect(b"over-137")
+        assert session.modes == before
 
 
 def test_a_pipeline_leaves_the_terminal_alone(site: Site) -> None:

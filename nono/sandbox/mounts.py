@@ -11,8 +11,8 @@ Landlock says what may be read and written; what it cannot do is done here, on t
 - /dev holds the few devices that programs need, terminals of the run's own, and an empty /dev/shm.
 
 Nothing is made on the user's disk but mount points inside the run's temporary directory. Steps that name something that
-has vanished since are left out. Where a grant is around /tmp or /dev, or something below /tmp or /dev/shm is granted in
-part only, that one stays the machine's.
+has vanished since are left out. Where a grant is around /tmp, /dev or /dev/pts, or /dev/shm or something below /tmp or
+/dev/shm is granted in part only, that one stays the machine's.
 
 Pure. Sources: mount(2), mount_setattr(2), mount_namespaces(7), pts(4).
 """
@@ -78,10 +78,13 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
     """Return the view for a child with these pieces. temporary_directory: the run's own, which is granted."""
     around = [piece.path for piece in expansion.pieces if piece.kind == DIRECTORY or piece.path in ("/dev", "/tmp")]
     own_devices = not _covers(around, "/dev") and _fits_into("/dev/shm", expansion, temporary_directory, workdir)
+    own_devices = own_devices and all(piece.path != "/dev/pts" for piece in expansion.pieces)
     own_tmp = expansion.has_tmp and not _covers(around, "/tmp")
     own_tmp = own_tmp and _fits_into("/tmp", expansion, temporary_directory, workdir)
     is_confined = "/" not in expansion.writable
-    writable = [path for path in _topmost(expansion.writable) if not _is_below(path, "/dev")] if is_confined else []
+    granted = _topmost(expansion.writable) if is_confined else []
+    shared = [path for path in granted if _covers(("/dev/shm",), path)]
+    writable = [path for path in granted if not _is_below(path, "/dev") or (path in shared and not own_devices)]
     mounts = [Mount(MOUNT_BIND, path, path, optional=True) for path in (*writable, *expansion.read_only)]
     rules = [("/proc", _READ)]
     if own_devices:
@@ -98,30 +101,31 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
         mounts += (Mount(MOUNT_WRITABLE, path, optional=True) for path in writable)
         alone = (*(("/dev/shm", "/dev/pts") if own_devices else ()), *(("/tmp",) if own_tmp else ()))
         mounts += (Mount(MOUNT_WRITABLE, path, flags=1) for path in alone)
+        mounts += (Mount(MOUNT_WRITABLE, path, optional=True) for path in shared if own_devices)
         mounts += (Mount(MOUNT_READ_ONLY, path, optional=True) for path in expansion.read_only)
     return View(tuple(mounts), tuple(rules), own_devices)
 
 
 def _fits_into(directory: str, expansion: Expansion, temporary_directory: str, workdir: str) -> bool:
-    """Whether all that is to be seen below `directory` may be read and written in full.
+    """Whether all that is to be seen at and below `directory` may be read and written in full.
 
     The agent has the whole of its own `directory`, and Landlock judges what is mounted in there by that rule, too, so
     nothing can have less. Where something has, or holds something denied, or the working directory is not granted,
     `directory` stays the machine's.
     """
-    below = _pieces_below(directory, expansion)
+    below = _pieces_at_or_below(directory, expansion)
     whole = [piece.path for piece in below if piece.kind in (DIRECTORY, FILE) and piece.access == READ | WRITE]
     return (
         all(_covers(whole, piece.path) for piece in below)
-        and not any(_is_below(path, directory) for path in expansion.read_only)
+        and not any(_covers((directory,), path) for path in expansion.read_only)
         and (not _is_below(workdir, directory) or _covers((*whole, temporary_directory), workdir))
     )
 
 
-def _pieces_below(directory: str, expansion: Expansion) -> list[Piece]:
-    """Return the pieces below `directory` but for standard streams: /proc/self/fd leads to those past all mounts."""
+def _pieces_at_or_below(directory: str, expansion: Expansion) -> list[Piece]:
+    """Return the pieces there but for standard streams: /proc/self/fd leads to those past all mounts."""
     streams = {grant.path for grant in expansion.grants if grant.origin == STREAM}
-    return [piece for piece in expansion.pieces if _is_below(piece.path, directory) and piece.path not in streams]
+    return [piece for piece in expansion.pieces if _covers((directory,), piece.path) and piece.path not in streams]
 
 
 def _devices(expansion: Expansion) -> Iterator[Mount]:
@@ -138,7 +142,7 @@ def _devices(expansion: Expansion) -> Iterator[Mount]:
     yield Mount(MOUNT_NEW, f"{_STAGE}/pts", "devpts", _NOSUID | _NOEXEC, "newinstance,ptmxmode=0666,mode=620")
     yield Mount(MOUNT_DIRECTORY, f"{_STAGE}/shm", flags=0o755)
     yield Mount(MOUNT_NEW, f"{_STAGE}/shm", "tmpfs", _NOSUID | _NODEV, _SHARED_MEMORY)
-    kinds = {piece.path: piece.kind for piece in expansion.pieces if _is_below(piece.path, "/dev")}
+    kinds = {piece.path: piece.kind for piece in _pieces_at_or_below("/dev", expansion)}
     for path in _topmost(kinds):
         name = path[len("/dev/") :]
         if name not in _DEVICES and not name.startswith("pts/"):
@@ -148,7 +152,7 @@ def _devices(expansion: Expansion) -> Iterator[Mount]:
 
 def _tmp(expansion: Expansion, temporary_directory: str, workdir: str) -> Iterator[Mount]:
     """Show in the temporary directory what is granted below /tmp, and the temporary directory as /tmp."""
-    kinds = {piece.path: piece.kind for piece in _pieces_below("/tmp", expansion)}
+    kinds = {piece.path: piece.kind for piece in _pieces_at_or_below("/tmp", expansion)}
     for path in _topmost((*kinds, *((workdir,) if _is_below(workdir, "/tmp") else ()))):
         if path != temporary_directory:
             is_directory = kinds.get(path, DIRECTORY) in (DIRECTORY, EXPANDED)

@@ -43,6 +43,53 @@ def test_what_is_granted_in_part_keeps_the_machines_directory(place: str) -> Non
     assert owned(Piece(f"{place}/a", DIRECTORY, READ | WRITE), read_only=(f"{place}/a/profile",)) == theirs
 
 
+def test_a_directory_of_the_machine_that_is_granted_itself_is_shown_with_that_right_only() -> None:
+    assert owned(Piece("/dev/shm", DIRECTORY, READ | WRITE)) == {"/tmp", "/dev"}
+    assert owned(Piece("/dev/shm", DIRECTORY, READ)) == {"/tmp"}
+    assert owned(Piece("/dev/shm", EXPANDED, READ), Piece("/dev/shm/a", FILE, READ | WRITE)) == {"/tmp"}
+    assert owned(Piece("/dev/pts", DIRECTORY, READ)) == {"/tmp"}
+    assert owned(Piece("/dev/pts", DIRECTORY, READ | WRITE)) == {"/tmp"}
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory of the machine's /dev/shm with a file in it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        Path(directory, "file").write_text("content")
+        yield Path(directory)
+
+
+@pytest.mark.parametrize(
+    ("flags", "read", "written"),
+    [
+        ([], False, False),
+        (["--read", "/dev/shm"], True, False),
+        (["--allow", "/dev/shm", "--deny", "{shared}/new"], True, False),
+        (["--allow", "/dev/shm"], True, True),
+        (["--allow", "{shared}"], True, True),
+    ],
+)
+def test_the_machines_shared_memory_is_as_closed_as_any(
+    site: Site, shared: Path, flags: list[str], read: bool, written: bool
+) -> None:
+    flags = [flag.format(shared=shared) for flag in flags]
+    done = site.run(flags, ["sh", "-c", f"cat {shared}/file; echo > {shared}/new; exit 0"])
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout == "content", (shared / "new").exists()) == (read, written), done.stderr
+
+
+def test_a_file_of_shared_memory_that_is_standard_input_is_for_reading_only(site: Site, shared: Path) -> None:
+    with open(shared / "file") as stdin:
+        process = site.start([], ["sh", "-c", f"cat; echo > {shared}/file; exit 0"], stdin=stdin)
+        assert process.communicate(timeout=60)[0] == b"content"
+    assert (shared / "file").read_text() == "content"
+
+
+def test_a_temporary_directory_in_shared_memory_can_be_written(site: Site, shared: Path) -> None:
+    done = site.run([], ["sh", "-c", 'echo > "$TMPDIR/new"'], environment={"TMPDIR": str(shared)})
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A directory of the machine's /tmp with a file in it."""

@@ -45,8 +45,8 @@ class Agent(NamedTuple):
     """One agent, and how its user has set it up.
 
     command: the words before a prompt that is worked off without a terminal. interactive: the words for a terminal.
-    settings: files below the home directory, with PORT and WORKDIR for what only a run knows. keys: what is typed on a
-    terminal before the prompt, each when a text has appeared.
+    settings: files below the home directory, with PORT, WORKDIR and INTERACTIVE for what a run knows. keys: what is
+    typed on a terminal before the prompt, each when a text has appeared.
     """
 
     profile: str
@@ -117,7 +117,8 @@ GEMINI = Agent(
     settings={
         f"{OWN}/gemini-cli/.gemini/settings.json": """{
             "security": {"auth": {"selectedType": "gemini-api-key"}, "folderTrust": {"enabled": false}},
-            "model": {"name": "gemini-2.5-pro"}
+            "model": {"name": "gemini-2.5-pro"},
+            "tools": {"shell": {"enableInteractiveShell": INTERACTIVE}}
         }"""
     },
     keys=((b"Type", b""),),
@@ -138,14 +139,18 @@ def settle(site: Site, agent: Agent, url: str) -> list[str]:
     if not (INSTALLED / "bin" / agent.command[0]).exists():
         missing(f"{agent.command[0]} in {INSTALLED} (ci/test --agents installs it)")
     site.environment["PATH"] = f"{INSTALLED / 'bin'}:{site.environment['PATH']}"
+    # Terminals for what runs inside take /dev/pts of its own, and so a mount namespace.
+    interactive = json.dumps(WALL in ("", "namespace"))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
     profile = json.loads((PROFILES / f"{agent.profile}.json").read_text())
     for directory in (*profile["filesystem"]["allow"], *profile["filesystem"].get("read", ())):
         (site.home / directory.removeprefix("~/")).mkdir(parents=True)
     for file, text in agent.settings.items():
+        for word, value in {"PORT": port, "WORKDIR": str(site.work), "INTERACTIVE": interactive}.items():
+            text = text.replace(word, value)
         (site.home / file).parent.mkdir(exist_ok=True)
-        (site.home / file).write_text(text.replace("PORT", port).replace("WORKDIR", str(site.work)))
+        (site.home / file).write_text(text)
     (site.work / SCRIPT).write_text(TOOL)
     del profile["network"]["network_profile"]  # nobody but the route is asked
     provider = PROVIDERS[agent.provider]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -191,31 +192,35 @@ def system_calls(stage: Stage) -> list[Figure]:
 
 def programs(stage: Stage) -> list[Figure]:
     """Measure whole runs of a command: by itself, and in each sandbox that is to be had here."""
-    sandboxes: dict[str, list[str]] = {"by itself": []}
-    srt = Path(sys.prefix, "peers/srt/node_modules/.bin/srt")
-    for name, start in (("bwrap", BWRAP), ("srt", [str(srt)])):
-        if problem := cannot(stage, start):
+    sandboxes: dict[str, Callable[[list[str]], list[str]]] = {"by itself": list}
+    srt = str(Path(sys.prefix, "peers/srt/node_modules/.bin/srt"))
+    peers: dict[str, Callable[[list[str]], list[str]]] = {
+        "bwrap": lambda command: [*BWRAP, *command],
+        "srt": lambda command: [srt, "-c", shlex.join(command)],
+    }
+    for name, peer in peers.items():
+        if problem := cannot(stage, peer(["true"])):
             print(f"skipping {name}: {problem}", file=sys.stderr)
         else:
-            sandboxes[name] = start
+            sandboxes[name] = peer
     for wall in WALLS:
-        sandboxes[f"nono, `--sandbox {wall}`"] = nono("--sandbox", wall, *PROXY)
+        sandboxes[f"nono, `--sandbox {wall}`"] = partial(list.__add__, nono("--sandbox", wall, *PROXY))
     figures = []
     for label, command in COMMANDS.items():
         taken = in_turn(
-            stage.size.rounds, {name: partial(stage.ms, [*start, *command]) for name, start in sandboxes.items()}
+            stage.size.rounds, {name: partial(stage.ms, inside(command)) for name, inside in sandboxes.items()}
         )
         base = taken["by itself"][0]
         figures += [beside(f"`{label}`, {name}", "ms", values[0], base) for name, values in taken.items()]
     return figures
 
 
-def cannot(stage: Stage, start: Sequence[str]) -> str:
-    """Return why a sandbox cannot be measured here, "" where it can."""
-    if shutil.which(start[0], path=stage.environment["PATH"]) is None:
+def cannot(stage: Stage, command: Sequence[str]) -> str:
+    """Return why a sandbox cannot be measured here, "" where it can. command: something that does nothing, inside."""
+    if shutil.which(command[0], path=stage.environment["PATH"]) is None:
         return "it is not installed"
     try:
-        stage.run([*start, "true"])
+        stage.run(command)
     except subprocess.CalledProcessError as error:
         return f"it fails here: {error.stderr.strip().splitlines()[-1:]}"
     except subprocess.TimeoutExpired:

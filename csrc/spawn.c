@@ -68,6 +68,7 @@
 #define LAST_SIGNAL 64         /* _NSIG of x86-64 and aarch64 */
 #define KERNEL_SIGSET_SIZE 8
 #define MAP_TEXT_SIZE 32       /* "4294967295 4294967295 1" */
+#define OWN_FDS 4              /* that the init keeps */
 
 /* Lies at the top of the init's stack, for as long as the init lives. */
 struct init {
@@ -75,14 +76,16 @@ struct init {
 	struct nono_start *start;     /* while nono_start() waits */
 	sigset_t signal_mask;         /* the caller's, for the program */
 	pid_t parent;
+	pid_t pid;                    /* its own, as it sees it */
 	pid_t agent;
 	uid_t uid;
 	int is_first;                 /* in a PID namespace of its own */
 	int control_fd;
 	int children_fd;              /* a signalfd: SIGCHLD */
 	int terminal_fd;              /* the agent's side */
+	int supervisor_fd;            /* a pidfd: readable when the supervisor has ended */
 	int error;                    /* errno of the step that failed */
-	int shared_fds[3];            /* the three above, as the supervisor's table has them */
+	int shared_fds[OWN_FDS];      /* the four above, as the supervisor's table has them */
 	char *agent_stack;
 	char uid_map[MAP_TEXT_SIZE];
 	char gid_map[MAP_TEXT_SIZE];
@@ -339,6 +342,10 @@ run_agent(void *argument)
 
 	/* Outside of a PID namespace the end of the init would not be ours. */
 	STEP(NONO_STEP_DEATH_SIGNAL, prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0UL, 0UL, 0UL) < 0);
+	if (getppid() != init->pid) { /* it ended before the call */
+		errno = ESRCH;
+		goto fail;
+	}
 	/* SIGTTOU is blocked, so taking the terminal from the background does not stop us. */
 	STEP(NONO_STEP_PROCESS_GROUP, setpgid(0, 0) < 0);
 	if (init->terminal_fd >= 0 && args->in_foreground)
@@ -401,7 +408,7 @@ start_agent(struct init *init)
 		init->error = EINTR; /* killed on the way */
 	if (init->error != 0)
 		return init->error;
-	/* From here on nothing is needed but the socket, the children and the terminal. */
+	/* From here on nothing is needed but what serve() waits for, and the terminal. */
 	prctl(PR_SET_NAME, "nono-init", 0UL, 0UL, 0UL);
 	if (drop_capabilities(init->uid) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL) < 0 ||
 	    unshare(CLONE_FILES) < 0) {
@@ -410,11 +417,12 @@ start_agent(struct init *init)
 	}
 	if (!init->is_first)
 		prctl(PR_SET_PDEATHSIG, 0UL, 0UL, 0UL, 0UL); /* see end_all() */
-	for (unsigned int fd = 0, kept = 0; kept <= 3; kept++) {
-		int next[3] = { init->control_fd, init->children_fd, init->terminal_fd };
+	for (unsigned int fd = 0, kept = 0; kept <= OWN_FDS; kept++) {
+		int next[OWN_FDS] = { init->control_fd, init->children_fd, init->terminal_fd,
+				      init->supervisor_fd };
 		unsigned int least = ~0U;
 
-		for (int index = 0; index < 3; index++)
+		for (int index = 0; index < OWN_FDS; index++)
 			if (next[index] >= 0 && (unsigned int)next[index] >= fd && (unsigned int)next[index] < least)
 				least = (unsigned int)next[index];
 		if (least > fd)
@@ -541,13 +549,17 @@ end_all(const struct init *init)
 static void
 serve(struct init *init)
 {
-	struct pollfd waited[2] = { { init->control_fd, POLLIN, 0 }, { init->children_fd, POLLIN, 0 } };
+	struct pollfd waited[3] = { { init->control_fd, POLLIN, 0 },
+				    { init->children_fd, POLLIN, 0 },
+				    { init->supervisor_fd, POLLIN, 0 } };
 	struct signalfd_siginfo signals[8];
 	struct nono_message command;
 	long size;
 
 	for (;;) {
-		bare(__NR_ppoll, (long)waited, 2, 0, 0, 0);
+		bare(__NR_ppoll, (long)waited, 3, 0, 0, 0);
+		if (waited[2].revents)
+			end_all(init);
 		if (waited[1].revents) {
 			bare(__NR_read, init->children_fd, (long)signals, sizeof(signals), 0, 0);
 			reap(init);
@@ -577,10 +589,12 @@ run_init(void *argument)
 
 	/*
 	 * A supervisor that was killed with -9 takes the init with it, and so the PID
-	 * namespace. It may have died before the call: then the socket has ended. Without a
-	 * PID namespace the end of the socket is enough, and lets us end the others first.
+	 * namespace. It may have died before the call; the socket does not end then, because we
+	 * share the other end, so serve() watches the process, too. Without a PID namespace the
+	 * end of the socket is enough later on, and lets us end the others first.
 	 */
-	init->is_first = getpid() == 1;
+	init->pid = getpid();
+	init->is_first = init->pid == 1;
 	STEP(NONO_STEP_DEATH_SIGNAL, prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0UL, 0UL, 0UL) < 0);
 	if (!init->is_first && getppid() != init->parent) {
 		errno = ESRCH;
@@ -621,11 +635,20 @@ run_init(void *argument)
 	init->shared_fds[0] = init->control_fd;
 	init->shared_fds[1] = init->children_fd;
 	init->shared_fds[2] = init->terminal_fd;
+	init->shared_fds[3] = init->supervisor_fd;
 	tell(init, NONO_EVENT_PREPARED, 0);
 	serve(init);
 fail:
 	init->error = errno;
 	_exit(127);
+}
+
+static void
+close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
 }
 
 /* Supervisor: sleep until the init says something. Its message's value, or -EINTR when it died. */
@@ -645,21 +668,13 @@ await(int control_fd, int pidfd)
 	}
 }
 
-static void
-close_fd(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
-
 /* The init's own descriptors, in the supervisor's table. */
 static void
 close_shared(struct init *init)
 {
 	size_t index;
 
-	for (index = 0; index < 3; index++)
+	for (index = 0; index < OWN_FDS; index++)
 		close_fd(&init->shared_fds[index]);
 }
 
@@ -676,7 +691,7 @@ nono_prepare(struct nono_prepare *prepare)
 	struct init *init;
 	size_t index;
 	char *stack, *top;
-	int pid, error = 0, ends[2], pidfd = -1;
+	int pid, supervisor_fd = -1, error = 0, ends[2], pidfd = -1;
 
 	prepare->step = NONO_STEP_PREPARE;
 	for (index = 0; index < prepare->listener_count; index++)
@@ -693,8 +708,10 @@ nono_prepare(struct nono_prepare *prepare)
 	top = stack + 2 * (GUARD_SIZE + STACK_SIZE);
 	if (mprotect(stack + GUARD_SIZE, STACK_SIZE, PROT_READ | PROT_WRITE) < 0 ||
 	    mprotect(top - STACK_SIZE, STACK_SIZE, PROT_READ | PROT_WRITE) < 0 ||
+	    (supervisor_fd = (int)syscall(__NR_pidfd_open, getpid(), 0U)) < 0 ||
 	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) {
 		error = errno;
+		close_fd(&supervisor_fd);
 		munmap(stack, 2 * (GUARD_SIZE + STACK_SIZE));
 		return -error;
 	}
@@ -706,6 +723,7 @@ nono_prepare(struct nono_prepare *prepare)
 	init->parent = getpid();
 	init->uid = geteuid();
 	init->control_fd = ends[1];
+	init->supervisor_fd = supervisor_fd;
 	init->children_fd = init->terminal_fd = -1;
 	/* One id, mapped to itself: the program sees who it is, and can become no one else. */
 	snprintf(init->uid_map, sizeof(init->uid_map), "%u %u 1", geteuid(), geteuid());
@@ -730,6 +748,7 @@ nono_prepare(struct nono_prepare *prepare)
 		close_fd(&init->control_fd);
 		close_fd(&init->children_fd);
 		close_fd(&init->terminal_fd);
+		close_fd(&init->supervisor_fd);
 		for (index = 0; index < prepare->listener_count; index++)
 			close_fd(&prepare->listener_fds[index]);
 		close_fd(&prepare->network_fd);

@@ -100,6 +100,7 @@ OPENCODE = Agent(
     settings={".config/opencode/.gitignore": "node_modules\n"},  # its own; it wants to write one where there is none
     keys=((b"Ask", b""),),
 )
+ANTHROPIC = """{"provider": {"anthropic": {"options": {"baseURL": "{env:ANTHROPIC_BASE_URL}/v1"}}}}"""
 COMPATIBLE = """{
     "provider": {
         "compatible": {
@@ -126,7 +127,12 @@ GEMINI = Agent(
 AGENTS = {"claude": CLAUDE, "codex": CODEX, "opencode": OPENCODE, "gemini": GEMINI}
 VARIANTS = {
     "codex over HTTP": CODEX._replace(websockets=False),
-    "opencode, chat completions": OPENCODE._replace(
+    "opencode with Anthropic": OPENCODE._replace(
+        provider="anthropic",
+        command=["opencode", "run", "-m", "anthropic/claude-sonnet-4-5"],
+        settings={**OPENCODE.settings, ".config/opencode/opencode.json": ANTHROPIC},
+    ),
+    "opencode with chat completions": OPENCODE._replace(
         command=["opencode", "run", "-m", "compatible/stand-in-1"],
         settings={**OPENCODE.settings, ".config/opencode/opencode.json": COMPATIBLE},
     ),
@@ -161,6 +167,7 @@ def settle(site: Site, agent: Agent, url: str) -> list[str]:
         "credential_format": provider.key_format,
         "tls_ca": site.certificates.authority,
     }
+    profile["network"]["credentials"] = [agent.provider]
     profile["network"]["custom_credentials"] = {agent.provider: route}
     path = site.vault / "profile.json"
     path.write_text(json.dumps(profile))

@@ -25,6 +25,7 @@ Pure: the disk is seen through a Listing, which `filesystem.Disk` implements.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from nono.errors import PolicyError, UsageError
 from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathDeny, PathGrant
@@ -155,7 +156,7 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         network=capabilities.network,
         writable=tuple(writable),
         masked=tuple(_masked(capabilities.denies, pieces, listing)),
-        read_only=tuple(_read_only(capabilities.denies, writable, listing)),
+        read_only=tuple(_read_only(capabilities.denies, writable.keys(), listing)),
         has_tmp=listing.look("/tmp") == Entry("/tmp", DIRECTORY),
         own_sockets=capabilities.own_sockets,
         unix_sockets=capabilities.unix_sockets,
@@ -172,12 +173,12 @@ def _masked(denies: Iterable[PathDeny], pieces: Mapping[tuple[str, str], int], l
                 yield entry
 
 
-def _read_only(denies: Iterable[PathDeny], writable: Iterable[str], listing: Listing) -> Iterator[str]:
+def _read_only(denies: Iterable[PathDeny], writable: AbstractSet[str], listing: Listing) -> Iterator[str]:
     """Yield what is denied for writing only, is there, and lies in a writable grant."""
     for deny in denies:
         if not deny.access & READ:
             entry = listing.look(deny.path)
-            if entry.kind in (DIRECTORY, FILE) and any(_is_at_or_below(entry.path, path) for path in writable):
+            if entry.kind in (DIRECTORY, FILE) and not writable.isdisjoint(ancestors(entry.path)):
                 yield entry.path
 
 

@@ -20,6 +20,7 @@ Pure. Sources: mount(2), mount_setattr(2), mount_namespaces(7), pts(4).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 
 from nono.kernel import landlock
 from nono.kernel.spawn import (
@@ -35,7 +36,7 @@ from nono.kernel.spawn import (
 )
 from nono.policy.capabilities import READ, WRITE
 from nono.record import Record
-from nono.sandbox.expansion import DIRECTORY, EXPANDED, FILE, STREAM, Entry, Expansion, Piece
+from nono.sandbox.expansion import DIRECTORY, EXPANDED, FILE, STREAM, Entry, Expansion, Piece, ancestors
 
 # MS_*: mount(2)
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
@@ -76,14 +77,14 @@ class View(Record):
 
 def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -> View:
     """Return the view for a child with these pieces. temporary_directory: the run's own, which is granted."""
-    around = [piece.path for piece in expansion.pieces if piece.kind == DIRECTORY or piece.path in ("/dev", "/tmp")]
+    around = {piece.path for piece in expansion.pieces if piece.kind == DIRECTORY or piece.path in ("/dev", "/tmp")}
     own_devices = not _covers(around, "/dev") and _fits_into("/dev/shm", expansion, temporary_directory, workdir)
     own_devices = own_devices and all(piece.path != "/dev/pts" for piece in expansion.pieces)
     own_tmp = expansion.has_tmp and not _covers(around, "/tmp")
     own_tmp = own_tmp and _fits_into("/tmp", expansion, temporary_directory, workdir)
     is_confined = "/" not in expansion.writable
     granted = _topmost(expansion.writable) if is_confined else []
-    shared = [path for path in granted if _covers(("/dev/shm",), path)]
+    shared = [path for path in granted if _is_at_or_below(path, "/dev/shm")]
     writable = [path for path in granted if not _is_below(path, "/dev") or (path in shared and not own_devices)]
     mounts = [Mount(MOUNT_BIND, path, path, optional=True) for path in (*writable, *expansion.read_only)]
     rules = [("/proc", _READ)]
@@ -114,18 +115,18 @@ def _fits_into(directory: str, expansion: Expansion, temporary_directory: str, w
     `directory` stays the machine's.
     """
     below = _pieces_at_or_below(directory, expansion)
-    whole = [piece.path for piece in below if piece.kind in (DIRECTORY, FILE) and piece.access == READ | WRITE]
+    whole = {piece.path for piece in below if piece.kind in (DIRECTORY, FILE) and piece.access == READ | WRITE}
     return (
         all(_covers(whole, piece.path) for piece in below)
-        and not any(_covers((directory,), path) for path in expansion.read_only)
-        and (not _is_below(workdir, directory) or _covers((*whole, temporary_directory), workdir))
+        and not any(_is_at_or_below(path, directory) for path in expansion.read_only)
+        and (not _is_below(workdir, directory) or _covers({*whole, temporary_directory}, workdir))
     )
 
 
 def _pieces_at_or_below(directory: str, expansion: Expansion) -> list[Piece]:
     """Return the pieces there but for standard streams: /proc/self/fd leads to those past all mounts."""
     streams = {grant.path for grant in expansion.grants if grant.origin == STREAM}
-    return [piece for piece in expansion.pieces if _covers((directory,), piece.path) and piece.path not in streams]
+    return [piece for piece in expansion.pieces if _is_at_or_below(piece.path, directory) and piece.path not in streams]
 
 
 def _devices(expansion: Expansion) -> Iterator[Mount]:
@@ -191,14 +192,19 @@ def _is_below(path: str, directory: str) -> bool:
     return path.startswith(directory.rstrip("/") + "/")
 
 
-def _covers(directories: Iterable[str], path: str) -> bool:
-    return any(path == directory or _is_below(path, directory) for directory in directories)
+def _is_at_or_below(path: str, directory: str) -> bool:
+    return path == directory or _is_below(path, directory)
+
+
+def _covers(directories: AbstractSet[str], path: str) -> bool:
+    """Whether `path` is one of the directories, or below one; a look for each directory above it, however many."""
+    return not directories.isdisjoint(ancestors(path))
 
 
 def _topmost(paths: Iterable[str]) -> list[str]:
     """Return the paths that are not below another one, sorted."""
     kept: list[str] = []
     for path in sorted(set(paths), key=lambda path: path + "/"):
-        if not (kept and _covers(kept[-1:], path)):
+        if not (kept and _is_below(path, kept[-1])):
             kept.append(path)
     return kept

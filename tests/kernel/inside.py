@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from nono.kernel import landlock
+import pytest
+
+from nono.kernel import landlock, process
 from nono.kernel.spawn import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -26,6 +28,7 @@ from nono.kernel.spawn import (
     MOUNT_NEW,
     Child,
     Mount,
+    SpawnError,
     TerminalSpec,
     prepare,
 )
@@ -33,7 +36,12 @@ from nono.kernel.spawn import (
 ISOLATED = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC
 OWN_PROCESSES = ISOLATED | CLONE_NEWNS | CLONE_NEWPID
 OWN_PROC = Mount(MOUNT_NEW, "/proc", "proc")
+PROC_ACCESS = landlock.FS_READ_FILE | landlock.FS_READ_DIR | landlock.FS_WRITE_FILE
 ORDINARY_UID = 12345
+
+EVERYWHERE = pytest.mark.parametrize(
+    "namespaces", [0, ISOLATED, OWN_PROCESSES], ids=["host network", "isolated", "own processes"]
+)
 
 # linux/filter.h, linux/seccomp.h
 BPF_LD_W_ABS, BPF_JEQ_K, BPF_RET_K = 0x20, 0x15, 0x06
@@ -82,6 +90,8 @@ def start(
     keep_network: bool = False,
     mounts: Sequence[Mount] | None = None,
     terminal: TerminalSpec | None = None,
+    multiplexer: str = "/dev/ptmx",
+    late_rules: Sequence[tuple[str, int]] = (),
     ruleset_fd: int | None = None,
     seccomp_filter: bytes = ALLOW_ALL,
     workdir: str = "/",
@@ -98,6 +108,7 @@ def start(
             keep_network=keep_network,
             mounts=mounts,
             terminal=terminal,
+            multiplexer=multiplexer,
         )
         return prepared.start(
             path=os.fsencode(argv[0]),
@@ -106,12 +117,9 @@ def start(
             workdir=os.fsencode(workdir),
             ruleset_fd=everything if ruleset_fd is None else ruleset_fd,
             seccomp_filter=seccomp_filter,
-            late_rules=[("/proc", READ_ALL)] if namespaces & CLONE_NEWPID else (),
+            late_rules=(*late_rules, *([("/proc", PROC_ACCESS)] if OWN_PROC in mounts else ())),
             **more,
         )
-
-
-READ_ALL = landlock.FS_READ_FILE | landlock.FS_READ_DIR | landlock.FS_WRITE_FILE
 
 
 def event(child: Child, wait_s: float = 20) -> tuple[int, int]:
@@ -128,14 +136,33 @@ def send_signal(child: Child, number: int) -> None:
     os.write(child.control_fd, struct.pack("=ii", COMMAND_SIGNAL, number))
 
 
-def wait(child: Child) -> int:
+def wait(child: Child, wait_s: float = 20) -> int:
     """Wait for the agent's end, then end the init; return the agent's exit code, negative for the signal."""
-    kind, status = event(child)
+    kind, status = event(child, wait_s)
     while kind == EVENT_STOPPED:
-        kind, status = event(child)
-    close(child)
-    os.waitpid(child.pid, 0)
+        kind, status = event(child, wait_s)
+    end(child)
     return os.waitstatus_to_exitcode(status)
+
+
+def end(child: Child) -> int:
+    """Close all that the child left here, which ends and reaps the init; return its exit code."""
+    pidfd = os.dup(child.pidfd)
+    close(child)
+    try:
+        return reap(child.pid, pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def reap(pid: int, pidfd: int, wait_s: float = 20) -> int:
+    """Wait for a child of ours; it is killed when that takes too long."""
+    ended = bool(select.select([pidfd], [], [], wait_s)[0])
+    if not ended:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert ended, f"process {pid} did not end"
+    return status
 
 
 def close(child: Child) -> None:
@@ -146,38 +173,87 @@ def close(child: Child) -> None:
             os.close(fd)
 
 
-class Finished(NamedTuple):
-    exit_code: int  # negative: the signal
-    output: str
+@contextmanager
+def running(*argv: str, **options: Any) -> Iterator[Child]:
+    """`start`; at the end all of it is ended."""
+    child = start(*argv, **options)
+    try:
+        yield child
+    finally:
+        end(child)
 
 
-def run(*argv: str, **options: object) -> Finished:
-    """`start`, with standard output and error caught, until it ends."""
+@contextmanager
+def standard_output() -> Iterator[int]:
+    """Standard output and error are a pipe meanwhile; the end to read from."""
     read_fd, write_fd = os.pipe()
     saved = [os.dup(1), os.dup(2)]
     try:
         os.dup2(write_fd, 1)
         os.dup2(write_fd, 2)
-        child = start(*argv, **options)  # type: ignore[arg-type]
+        os.close(write_fd)
+        yield read_fd
     finally:
-        os.dup2(saved[0], 1)
-        os.dup2(saved[1], 2)
-        for fd in (*saved, write_fd):
+        for number, fd in enumerate(saved, 1):
+            os.dup2(fd, number)
             os.close(fd)
-    with open(read_fd, encoding="utf-8") as output:
-        text = output.read()
-    return Finished(wait(child), text)
 
 
-def shell(script: str, **options: object) -> Finished:
+def read_all(fd: int, wait_s: float = 20) -> str:
+    """What comes until nobody can write any more. Closes the fd."""
+    parts = []
+    with open(fd, "rb", buffering=0) as stream:
+        while True:
+            assert select.select([stream], [], [], wait_s)[0], f"no end after {b''.join(parts)!r}"
+            part = stream.read(65536)
+            if not part:
+                return b"".join(parts).decode()
+            parts.append(part)
+
+
+class Finished(NamedTuple):
+    exit_code: int  # negative: the signal
+    output: str
+
+
+def run(*argv: str, **options: Any) -> Finished:
+    """`start`, with standard output and error caught, until it ends."""
+    with standard_output() as read_fd:
+        child = start(*argv, **options)
+    try:
+        output = read_all(read_fd)
+    except BaseException:
+        end(child)
+        raise
+    return Finished(wait(child), output)
+
+
+def shell(script: str, **options: Any) -> Finished:
     return run("/bin/sh", "-c", script, **options)
 
 
-def python(script: str, **options: object) -> Finished:
+def python(script: str, **options: Any) -> Finished:
     return run(sys.executable, "-I", "-S", "-c", script, **options)
 
 
-def in_fork(work: Callable[[], None]) -> int:
+def failure(*argv: str, **options: Any) -> SpawnError:
+    """Return the error, after checking that no child and no fd is left of the attempt."""
+    process.set_dumpable(True)
+    before = os.listdir("/proc/self/fd"), children()
+    with pytest.raises(SpawnError) as caught:
+        start(*argv, **options)
+    process.set_dumpable(True)
+    assert (os.listdir("/proc/self/fd"), children()) == before
+    return caught.value
+
+
+def children() -> list[int]:
+    """The children of this thread, not yet reaped ones as well. Source: proc_pid_task(5)."""
+    with open("/proc/thread-self/children") as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def in_fork(work: Callable[[], None], wait_s: float = 60) -> int:
     """Do `work` in a forked process; 0 when it returned, 1 when it raised, negative for the signal that ended it."""
     pid = os.fork()
     if pid == 0:
@@ -189,4 +265,8 @@ def in_fork(work: Callable[[], None]) -> int:
             traceback.print_exc()
         finally:
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    pidfd = os.pidfd_open(pid)
+    try:
+        return reap(pid, pidfd, wait_s)
+    finally:
+        os.close(pidfd)

@@ -16,7 +16,7 @@ import pytest
 
 from nono.errors import KernelError
 from nono.kernel import network, process, seccomp
-from nono.kernel.spawn import CLONE_NEWNET, CLONE_NEWUSER, Child, SpawnError
+from nono.kernel.spawn import CLONE_NEWNET, CLONE_NEWUSER, EVENT_EXITED, Child, SpawnError
 from tests.kernel import inside
 from tests.kernel.inside import ISOLATED, in_fork, start
 
@@ -34,13 +34,8 @@ while True: server.accept()[0].sendall(b"from inside")
 
 @contextmanager
 def running(*argv: str, **options: object) -> Iterator[Child]:
-    child = start(*argv, namespaces=ISOLATED, keep_network=True, **options)  # type: ignore[arg-type]
-    try:
+    with inside.running(*argv, namespaces=ISOLATED, keep_network=True, **options) as child:
         yield child
-    finally:
-        os.kill(child.pid, signal.SIGKILL)
-        os.waitpid(child.pid, 0)
-        inside.close(child)
 
 
 @contextmanager
@@ -153,10 +148,14 @@ def test_works_while_other_threads_and_signals_are_about() -> None:
 
 
 def test_works_after_the_child_ended() -> None:
+    """Its namespaces are held by the network's fd alone, once the init has ended, too."""
     child = start("/bin/true", namespaces=ISOLATED, keep_network=True)
-    os.waitpid(child.pid, 0)
+    kept = os.dup(child.network_fd)
+    assert inside.event(child) == (EVENT_EXITED, 0)
     socket_in(child).close()
-    inside.close(child)
+    assert inside.end(child) == 0
+    socket.socket(fileno=network.socket_in(kept, socket.AF_INET)).close()
+    os.close(kept)
 
 
 def test_says_what_failed() -> None:
@@ -201,8 +200,7 @@ def test_network_is_kept_only_when_asked_for() -> None:
     child = start("/bin/true", namespaces=ISOLATED)
     assert child.network_fd == -1
     assert child.listener_fds == ()
-    os.waitpid(child.pid, 0)
-    inside.close(child)
+    assert inside.wait(child) == 0
     for namespaces in (0, CLONE_NEWUSER, CLONE_NEWNET):
         with pytest.raises(ValueError, match="network namespace"):
             start("/bin/true", namespaces=namespaces, keep_network=True)

@@ -401,12 +401,15 @@ def prepare(
     call.listener_fds = listener_fds = ffi.new("int[]", len(listen_ports))
     call.listener_count = len(listen_ports)
     call.keep_network = keep_network
-    call.mounts = steps = ffi.new("struct nono_mount[]", len(mounts))
-    for step, mount in zip(steps, mounts, strict=True):
-        step.kind, step.optional, step.flags = mount.kind, mount.optional, mount.flags
-        step.source, step.target, step.data = (
-            _string(os.fsencode(text), keep) for text in (mount.source, mount.target, mount.data)
-        )
+    texts = {text for mount in mounts for text in (mount.source, mount.target, mount.data)}
+    strings = {text: _string(os.fsencode(text), keep) for text in texts}  # a path is in several steps
+    call.mounts = steps = ffi.new(
+        "struct nono_mount[]",
+        [
+            (kind, optional, strings[source], strings[target], flags, strings[data])
+            for kind, target, source, flags, data, optional in mounts
+        ],
+    )
     call.mount_count = len(mounts)
     call.terminal_like_fd = terminal.like_fd if terminal is not None else -1
     call.terminal_multiplexer = _string(os.fsencode(multiplexer), keep)

@@ -7,7 +7,7 @@ credential` needs. A command to run stands behind `--` and is never looked at.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 
@@ -26,6 +26,8 @@ VERBS = {
     "setup": ("nono.cli.setup", "say what this machine offers, and what would enable more"),
     "demo": ("nono.cli.demo", "see the whole of it work, in seconds, without a network"),
 }
+
+_PARSED_AT_ONCE = 25  # words
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,7 +56,9 @@ def parse(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
     flags, separator, command = _split(argv[1:])
     parser = Parser(prog=f"nono {argv[0]}", description=module.__doc__)
     module.add_arguments(parser)
-    arguments, unknown = parser.parse_known_args(flags)
+    arguments, unknown = argparse.Namespace(), []
+    for part in _parts(flags):
+        unknown += parser.parse_known_args(part, arguments)[1]
     if unknown:
         word = unknown[0]
         hint = (
@@ -72,6 +76,20 @@ def _split(argv: list[str]) -> tuple[list[str], bool, list[str]]:
         return argv, False, []
     at = argv.index("--")
     return argv[:at], True, argv[at + 1 :]
+
+
+def _parts(flags: list[str]) -> Iterator[list[str]]:
+    """Yield the flags, of very many of them some at a time: argparse looks at all of them for each of them.
+
+    A part ends before what argparse cannot take for the value of the flag before it. Verbs that take anything but flags
+    are never given so many words.
+    """
+    begin = 0
+    for at, word in enumerate(flags):
+        if at - begin >= _PARSED_AT_ONCE and word.startswith("--") and " " not in word:
+            yield flags[begin:at]
+            begin = at
+    yield flags[begin:]
 
 
 def _top_level(argv: list[str]) -> NoReturn:

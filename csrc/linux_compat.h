@@ -9,11 +9,20 @@
 
 #include <sys/syscall.h>
 
+#ifndef __NR_open_tree
+#define __NR_open_tree 428
+#endif
+#ifndef __NR_move_mount
+#define __NR_move_mount 429
+#endif
 #ifndef __NR_pidfd_open
 #define __NR_pidfd_open 434
 #endif
 #ifndef __NR_close_range
 #define __NR_close_range 436
+#endif
+#ifndef __NR_openat2
+#define __NR_openat2 437
 #endif
 #ifndef __NR_mount_setattr
 #define __NR_mount_setattr 442
@@ -59,6 +68,18 @@ struct nono_mount_attr {
 	unsigned long long userns_fd;
 };
 #define NONO_MOUNT_ATTR_RDONLY 1ULL
+/* linux/mount.h, 5.2 */
+#define NONO_OPEN_TREE_CLONE 1U
+#define NONO_MOVE_MOUNT_F_EMPTY_PATH 0x04U
+#define NONO_MOVE_MOUNT_T_EMPTY_PATH 0x40U
+
+/* struct open_how (linux/openat2.h, 5.6). */
+struct nono_open_how {
+	unsigned long long flags;
+	unsigned long long mode;
+	unsigned long long resolve;
+};
+#define NONO_RESOLVE_NO_SYMLINKS 4ULL
 
 /* struct landlock_path_beneath_attr (linux/landlock.h, 5.13). */
 struct nono_path_rule {

@@ -157,17 +157,72 @@ open_listener(uint16_t port, int *listener_fd)
 	return listen(fd, LISTEN_BACKLOG);
 }
 
+/*
+ * A path without symbolic links, as it was when it was planned: whoever can write in a directory
+ * above (an agent in another run) may put a link in its place, between two looks of ours.
+ */
+static int
+open_real(const char *path)
+{
+	const struct nono_open_how how = { O_PATH | O_CLOEXEC, 0, NONO_RESOLVE_NO_SYMLINKS };
+
+	return (int)syscall(__NR_openat2, AT_FDCWD, path, &how, sizeof(how));
+}
+
+static int
+is_directory(int fd)
+{
+	struct stat status;
+
+	return fstat(fd, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+static int
+bind_mount(const char *source, const char *target)
+{
+	int from, to, tree = -1, rc = -1, error;
+
+	from = open_real(source);
+	error = errno;
+	to = from < 0 ? -1 : open_real(target);
+	if (to >= 0)
+		tree = (int)syscall(__NR_open_tree, from, "",
+				    NONO_OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE);
+	if (tree >= 0)
+		rc = (int)syscall(__NR_move_mount, tree, "", to, "",
+				  NONO_MOVE_MOUNT_F_EMPTY_PATH | NONO_MOVE_MOUNT_T_EMPTY_PATH);
+	if (from >= 0)
+		error = errno;
+	if (rc < 0 && tree >= 0 && is_directory(from) != is_directory(to))
+		error = ENOTDIR; /* the kernel says EINVAL, which may mean much */
+	if (tree >= 0)
+		close(tree);
+	if (to >= 0)
+		close(to);
+	if (from >= 0)
+		close(from);
+	errno = error;
+	return rc;
+}
+
 static int
 set_read_only(const char *path, int read_only, unsigned int flags)
 {
 	struct nono_mount_attr attr;
+	int rc, error, fd = open_real(path);
 
+	if (fd < 0)
+		return -1;
 	memset(&attr, 0, sizeof(attr));
 	if (read_only)
 		attr.attr_set = NONO_MOUNT_ATTR_RDONLY;
 	else
 		attr.attr_clr = NONO_MOUNT_ATTR_RDONLY;
-	return (int)syscall(__NR_mount_setattr, AT_FDCWD, path, flags, &attr, sizeof(attr));
+	rc = (int)syscall(__NR_mount_setattr, fd, "", flags | AT_EMPTY_PATH, &attr, sizeof(attr));
+	error = errno == EINVAL ? ENOENT : errno; /* nothing is mounted there: it was replaced */
+	close(fd);
+	errno = error;
+	return rc;
 }
 
 static int
@@ -179,7 +234,7 @@ carry_out(const struct nono_mount *mount_)
 	case NONO_MOUNT_NEW:
 		return mount(mount_->source, mount_->target, mount_->source, mount_->flags, mount_->data);
 	case NONO_MOUNT_BIND:
-		return mount(mount_->source, mount_->target, NULL, MS_BIND | MS_REC, NULL);
+		return bind_mount(mount_->source, mount_->target);
 	case NONO_MOUNT_MOVE:
 		return mount(mount_->source, mount_->target, NULL, MS_MOVE, NULL);
 	case NONO_MOUNT_READ_ONLY:
@@ -203,7 +258,7 @@ carry_out(const struct nono_mount *mount_)
 }
 
 /*
- * What has vanished since it was planned is left out, as in the ruleset; what is there already
+ * What has vanished since it was planned, or has become a link, is left out; what is there already
  * serves. What is out of our reach (EACCES: in a directory of another user) is out of the agent's.
  */
 static int
@@ -217,10 +272,11 @@ set_up_mounts(struct nono_prepare *prepare)
 		const struct nono_mount *mount_ = &prepare->mounts[index];
 
 		prepare->mount_index = index;
-		if (carry_out(mount_) == 0 || 
-		    (mount_->optional && (errno == ENOENT || errno == EEXIST || errno == EACCES)))
+		if (carry_out(mount_) == 0)
 			continue;
-		return -1;
+		if (!mount_->optional || (errno != ENOENT && errno != EEXIST && errno != EACCES &&
+					  errno != ELOOP && errno != ENOTDIR))
+			return -1;
 	}
 	return 0;
 }

@@ -111,15 +111,18 @@ def _fits_into(directory: str, expansion: Expansion, temporary_directory: str, w
     """Whether all that is to be seen at and below `directory` may be read and written in full.
 
     The agent has the whole of its own `directory`, and Landlock judges what is mounted in there by that rule, too, so
-    nothing can have less. Where something has, or holds something denied, or the working directory is not granted,
-    `directory` stays the machine's.
+    nothing can have less. Where something has, or holds something denied, or the working directory is not granted, or a
+    grant was named by way of a link in there, `directory` stays the machine's.
     """
     below = _pieces_at_or_below(directory, expansion)
     whole = {piece.path for piece in below if piece.kind in (DIRECTORY, FILE) and piece.access == READ | WRITE}
+    seen = {*whole, temporary_directory}
+    named = (grant.path for grant in expansion.grants if grant.origin != STREAM and _is_below(grant.path, directory))
     return (
-        all(_covers(whole, piece.path) for piece in below)
+        all(_covers(seen, path) for path in named)
+        and all(_covers(whole, piece.path) for piece in below)
         and not any(_is_at_or_below(path, directory) for path in expansion.read_only)
-        and (not _is_below(workdir, directory) or _covers({*whole, temporary_directory}, workdir))
+        and (not _is_below(workdir, directory) or _covers(seen, workdir))
     )
 
 

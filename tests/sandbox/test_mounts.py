@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nono.policy.capabilities import NETWORK_BLOCKED, READ, WRITE
+from nono.policy.capabilities import NETWORK_BLOCKED, READ, WRITE, PathGrant
 from nono.sandbox.expansion import DIRECTORY, EXPANDED, FILE, Expansion, Piece
 from nono.sandbox.mounts import private_view
 from tests.runs import Site
@@ -41,6 +41,15 @@ def test_what_is_granted_in_part_keeps_the_machines_directory(place: str) -> Non
     assert owned(Piece(f"{place}/a", EXPANDED, READ), Piece(f"{place}/a/b", DIRECTORY, READ | WRITE)) == theirs
     assert owned(workdir=f"{place}/a") == theirs
     assert owned(Piece(f"{place}/a", DIRECTORY, READ | WRITE), read_only=(f"{place}/a/profile",)) == theirs
+
+
+def test_a_grant_that_was_named_by_a_link_in_tmp_keeps_the_link() -> None:
+    piece, scratch = Piece("/srv/data", DIRECTORY, READ), PathGrant(SCRATCH, READ | WRITE, False, "temporary directory")
+    for name, has_own in (("/srv/data", True), ("/tmp/link", False)):
+        grants = (scratch, PathGrant(name, READ, False, "--read"))
+        expansion = Expansion((OWN, piece), grants, (), NETWORK_BLOCKED, has_tmp=True)
+        targets = {mount.target for mount in private_view(expansion, SCRATCH, "/home/u").mounts}
+        assert ("/tmp" in targets) is has_own
 
 
 def test_a_directory_of_the_machine_that_is_granted_itself_is_shown_with_that_right_only() -> None:

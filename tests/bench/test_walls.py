@@ -32,6 +32,13 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     assert not walls.beside("slower", "ms", [2.1], [1.0], 2.0).met
 
 
+def test_a_reported_miss_is_tolerated_up_to_its_bound() -> None:
+    (name, bound), *_ = walls.REPORTED.items()
+    for ratio, tolerated in ((1.0, True), (bound, True), (bound * 1.01, False)):
+        assert walls.is_tolerable(walls.beside(name, "ms", [ratio], [1.0], walls.RULES)) is tolerated
+    assert not walls.is_tolerable(walls.beside("another", "ms", [bound], [1.0], walls.RULES))
+
+
 def test_a_connect_to_a_full_backlog_waits() -> None:
     with walls.full_backlog() as port, socket.socket() as client:
         client.settimeout(0.2)

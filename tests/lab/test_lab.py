@@ -88,7 +88,7 @@ def kernel(request: pytest.FixtureRequest) -> kernels.Kernel:
     try:
         return kernels.fetch(series, found[series])
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"{found[series]} cannot be fetched: {error}")
+        missing(f"{found[series]} ({error})")
 
 
 @pytest.mark.parametrize("name", MACHINES)

@@ -78,10 +78,11 @@ class View(Record):
 def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -> View:
     """Return the view for a child with these pieces. temporary_directory: the run's own, which is granted."""
     around = {piece.path for piece in expansion.pieces if piece.kind == DIRECTORY or piece.path in ("/dev", "/tmp")}
-    own_devices = not _covers(around, "/dev") and _fits_into("/dev/shm", expansion, temporary_directory, workdir)
-    own_devices = own_devices and all(piece.path != "/dev/pts" for piece in expansion.pieces)
+    replaced = _near(expansion, ("/dev", "/tmp"))
+    own_devices = not _covers(around, "/dev") and _fits_into("/dev/shm", replaced, temporary_directory, workdir)
+    own_devices = own_devices and all(piece.path != "/dev/pts" for piece in replaced.pieces)
     own_tmp = expansion.has_tmp and not _covers(around, "/tmp")
-    own_tmp = own_tmp and _fits_into("/tmp", expansion, temporary_directory, workdir)
+    own_tmp = own_tmp and _fits_into("/tmp", replaced, temporary_directory, workdir)
     is_confined = "/" not in expansion.writable
     granted = _topmost(expansion.writable) if is_confined else []
     shared = [path for path in granted if _is_at_or_below(path, "/dev/shm")]
@@ -89,11 +90,11 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
     mounts = [Mount(MOUNT_BIND, path, path, optional=True) for path in (*writable, *expansion.read_only)]
     rules = [("/proc", _READ)]
     if own_devices:
-        mounts += _devices(expansion)
+        mounts += _devices(replaced)
         terminals = _READ | landlock.FS_WRITE_FILE | landlock.FS_IOCTL_DEV
         rules += [("/dev", landlock.FS_READ_DIR), ("/dev/pts", terminals), ("/dev/shm", _READ | _WRITE)]
     if own_tmp:
-        mounts += _tmp(expansion, temporary_directory, workdir)
+        mounts += _tmp(replaced, temporary_directory, workdir)
     mounts.append(Mount(MOUNT_NEW, "/proc", "proc", _NOSUID | _NODEV | _NOEXEC))
     if own_devices:
         mounts += _covers_of(expansion.masked)
@@ -105,6 +106,14 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
         mounts += (Mount(MOUNT_WRITABLE, path, optional=True) for path in shared if own_devices)
         mounts += (Mount(MOUNT_READ_ONLY, path, optional=True) for path in expansion.read_only)
     return View(tuple(mounts), tuple(rules), own_devices)
+
+
+def _near(expansion: Expansion, directories: tuple[str, ...]) -> Expansion:
+    """Return what is asked about: of hundreds of pieces and grants, those whose path begins like one of these."""
+    return expansion._replace(
+        pieces=tuple(piece for piece in expansion.pieces if piece.path.startswith(directories)),
+        grants=tuple(grant for grant in expansion.grants if grant.path.startswith(directories)),
+    )
 
 
 def _fits_into(directory: str, expansion: Expansion, temporary_directory: str, workdir: str) -> bool:

@@ -223,6 +223,7 @@ class _Denies:
         # Keys and members are in lower case, but for holes: where case is folded, a hole has one spelling.
         self._holes: dict[PathDeny, set[str]] = {}
         self._denied: dict[str, tuple[PathDeny, ...]] = {}
+        self._met: dict[str, tuple[PathDeny, ...]] = {}  # see _at_or_above
         self._linked: dict[str, PathDeny] = {}
         self._above: set[str] = set()
         self._above_linked: set[str] = set()
@@ -250,13 +251,22 @@ class _Denies:
     def around(self, paths: Iterable[str], grant: PathGrant) -> PathDeny | None:
         """Return the deny that holds for one of `paths`: its own or that of a directory above it."""
         for path in paths:
-            for directory in ancestors(path.lower()):
-                for deny in self._denied.get(directory, ()):
-                    if not any(_is_at_or_below(path, hole) for hole in self._holes.get(deny, ())):
-                        return deny
+            for deny in self._at_or_above(path.lower()):
+                if not any(_is_at_or_below(path, hole) for hole in self._holes.get(deny, ())):
+                    return deny
             if path.lower() in self._linked and not grant.optional:
                 return self._linked[path.lower()]
         return None
+
+    def _at_or_above(self, path: str) -> tuple[PathDeny, ...]:
+        """Return the denies of `path`, then those of the directories above it, which are those of all its siblings."""
+        found = self._met.get(path)
+        if found is None:
+            found = self._denied.get(path, ())
+            if path != "/":
+                found += self._at_or_above(path.rpartition("/")[0] or "/")
+            self._met[path] = found
+        return found
 
     def holes(self, directory: str, grant: PathGrant) -> Iterator[Entry]:
         """Yield what a grant of the real path `directory` reaches through holes of denied paths below it."""
@@ -339,9 +349,13 @@ def _pieces(grant: PathGrant, entry: Entry, denies: _Denies, listing: Listing) -
 def _uncovered(pieces: dict[tuple[str, str], int]) -> Iterator[Piece]:
     """Leave out what a granted directory above gives already: each piece costs three system calls."""
     trees = {path: access for (path, kind), access in pieces.items() if kind == DIRECTORY}
+    above: dict[str, int] = {}  # access that a directory and those above it give
     for (path, kind), access in pieces.items():
-        covered = trees.get(path, 0) if kind == EXPANDED else 0
-        for directory in ancestors(path.rpartition("/")[0] or "/"):
-            covered |= trees.get(directory, 0)
+        parent = path.rpartition("/")[0] or "/"
+        if parent not in above:
+            above[parent] = 0
+            for directory in ancestors(parent):
+                above[parent] |= trees.get(directory, 0)
+        covered = above[parent] | (trees.get(path, 0) if kind == EXPANDED else 0)
         if kind == DEVICE or access & ~covered:  # a device also needs the right to ioctl(2), which a directory lacks
             yield Piece(path, kind, access)

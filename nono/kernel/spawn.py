@@ -268,7 +268,10 @@ def _sentence(step: str, errno: int, path: bytes, workdir: bytes) -> str:
         return f"Too many files are open here for the sandbox (step {step}): close some, or raise `ulimit -n`."
     if errno == EINTR:
         return f"The command was killed while it was being started (step {step})."
-    return f"The sandbox could not be set up at the step '{step}': {os.strerror(errno)}; the command was not started."
+    of = f" of {os.fsdecode(path)}" if step == "mount" and path else ""
+    return (
+        f"The sandbox could not be set up at the step '{step}'{of}: {os.strerror(errno)}; the command was not started."
+    )
 
 
 class Prepared:

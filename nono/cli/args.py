@@ -6,13 +6,25 @@ credential` needs. A command to run stands behind `--` and is never looked at.
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 
 from nono import __version__
 from nono.errors import UsageError
+
+# argparse asks gettext for its words in the user's language, which takes 1.5 ms; all others of nono's are English.
+_english = ModuleType("gettext")
+_english.__dict__.update(gettext=lambda text: text, ngettext=lambda one, more, number: one if number == 1 else more)
+_gettext = sys.modules.get("gettext")
+sys.modules["gettext"] = _english
+import argparse  # noqa: E402
+
+if _gettext is None:
+    del sys.modules["gettext"]
+else:
+    sys.modules["gettext"] = _gettext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

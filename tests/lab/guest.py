@@ -31,7 +31,7 @@ ADDRESS, NETMASK = "192.0.2.7", "255.255.255.0"  # TEST-NET-1 (RFC 5737)
 # linux/mount.h, linux/sockios.h, linux/if.h, linux/reboot.h
 MS_BIND, MS_MOVE, MS_REC, MS_SHARED = 0x1000, 0x2000, 0x4000, 0x100000
 SIOCSIFADDR, SIOCSIFFLAGS, SIOCSIFNETMASK, IFF_UP = 0x8916, 0x8914, 0x891C, 1
-RB_POWER_OFF, RB_AUTOBOOT = 0x4321FEDC, 0x01234567
+RB_POWER_OFF = 0x4321FEDC
 MOUNTS = (
     ("proc", "/proc", ""),
     ("sysfs", "/sys", ""),
@@ -149,7 +149,7 @@ def run_tests(wanted: dict[str, str]) -> None:
         "HOME": "/home/user" if user else "/root",
         "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "NONO_LAB": "1",
+        "NONO_LAB": "1",  # what is always so here is not skipped where it is not
         **({"NONO_TEST_SANDBOX": wanted["sandbox"]} if "sandbox" in wanted else {}),
     }
     command = [sys.executable, "-m", "pytest", *PYTEST, *wanted["tests"].split(",")]

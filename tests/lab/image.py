@@ -155,17 +155,17 @@ def make(target: Path) -> None:
     image.add(f"{sys.prefix}/pyvenv.cfg")
     image.add_tree(sysconfig.get_path("stdlib"), LEFT_OUT)
     for package in needed_packages(PACKAGES):
-        for file in package.files or ():
-            if (path := file.locate()).exists() and path.suffix != ".pyc":  # type: ignore[attr-defined]
-                image.add(path)
+        for installed in package.files or ():
+            if (found := Path(installed.locate())).exists() and found.suffix != ".pyc":
+                image.add(found)
     image.add(f"{sysconfig.get_path('purelib')}/lab.pth", Entry(stat.S_IFREG | 0o644, f"{ROOT}\n".encode()))
     image.add_tree(ROOT / "nono")
     image.add_tree(ROOT / "tests")
     for name in ("pyproject.toml", "README.md"):
         image.add(ROOT / name)
     for command in COMMANDS:
-        if found := shutil.which(command, path=PATH):
-            image.add(found)
+        if program := shutil.which(command, path=PATH):
+            image.add(program)
     for link in ("/bin", "/sbin", "/lib", "/lib64"):
         image.add(link)
     image.add("/etc/ld.so.cache")

@@ -77,6 +77,7 @@ _NETLINK_ROUTE = 0
 _MSG_FASTOPEN = 0x20000000
 _TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
 _S_ISUID = 0o4000
+_INIT, _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 1, 0, 1
 _O_ACCMODE, _O_CREAT, _O_TRUNC, _O_TMPFILE_BIT = 3, 0o100, 0o1000, 0o20000000
 _ALL = 0xFFFFFFFF
 
@@ -170,6 +171,12 @@ _PROCESS = (
     # prlimit64(pid, resource, new, old): setting (new is a pointer: either half may be the non-zero one) another's.
     Rule(("prlimit64",), EPERM, (_is_not(0, 0), _is_not(2, 0))),
     Rule(("prlimit64",), EPERM, (_is_not(0, 0), Test(high(2), _ALL, (0,), among=False))),
+    # In a PID namespace, process 1 is nono's init. Starved of CPU by SCHED_IDLE and busy loops it could end nothing.
+    Rule(("sched_setscheduler", "sched_setparam", "sched_setattr", "sched_setaffinity"), EPERM, (_is(0, _INIT),)),
+    Rule(("setpriority",), EPERM, (_is(0, _PRIO_PROCESS), _is(1, _INIT))),
+    Rule(("setpriority",), EPERM, (_is_not(0, _PRIO_PROCESS),)),
+    Rule(("ioprio_set",), EPERM, (_is(0, _IOPRIO_WHO_PROCESS), _is(1, _INIT))),
+    Rule(("ioprio_set",), EPERM, (_is_not(0, _IOPRIO_WHO_PROCESS),)),
     # PER_LINUX, PER_LINUX32, either with UNAME26, and the query; so no READ_IMPLIES_EXEC and no ADDR_NO_RANDOMIZE.
     Rule(("personality",), EPERM, (_is_not(0, 0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF),)),
 )

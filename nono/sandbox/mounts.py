@@ -96,8 +96,6 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
     if own_tmp:
         mounts += _tmp(replaced, temporary_directory, workdir)
     mounts.append(Mount(MOUNT_NEW, "/proc", "proc", _NOSUID | _NODEV | _NOEXEC))
-    if own_devices:
-        mounts += _covers_of(expansion.masked)
     if is_confined:
         mounts.append(Mount(MOUNT_READ_ONLY, "/"))
         mounts += (Mount(MOUNT_WRITABLE, path, optional=True) for path in writable)
@@ -105,6 +103,8 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
         mounts += (Mount(MOUNT_WRITABLE, path, flags=1) for path in alone)
         mounts += (Mount(MOUNT_WRITABLE, path, optional=True) for path in shared if own_devices)
         mounts += (Mount(MOUNT_READ_ONLY, path, optional=True) for path in expansion.read_only)
+    if own_devices:  # last, as read-only as /dev is by now
+        mounts += _covers_of(expansion.masked)
     return View(tuple(mounts), tuple(rules), own_devices)
 
 

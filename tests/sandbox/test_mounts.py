@@ -128,3 +128,13 @@ def test_a_working_directory_in_tmp_is_as_closed_as_any(
     assert done.returncode == 0, done.stderr
     assert (done.stdout == "content", (place / "new").exists()) == (read, written), done.stderr
     assert sorted(os.listdir(place)) == sorted(["file", "sub", *(["new"] if written else [])])
+
+
+def test_what_covers_a_denied_path_cannot_be_changed(site: Site) -> None:
+    """It belongs to the agent's user, and stands in a writable grant."""
+    (site.work / "denied").mkdir()
+    flags = ["--sandbox", "namespace", "--allow", ".", "--deny", "denied"]
+    done = site.run(flags, ["sh", "-c", "chmod 777 denied /dev/.covered-directory; ls denied"])
+    assert done.returncode != 0
+    assert done.stderr.count("Read-only file system") == 2, done.stderr
+    assert "Permission denied" in done.stderr

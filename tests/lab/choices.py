@@ -30,9 +30,10 @@ def test_no_wall_without_landlock(site: Site) -> None:
         _is_refused(site, flags, r"Landlock.*Linux 5\.13 .*lsm=")
 
 
-def test_no_wall_without_tracing(site: Site) -> None:
-    """No namespaces, and a notifier that may not take the agent's sockets (Yama)."""
-    for flags in ([], ["--block-net"], ["--profile", str(site.profile(site.store_in_files()))]):
+def test_no_restricted_network_without_tracing(site: Site) -> None:
+    """No namespaces, and a notifier that may not take the agent's sockets (Yama): an open network needs none taken."""
+    _runs_behind(site, [], NOTIFIER)
+    for flags in (["--block-net"], ["--profile", str(site.profile(site.store_in_files()))]):
         _is_refused(site, flags, r"kernel\.yama\.ptrace_scope")
 
 

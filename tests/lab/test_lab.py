@@ -58,7 +58,9 @@ MACHINES = {
     "limits": Start(LIMITS, 70),
     "limits of root": Start(LIMITS[-1:], 9, user=0),
     "no Landlock": Start((f"{CHOICES}no_wall_without_landlock",), 1, parameters=(NO_LANDLOCK,)),
-    "no tracing": Start((f"{CHOICES}no_wall_without_tracing",), 1, parameters=(NO_USER_NAMESPACES, PTRACE_FOR_ROOT)),
+    "no tracing": Start(
+        (f"{CHOICES}no_restricted_network_without_tracing",), 1, parameters=(NO_USER_NAMESPACES, PTRACE_FOR_ROOT)
+    ),
 }
 # Why a test may be skipped inside: what the kernel itself refuses differs by kernel, and some programs are left out.
 KNOWN_SKIPS = re.compile(

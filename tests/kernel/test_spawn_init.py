@@ -159,9 +159,10 @@ def test_a_signal_is_for_the_agents_whole_group(namespaces: int) -> None:
     """The end of the output is the end of the agent's own child, too."""
     script = (
         "import os, signal, time\n"
-        "signal.signal(signal.SIGTERM, lambda number, frame: (print('caught', flush=True), os._exit(3)))\n"
-        "if os.fork() == 0: signal.signal(signal.SIGTERM, signal.SIG_DFL); print('ready', flush=True)\n"
-        "time.sleep(600)\n"
+        "term = {signal.SIGTERM}; signal.pthread_sigmask(signal.SIG_BLOCK, term)\n"
+        "if os.fork() == 0:\n"
+        "    signal.pthread_sigmask(signal.SIG_UNBLOCK, term); print('ready', flush=True); time.sleep(600)\n"
+        "signal.sigwait(term); print('caught', flush=True); os._exit(3)\n"
     )
     with standard_output() as output:
         child = start(*program(script), namespaces=namespaces)

@@ -22,6 +22,8 @@ from tests.kernel.inside import EVERYWHERE, event, failure, start
 
 SIZE = struct.pack("HHHH", 33, 101, 7, 9)  # struct winsize
 LFLAG, CC = 3, 6  # of termios.tcgetattr
+# Python's own handler is called late where the signal comes just before a system call.
+DIES_OF_KEYS = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL)"
 
 
 @pytest.fixture
@@ -106,14 +108,12 @@ def test_is_the_controlling_terminal_and_the_agent_has_its_foreground(users: int
 
 @EVERYWHERE
 def test_keys_reach_the_agent(users: int, namespaces: int) -> None:
-    script = "import time; print('ready', flush=True); time.sleep(600)"
-    with on_terminal(users, script, namespaces) as child:
+    with on_terminal(users, f"{DIES_OF_KEYS}; print('ready', flush=True); time.sleep(600)", namespaces) as child:
         shown(child, "ready")
         os.write(child.terminal_fd, b"\x1a")  # ^Z
         assert event(child) == (EVENT_STOPPED, signal.SIGTSTP)
         inside.send_signal(child, signal.SIGCONT)
         os.write(child.terminal_fd, b"\x07")  # what the user's has for ^C
-        # Python dies of it as of any other signal.
         assert event(child) == (EVENT_EXITED, signal.SIGINT)
 
 
@@ -141,7 +141,7 @@ def test_only_the_chosen_descriptors_become_it(users: int, namespaces: int, desc
 @EVERYWHERE
 def test_the_foreground_is_given_and_taken_by_the_supervisor(users: int, namespaces: int) -> None:
     """In the background the agent stops when it reads."""
-    script = "import time; print(input(), flush=True); time.sleep(600)"
+    script = f"{DIES_OF_KEYS}; print(input(), flush=True); time.sleep(600)"
     with on_terminal(users, script, namespaces, in_foreground=False) as child:
         assert os.tcgetpgrp(child.terminal_fd) == child.pid  # the init's group
         assert event(child) == (EVENT_STOPPED, signal.SIGTTIN)

@@ -53,12 +53,13 @@ class Size(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """directory: for what is granted, outside of /tmp. inside: the program of _inside.c."""
+    """directory: for what is granted, outside of /tmp. inside: the program of _inside.c. walls: those to be had here."""
 
     directory: Path
     inside: str
     environment: dict[str, str]
     size: Size
+    walls: tuple[str, ...] = ()
 
     def run(self, command: Sequence[str]) -> str:
         """Return what the command printed. Raises CalledProcessError where it fails."""
@@ -149,6 +150,8 @@ def connects(stage: Stage) -> list[Figure]:
         inside = ["--read", os.path.dirname(stage.inside), *PROXY]
         return stage.numbers([*nono(*flags, *inside), stage.inside, "connect", count, port, *stuck])
 
+    if "notify" not in stage.walls:
+        return []
     with full_backlog() as stuck:
         taken = in_turn(
             stage.size.rounds,
@@ -192,12 +195,12 @@ def system_calls(stage: Stage) -> list[Figure]:
     """Measure a system call that the filter has no rule for."""
     loop = [stage.inside, "getpid", str(stage.size.loops)]
     read = ["--read", os.path.dirname(stage.inside)]
-    walls = {wall: partial(stage.numbers, [*nono("--sandbox", wall, *read, *PROXY), *loop]) for wall in WALLS}
+    walls = {wall: partial(stage.numbers, [*nono("--sandbox", wall, *read, *PROXY), *loop]) for wall in stage.walls}
     taken = in_turn(stage.size.rounds, {"outside": partial(stage.numbers, loop), **walls})
     base = taken["outside"][0]
     return [
         beside("getpid(2), no wall", "ns", base, base),
-        *(beside(f"getpid(2) behind `--sandbox {wall}`", "ns", taken[wall][0], base, FILTER) for wall in WALLS),
+        *(beside(f"getpid(2) behind `--sandbox {wall}`", "ns", taken[wall][0], base, FILTER) for wall in stage.walls),
     ]
 
 
@@ -214,7 +217,7 @@ def programs(stage: Stage) -> list[Figure]:
             print(f"skipping {name}: {problem}", file=sys.stderr)
         else:
             sandboxes[name] = peer
-    for wall in WALLS:
+    for wall in stage.walls:
         sandboxes[f"nono, `--sandbox {wall}`"] = partial(list.__add__, nono("--sandbox", wall, *PROXY))
     figures = []
     for label, command in COMMANDS.items():
@@ -255,7 +258,12 @@ def _stage(directory: Path, size: Size) -> Stage:
     source = Path(__file__).with_name("_inside.c")
     subprocess.run([os.environ.get("CC", "cc"), "-O2", "-o", inside, str(source)], check=True)
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "LANG": "C.UTF-8"}
-    return Stage(directory, inside, environment, size)
+    stage = Stage(directory, inside, environment, size)
+    problems = {wall: cannot(stage, [*nono("--sandbox", wall), "true"]) for wall in WALLS}
+    for wall, problem in problems.items():
+        if problem:
+            print(f"skipping --sandbox {wall}: {problem}", file=sys.stderr)
+    return stage._replace(walls=tuple(wall for wall in WALLS if not problems[wall]))
 
 
 def main() -> None:

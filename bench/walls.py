@@ -53,7 +53,7 @@ class Size(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """directory: for what is granted, outside of /tmp. inside: the program of _inside.c. walls: those to be had here."""
+    """directory: for grants, outside of /tmp. inside: the program of _inside.c. walls: those to be had here."""
 
     directory: Path
     inside: str

@@ -150,6 +150,7 @@ def test_what_comes_out_is_what_was_granted(
         granted = any(covers(by, path) for by in (*writable, *readable, SCRATCH))
         if hidden and own_devices:
             assert shown.startswith("tmpfs:/.covered-directory")
+            assert is_read_only  # nobody changes its mode
         elif granted or not ((own_tmp and covers("/tmp", path)) or (own_devices and covers("/dev", path))):
             assert shown == path
             assert is_read_only != may_write, path

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from errno import EADDRINUSE, EPERM
+from importlib import import_module
 
 from nono.errors import KernelError
 from nono.kernel import landlock, process
@@ -67,6 +68,8 @@ def put_up(
                 connect_ports=(port, *capabilities.open_ports),
                 bind_ports=capabilities.listen_ports,
             )
+            if plan.judged:
+                import_module("nono.kernel.notify").check()  # which few runs need
             if plan.judged and plan.wall.name == SANDBOX_NOTIFY:
                 _check_yama(missing)
             try:

@@ -11,7 +11,7 @@ import signal
 
 import pytest
 
-from tests.runs import KEYS, TIMEOUT_S, Site
+from tests.runs import KEYS, TIMEOUT_S, WITHOUT_LANDLOCK, Site
 
 
 def flags(site: Site) -> list[str]:
@@ -56,3 +56,13 @@ def test_an_audit_log_that_cannot_be_written_stops_the_run(site: Site) -> None:
     assert done.returncode == 1
     assert "audit" in done.stderr
     assert not (site.work / "mark").exists()
+
+
+@pytest.mark.parametrize("flags", [["--sandbox", "notify", "--block-net"], ["--allow-unix-socket", "own"]])
+def test_calls_that_cannot_be_judged_here_are_a_reason_not_to_start(site: Site, flags: list[str]) -> None:
+    """Without pidfd_getfd (438), which a container's filter may forbid, every connect would fail."""
+    script = WITHOUT_LANDLOCK[2].replace("444", "438").replace("446", "438").replace("ENOSYS", "EPERM")
+    done = site.run(["--allow", ".", *flags], ["touch", "started"], wrap=[*WITHOUT_LANDLOCK[:2], script])
+    assert done.returncode != 0
+    assert "pidfd_getfd" in done.stderr
+    assert not (site.work / "started").exists()

@@ -116,14 +116,14 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         entry = _find(grant, listing)
         if entry is None:
             continue
-        if deny := denies.around({grant.path, entry.path}, grant):
+        if deny := denies.around((grant.path, entry.path), grant):
             if not grant.optional:
                 raise PolicyError(_refusal(grant, entry, deny))
             notes[f"{grant.origin} {grant.path}: it is protected ({deny.group}, {deny.path}) and was left out"] = None
             continue
         parts = [(grant, denies)]
         if grant.access & WRITE:
-            if deny := read_only.around({grant.path, entry.path}, grant):
+            if deny := read_only.around((grant.path, entry.path), grant):
                 reason = f"cannot be made writable ({deny.group}: {deny.path}); grant it with --read"
                 raise PolicyError(f"{grant.origin} {grant.path}: {reason}")
             if read_only.within(entry.path, grant):
@@ -147,7 +147,7 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
                 )
     for path in capabilities.unix_sockets:
         grant, entry = PathGrant(path, READ | WRITE, True, "--allow-unix-socket"), listing.look(path)
-        if deny := denies.around({path, entry.path}, grant):
+        if deny := denies.around((path, entry.path), grant):
             raise PolicyError(_refusal(grant, entry, deny))
     return Expansion(
         pieces=tuple(_uncovered(pieces)),
@@ -273,7 +273,7 @@ class _Denies:
         for path in {path for deny in self._holes for path in deny.holes}:
             entry = self._listing.look(path)
             is_inside = entry.kind != ABSENT and _is_at_or_below(entry.path, directory)
-            if is_inside and self.around({path, entry.path}, grant) is None:
+            if is_inside and self.around((path, entry.path), grant) is None:
                 yield entry
 
     def _spellings(self, holes: Iterable[str], denied: str) -> set[str]:

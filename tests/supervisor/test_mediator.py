@@ -372,7 +372,7 @@ def test_the_socket_is_swapped_during_the_listen(place: Place) -> None:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
     attempt = attack(place, "race_listen", port, RACES)
-    assert attempt() == "LEAK"
+    assert any(attempt() == "LEAK" for _ in range(10))  # a race that can be won, if not by everybody
     assert run(attempt, Rules(HOST_PORTS, listen_ports=(port,))) == "EACCES"
 
 
@@ -380,7 +380,7 @@ def test_the_socket_is_swapped_during_a_bind_that_goes_on(place: Place) -> None:
     """It may bind something else so; nobody can connect to that."""
     tree = place.directory(os.geteuid())
     attempt = attack(place, "race_bind", tree / "own", RACES)
-    assert attempt() == "LEAK"
+    assert any(attempt() == "LEAK" for _ in range(10))
     assert run(attempt, Rules(HOST_PORTS, own_trees=(str(tree),)), writable=str(tree)) == "EACCES"
 
 

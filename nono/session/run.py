@@ -318,7 +318,7 @@ def _supervise(
     if capabilities.limits.timeout_s:
         from nono.supervisor.limits import Deadline
 
-        deadline = Deadline(loop, capabilities.limits.timeout_s, job.send, notice)
+        deadline = Deadline(loop, capabilities.limits.timeout_s, job.send, job.kill, notice)
     proxy = relays = None
     try:
         if is_proxied or is_relayed:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import resource
-from signal import SIGCONT, SIGKILL, SIGTERM
+from signal import SIGCONT, SIGTERM
 from time import monotonic
 
 from nono.errors import UsageError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 TIMED_OUT = 124  # timeout(1)
 _GRACE_S = 5.0
+_KILLED_S = 2.0  # after which a kill that went by way of the init has not arrived
 _LONGEST_TIMER_S = 86400.0  # epoll_wait(2) counts milliseconds in an int: 24 days
 _COUNTS_BY_NAMESPACE = (5, 14)  # Linux: ucounts of RLIMIT_NPROC
 _UNITS = {1 << 40: "TiB", 1 << 30: "GiB", 1 << 20: "MiB", 1 << 10: "KiB"}
@@ -153,17 +154,24 @@ class Limiter:
 class Deadline:
     """--timeout: TERM to the agent when its time is over, KILL when it has not ended soon after.
 
-    send: sends a signal to the agent's process group. notice: tells the user a sentence.
+    send: sends a signal to the agent's process group. kill: ends the agent; asked again, by other means. notice: tells
+    the user a sentence.
     """
 
     def __init__(
-        self, loop: Loop, timeout_s: float, send: Callable[[int], None], notice: Callable[[str], None]
+        self,
+        loop: Loop,
+        timeout_s: float,
+        send: Callable[[int], None],
+        kill: Callable[[], None],
+        notice: Callable[[str], None],
     ) -> None:
         self.expired = False
         self._loop = loop
         self._timeout_s = timeout_s
         self._end = monotonic() + timeout_s
         self._send = send
+        self._kill = kill
         self._notice = notice
         self._timer: Timer
         self._wait()
@@ -183,13 +191,14 @@ class Deadline:
             return
         self.expired = True
         self._notice(f"the agent's time is over: {_duration(self._timeout_s)}  (--timeout)")
-        self._timer = self._loop.call_later(_GRACE_S, self._kill)
+        self._timer = self._loop.call_later(_GRACE_S, self._end_it)
         self._send(SIGTERM)
         self._send(SIGCONT)  # a stopped process takes no other signal
 
-    def _kill(self) -> None:
+    def _end_it(self) -> None:
         self._notice(f"the agent did not end within {_duration(_GRACE_S)}, so it is killed")
-        self._send(SIGKILL)
+        self._timer = self._loop.call_later(_KILLED_S, self._kill)
+        self._kill()
 
 
 def _settings(limits: Limits) -> dict[str, dict[str, str]]:

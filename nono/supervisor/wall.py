@@ -126,8 +126,13 @@ def _notes(plan: Plan, missing: Sequence[SpawnError]) -> list[str]:
     if not missing or plan.wall.mounts:
         return []
     if plan.wall.name == SANDBOX_NAMESPACE:
-        return [f"no mounts: the agent sees this machine's /proc, /tmp and /dev. {missing[0]}"]
-    return [f"no namespaces: the agent sees this machine's /proc, /tmp, /dev and ports. {missing[-1]}"]
+        return [f"no mounts: the agent sees this machine's /proc, /tmp and /dev. {_reason(missing[0])}"]
+    return [f"no namespaces: the agent sees this machine's /proc, /tmp, /dev and ports. {_reason(missing[-1])}"]
+
+
+def _reason(error: SpawnError) -> str:
+    """Return what the error says, but for what is not true here: another wall was taken."""
+    return str(error).replace("; the command was not started", "")
 
 
 def _any_port(taken: Sequence[int]) -> int:

@@ -389,8 +389,11 @@ class Agent:
         if number == self._until:
             self.loop.stop()
 
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+
     def run(self, timeout_s: float) -> Deadline:
-        deadline = Deadline(self.loop, timeout_s, self.send, self.told.append)
+        deadline = Deadline(self.loop, timeout_s, self.send, self.kill, self.told.append)
         self.loop.run()
         return deadline
 
@@ -428,9 +431,21 @@ def test_who_does_not_heed_term_is_killed(agent: Callable[[int], Agent], monkeyp
     assert len(deaf.told) == 2
 
 
+def test_a_kill_that_does_not_arrive_is_asked_for_again(
+    agent: Callable[[int], Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one is for the init, and does not need its ear: Job.kill."""
+    monkeypatch.setattr(limits, "_GRACE_S", 0.01)
+    monkeypatch.setattr(limits, "_KILLED_S", 0.01)
+    deaf = agent(0)
+    deaf.loop.call_later(0.2, deaf.loop.stop)
+    deaf.run(0.01)
+    assert deaf.signals[2:] == [signal.SIGKILL, signal.SIGKILL]
+
+
 def test_who_ends_in_time_is_left_alone(agent: Callable[[int], Agent]) -> None:
     quick = agent(0)
-    deadline = Deadline(quick.loop, 0.02, quick.send, quick.told.append)
+    deadline = Deadline(quick.loop, 0.02, quick.send, quick.kill, quick.told.append)
     deadline.cancel()
     quick.loop.call_later(0.05, quick.loop.stop)
     quick.loop.run()
@@ -440,7 +455,7 @@ def test_who_ends_in_time_is_left_alone(agent: Callable[[int], Agent]) -> None:
 
 def test_a_year_is_waited_for_in_parts(agent: Callable[[int], Agent], monkeypatch: pytest.MonkeyPatch) -> None:
     patient = agent(0)
-    deadline = Deadline(patient.loop, 365 * 86400.0, patient.send, patient.told.append)
+    deadline = Deadline(patient.loop, 365 * 86400.0, patient.send, patient.kill, patient.told.append)
     patient.loop.call_later(0.01, patient.loop.stop)
     patient.loop.run()  # epoll_wait(2) refuses more than 24 days
     deadline.cancel()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from nono.kernel import process
 from tests.keyring_service import KeyringService
 from tests.runs import ACCOUNTS, KEYS, Site, require_command
 
@@ -26,6 +28,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items:
                 if item.get_closest_marker(name):
                     item.add_marker(pytest.mark.skip(reason=f"runs only with --{name}"))
+
+
+@pytest.fixture(autouse=True)
+def dumpable() -> Iterator[None]:
+    """Undo what a spawn does to the test's own process: undumpable, an ordinary user may not look into /proc/self."""
+    yield
+    if sys.platform == "linux" and not process.is_dumpable():
+        process.set_dumpable(True)
 
 
 @pytest.fixture

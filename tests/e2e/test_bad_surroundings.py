@@ -196,7 +196,7 @@ def test_little_memory(site: Site, kind: str) -> None:
     least = next(most for most in range(12 << 20, 200 << 20, 1 << 20) if python_starts(resource.RLIMIT_AS, most))
     for more in (0, 1, 2, 4, 6, 9, 13, 18, 24, 32, 64, 256):
         last = run(site, flags, limits={resource.RLIMIT_AS: least + (more << 20)})
-        if "SystemError at <frozen importlib" not in last.stderr:  # Python's own, where an import runs out of memory
+        if "SystemError at " not in last.stderr:  # Python's own, where an import runs out of memory
             last.check()
     assert last.ran, last
 

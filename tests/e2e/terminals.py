@@ -22,6 +22,9 @@ from tests.runs import TIMEOUT_S, Site, require_command
 FLAGS = ["--allow-cwd", "--block-net", "--silent"]
 
 
+_TIOCGPTN = 0x80045430  # ioctl_tty(2)
+
+
 class TerminalSession:
     """A terminal and the one command that was started in it; `expect` reads what appears there."""
 
@@ -46,6 +49,12 @@ class TerminalSession:
         except (ProcessLookupError, ChildProcessError):
             pass
         os.close(self.terminal)
+
+    @property
+    def name(self) -> str:
+        """The path of the terminal, which the command has as its standard input."""
+        number = fcntl.ioctl(self.terminal, _TIOCGPTN, bytes(4))
+        return f"/dev/pts/{int.from_bytes(number, sys.byteorder)}"
 
     def hang_up(self) -> None:
         """Let the terminal end, as a window that is closed."""

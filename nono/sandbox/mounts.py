@@ -54,7 +54,7 @@ _SHARED_MEMORY = "mode=1777,size=1g"  # what the host's own has by default is ha
 _COVER_FILE, _COVER_DIRECTORY = ".covered-file", ".covered-directory"
 
 _READ = landlock.FS_READ_FILE | landlock.FS_READ_DIR
-_WRITE = (
+DIRECTORY_WRITE = (  # the rights that a writable directory has; plan.py
     landlock.FS_WRITE_FILE
     | landlock.FS_TRUNCATE
     | landlock.FS_REMOVE_DIR
@@ -92,7 +92,7 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
     if own_devices:
         mounts += _devices(replaced)
         terminals = _READ | landlock.FS_WRITE_FILE | landlock.FS_IOCTL_DEV
-        rules += [("/dev", landlock.FS_READ_DIR), ("/dev/pts", terminals), ("/dev/shm", _READ | _WRITE)]
+        rules += [("/dev", landlock.FS_READ_DIR), ("/dev/pts", terminals), ("/dev/shm", _READ | DIRECTORY_WRITE)]
     if own_tmp:
         mounts += _tmp(replaced, temporary_directory, workdir)
     mounts.append(Mount(MOUNT_NEW, "/proc", "proc", _NOSUID | _NODEV | _NOEXEC))

@@ -42,26 +42,13 @@ from nono.policy.capabilities import (
 from nono.record import Record
 from nono.sandbox import bpf
 from nono.sandbox.expansion import DEVICE, DIRECTORY, EXPANDED, Expansion, Piece
-from nono.sandbox.mounts import View, private_view
+from nono.sandbox.mounts import DIRECTORY_WRITE, View, private_view
 
 _PORT_ABI = 4  # Linux 6.7
 _TRUNCATE_ABI = 3  # Linux 6.2
 _SCOPE_ABI = 6  # Linux 6.12
 
 _DIRECTORY_READ = landlock.FS_EXECUTE | landlock.FS_READ_FILE | landlock.FS_READ_DIR
-_DIRECTORY_WRITE = (
-    landlock.FS_WRITE_FILE
-    | landlock.FS_TRUNCATE
-    | landlock.FS_REMOVE_DIR
-    | landlock.FS_REMOVE_FILE
-    | landlock.FS_MAKE_DIR
-    | landlock.FS_MAKE_REG
-    | landlock.FS_MAKE_FIFO
-    | landlock.FS_MAKE_SYM
-    | landlock.FS_REFER
-)
-
-
 _TERMINAL = landlock.FS_READ_FILE | landlock.FS_WRITE_FILE | landlock.FS_IOCTL_DEV
 
 
@@ -229,7 +216,7 @@ def _rights(piece: Piece, own_sockets: bool) -> int:
     if piece.access & READ:
         rights |= _DIRECTORY_READ
     if piece.access & WRITE:
-        rights |= _DIRECTORY_WRITE
+        rights |= DIRECTORY_WRITE
         if own_sockets:
             rights |= landlock.FS_MAKE_SOCK
         if piece.kind == DEVICE or f"{piece.path}/".startswith("/dev/"):

@@ -78,7 +78,7 @@ def test_an_editor_is_suspended_and_goes_on(site: Site) -> None:
 
 def test_the_size_is_the_windows(site: Site) -> None:
     with TerminalSession(
-        site, nono("/bin/sh", "-c", "stty size; trap 'stty size' WINCH; while :; do read x; done")
+        site, nono("/bin/sh", "-c", "trap 'stty size' WINCH; stty size; while :; do read x; done")
     ) as it:
         it.expect(b"24 80\r\n")
         it.resize(30, 100)

@@ -26,6 +26,11 @@ SANDBOXES = (SANDBOX_AUTO, SANDBOX_NAMESPACE, SANDBOX_NOTIFY, SANDBOX_LANDLOCK)
 LANDLOCK_LEAKS = ("any address on the proxy's port", "listen() without bind")
 
 
+def is_at_or_below(path: str, directory: str) -> bool:
+    """Whether what holds for `directory` and all below it holds for `path`. Both absolute and normalised."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
 class PathGrant(Record):
     """Access to `path` and, for a directory, to all below it.
 

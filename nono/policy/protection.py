@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nono.errors import UsageError
-from nono.policy.capabilities import PathDeny
+from nono.policy.capabilities import PathDeny, is_at_or_below
 from nono.policy.network import nearest
 
 NONO = "deny_nono"  # the group of nono's own settings and state, in data/paths.json
@@ -34,12 +34,12 @@ def bypass(denies: Iterable[PathDeny], paths: Iterable[str], origin: str) -> tup
     left = tuple(denies)
     for path in paths:
         for deny in left:
-            if deny.group == NONO and _is_at_or_below(path, deny.path):
+            if deny.group == NONO and is_at_or_below(path, deny.path):
                 raise UsageError(
                     f"{origin} {path}: nono's own settings and state ({deny.path}) stay closed, because they decide "
                     "what the next run may do; leave it out"
                 )
-        matching = [deny for deny in left if can_be_bypassed(deny) and _is_at_or_below(path, deny.path)]
+        matching = [deny for deny in left if can_be_bypassed(deny) and is_at_or_below(path, deny.path)]
         if not matching:
             raise UsageError(
                 f"{origin} {path}: {_why_not(path, [deny.path for deny in left if can_be_bypassed(deny)])}"
@@ -53,7 +53,7 @@ def bypass(denies: Iterable[PathDeny], paths: Iterable[str], origin: str) -> tup
 
 
 def _why_not(path: str, protected: list[str]) -> str:
-    below = [each for each in protected if _is_at_or_below(each, path)]
+    below = [each for each in protected if is_at_or_below(each, path)]
     if below:
         shown = ", ".join(below[:_SHOWN]) + (f" and {len(below) - _SHOWN} more" if len(below) > _SHOWN else "")
         return f"is not protected itself, only in it {shown}; name what shall be opened"
@@ -66,7 +66,3 @@ def _why_not(path: str, protected: list[str]) -> str:
         "no built-in group protects it, so there is nothing to bypass; grant it with --read or --allow "
         "(nono's own code and the keys of this run stay closed)"
     )
-
-
-def _is_at_or_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from nono.errors import PolicyError
 from nono.kernel import landlock, process
-from nono.policy.capabilities import NETWORK_OPEN, READ, WRITE, CapabilitySet, PathDeny, PathGrant
+from nono.policy.capabilities import NETWORK_OPEN, READ, WRITE, CapabilitySet, PathDeny, PathGrant, is_at_or_below
 from nono.sandbox import filesystem
 from nono.sandbox.expansion import Expansion
 from nono.sandbox.plan import make_plan
@@ -43,7 +43,7 @@ def enter(outside: Expansion, settings: Iterable[str], closed: Iterable[str], sc
     for path in settings:
         real = os.path.realpath(path)
         for each in closed:
-            if not _is_inside(path, each) and _is_inside(real, os.path.realpath(each)):
+            if not is_at_or_below(path, each) and is_at_or_below(real, os.path.realpath(each)):
                 raise PolicyError(f"{path} leads to {real}, which is closed to package managers")
     inside = _expand([*_SYSTEM, *((path, READ) for path in settings), (scratch, READ | WRITE)])
     both = outside._replace(pieces=outside.pieces + inside.pieces)
@@ -64,7 +64,3 @@ def _expand(grants: Iterable[tuple[str, int]], denies: tuple[PathDeny, ...] = ()
     if denies and not expansion.pieces:
         raise PolicyError("the agent may write everywhere")
     return expansion
-
-
-def _is_inside(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")

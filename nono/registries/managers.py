@@ -16,7 +16,7 @@ from _blake2 import blake2b  # hashlib costs 3 ms, mostly for OpenSSL
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 
-from nono.policy.capabilities import WRITE, PathDeny, PathGrant
+from nono.policy.capabilities import WRITE, PathDeny, PathGrant, is_at_or_below
 from nono.policy.resolve import Place
 from nono.record import Record
 
@@ -198,7 +198,7 @@ class Reach:
         self._walked: dict[str, tuple[str, ...]] = {"/": ("/",)}
         tree, home = self._walk(place.workdir)[-1], self._walk(place.home)[-1]
         # A home directory, or what lies above it, is nobody's working tree: the settings of the user are in there.
-        self.writable = [] if _is_inside(home, tree) else [tree]
+        self.writable = [] if is_at_or_below(home, tree) else [tree]
         self.writable += [self._walk(grant.path)[-1] for grant in grants if grant.access & WRITE]
         denied = [deny.path for deny in denies if deny.access & WRITE and not deny.holes] if self.writable else []
         self._protected = {path for each in denied for path in (each, self._walk(each)[-1])}
@@ -210,11 +210,11 @@ class Reach:
         *spots, real = self._walk(path)
         if any(spot not in self._fixed and self._can_write(spot) for spot in spots):
             return True
-        above = any(_is_inside(writable, real) for writable in self.writable)
+        above = any(is_at_or_below(writable, real) for writable in self.writable)
         return self._can_write(real) or (above and not self._is_protected(real))
 
     def _can_write(self, path: str) -> bool:
-        return any(_is_inside(path, writable) for writable in self.writable) and not self._is_protected(path)
+        return any(is_at_or_below(path, writable) for writable in self.writable) and not self._is_protected(path)
 
     def _is_protected(self, path: str) -> bool:
         return any(above in self._protected for above in _and_above(path))
@@ -343,7 +343,3 @@ def _and_above(path: str) -> Iterator[str]:
     while path not in ("/", ""):
         yield path
         path = path.rpartition("/")[0]
-
-
-def _is_inside(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")

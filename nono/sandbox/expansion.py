@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from nono.errors import PolicyError, UsageError
-from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathDeny, PathGrant
+from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathDeny, PathGrant, is_at_or_below
 from nono.policy.protection import PROFILES_DENY, USERS_DENY, can_be_bypassed
 from nono.record import Record
 
@@ -191,12 +191,8 @@ def _refusal(grant: PathGrant, entry: Entry, deny: PathDeny) -> str:
     sentence = f"{named}: it is protected ({deny.group}, {deny.path}) and stays denied; leave it out"
     if not can_be_bypassed(deny):
         return sentence
-    below = [path for path in (grant.path, entry.path) if _is_at_or_below(path, deny.path)]
+    below = [path for path in (grant.path, entry.path) if is_at_or_below(path, deny.path)]
     return f"{sentence}, or open it with --bypass-protection {below[0] if below else deny.path}"
-
-
-def _is_at_or_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def ancestors(path: str) -> Iterator[str]:
@@ -252,7 +248,7 @@ class _Denies:
         """Return the deny that holds for one of `paths`: its own or that of a directory above it."""
         for path in paths:
             for deny in self._at_or_above(path.lower()):
-                if not any(_is_at_or_below(path, hole) for hole in self._holes.get(deny, ())):
+                if not any(is_at_or_below(path, hole) for hole in self._holes.get(deny, ())):
                     return deny
             if path.lower() in self._linked and not grant.optional:
                 return self._linked[path.lower()]
@@ -272,7 +268,7 @@ class _Denies:
         """Yield what a grant of the real path `directory` reaches through holes of denied paths below it."""
         for path in {path for deny in self._holes for path in deny.holes}:
             entry = self._listing.look(path)
-            is_inside = entry.kind != ABSENT and _is_at_or_below(entry.path, directory)
+            is_inside = entry.kind != ABSENT and is_at_or_below(entry.path, directory)
             if is_inside and self.around((path, entry.path), grant) is None:
                 yield entry
 
@@ -281,7 +277,7 @@ class _Denies:
         found = set(holes)
         for hole in holes:
             real = self._listing.look(hole).path
-            if not _is_at_or_below(denied, real):
+            if not is_at_or_below(denied, real):
                 found.update((real, *self._listing.aliases(real)))
         return found
 

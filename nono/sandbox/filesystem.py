@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from nono.errors import PolicyError
 from nono.kernel import landlock
-from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathGrant
+from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathGrant, is_at_or_below
 from nono.sandbox import expansion
 from nono.sandbox.expansion import ABSENT, DEVICE, DIRECTORY, FILE, LINK, STREAM, Entry, Expansion, ancestors
 from nono.sandbox.plan import Plan
@@ -119,9 +119,9 @@ class _Mounts:
         found = []
         for other in others:
             other_root = self._at[other][1]
-            if other != point and _is_at_or_below(inside, other_root):
+            if other != point and is_at_or_below(inside, other_root):
                 found.append(_join(other, inside[len(other_root) if other_root != "/" else 0 :]))
-            elif other != point and _is_at_or_below(other_root, inside):
+            elif other != point and is_at_or_below(other_root, inside):
                 found.append(other)
         return found
 
@@ -136,10 +136,6 @@ def _unescape(field: bytes) -> str:
 def _join(directory: str, rest: str) -> str:
     rest = rest.strip("/")
     return f"{directory.rstrip('/')}/{rest}" if rest else directory
-
-
-def _is_at_or_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def expand(capabilities: CapabilitySet) -> Expansion:

@@ -34,7 +34,7 @@ from nono.kernel.spawn import (
     MOUNT_WRITABLE,
     Mount,
 )
-from nono.policy.capabilities import READ, WRITE
+from nono.policy.capabilities import READ, WRITE, is_at_or_below
 from nono.record import Record
 from nono.sandbox.expansion import DIRECTORY, EXPANDED, FILE, STREAM, Entry, Expansion, Piece, ancestors
 
@@ -85,7 +85,7 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
     own_tmp = own_tmp and _fits_into("/tmp", replaced, temporary_directory, workdir)
     is_confined = "/" not in expansion.writable
     granted = _topmost(expansion.writable) if is_confined else []
-    shared = [path for path in granted if _is_at_or_below(path, "/dev/shm")]
+    shared = [path for path in granted if is_at_or_below(path, "/dev/shm")]
     writable = [path for path in granted if not _is_below(path, "/dev") or (path in shared and not own_devices)]
     mounts = [Mount(MOUNT_BIND, path, path, optional=True) for path in (*writable, *expansion.read_only)]
     rules = [("/proc", _READ)]
@@ -130,7 +130,7 @@ def _fits_into(directory: str, expansion: Expansion, temporary_directory: str, w
     return (
         all(_covers(seen, path) for path in named)
         and all(_covers(whole, piece.path) for piece in below)
-        and not any(_is_at_or_below(path, directory) for path in expansion.read_only)
+        and not any(is_at_or_below(path, directory) for path in expansion.read_only)
         and (not _is_below(workdir, directory) or _covers(seen, workdir))
     )
 
@@ -138,7 +138,7 @@ def _fits_into(directory: str, expansion: Expansion, temporary_directory: str, w
 def _pieces_at_or_below(directory: str, expansion: Expansion) -> list[Piece]:
     """Return the pieces there but for standard streams: /proc/self/fd leads to those past all mounts."""
     streams = {grant.path for grant in expansion.grants if grant.origin == STREAM}
-    return [piece for piece in expansion.pieces if _is_at_or_below(piece.path, directory) and piece.path not in streams]
+    return [piece for piece in expansion.pieces if is_at_or_below(piece.path, directory) and piece.path not in streams]
 
 
 def _devices(expansion: Expansion) -> Iterator[Mount]:
@@ -202,10 +202,6 @@ def _covers_of(masked: Iterable[Entry]) -> Iterator[Mount]:
 
 def _is_below(path: str, directory: str) -> bool:
     return path.startswith(directory.rstrip("/") + "/")
-
-
-def _is_at_or_below(path: str, directory: str) -> bool:
-    return path == directory or _is_below(path, directory)
 
 
 def _covers(directories: AbstractSet[str], path: str) -> bool:

@@ -15,7 +15,6 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import tempfile
 import time
@@ -26,7 +25,7 @@ from typing import NamedTuple, NoReturn
 import pytest
 
 from nono.kernel import landlock, process
-from nono.kernel.spawn import EVENT_EXITED, MESSAGE_BYTES, Child, TerminalSpec, prepare
+from nono.kernel.spawn import EVENT_EXITED, Child, TerminalSpec, prepare, receive_event
 from nono.policy.capabilities import (
     NETWORK_PROXY,
     READ,
@@ -267,10 +266,8 @@ def _plan(capabilities: CapabilitySet, wall: Wall, scratch: str, workdir: str) -
 
 def _wait(child: Child) -> int:
     """Wait for the agent's end; return its wait status."""
-    while select.select([child.control_fd, child.pidfd], [], []) and (
-        message := os.read(child.control_fd, MESSAGE_BYTES)
-    ):
-        kind, value = struct.unpack("=ii", message)
+    while select.select([child.control_fd, child.pidfd], [], []) and (said := receive_event(child.control_fd)):
+        kind, value = said
         if kind == EVENT_EXITED:
             return int(value)
     return signal.SIGKILL

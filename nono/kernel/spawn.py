@@ -25,6 +25,7 @@ Facts for the caller:
 from __future__ import annotations
 
 import os
+import struct
 from errno import (
     E2BIG,
     EACCES,
@@ -74,7 +75,7 @@ SUPPORTED_NAMESPACES = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUT
 INSTRUCTION_BYTES = 8  # struct sock_filter
 
 # struct nono_message: what init and caller say to each other, a packet each.
-MESSAGE_BYTES = 8
+_MESSAGE = struct.Struct("=ii")
 EVENT_EXITED = lib.NONO_EVENT_EXITED  # value: the agent's wait status
 EVENT_STOPPED = lib.NONO_EVENT_STOPPED  # value: the signal that stopped it
 COMMAND_SIGNAL = lib.NONO_COMMAND_SIGNAL  # value: for the agent's group, and for itself where it has left that
@@ -90,6 +91,28 @@ MOUNT_FILE = lib.NONO_MOUNT_FILE
 MOUNT_LINK = lib.NONO_MOUNT_LINK
 
 _HOST_MULTIPLEXER = "/dev/ptmx"
+
+
+def send_command(control_fd: int, kind: int, value: int) -> None:
+    """Tell the init something. kind: COMMAND_*. Raises OSError where it is gone, or does not listen."""
+    os.write(control_fd, _MESSAGE.pack(kind, value))
+
+
+def receive_event(control_fd: int) -> tuple[int, int] | None:
+    """Return what the init says, as (EVENT_*, value); None when it is gone.
+
+    Raises BlockingIOError where the descriptor does not block and nothing was said.
+    """
+    try:
+        message = os.read(control_fd, _MESSAGE.size)
+    except BlockingIOError:
+        raise
+    except OSError:
+        message = b""
+    if not message:
+        return None
+    kind, value = _MESSAGE.unpack(message)
+    return kind, value
 
 
 class Mount(Record):

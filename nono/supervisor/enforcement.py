@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import select
-import struct
+from signal import SIGKILL
 from time import monotonic
 
 from nono.errors import NonoError
@@ -24,11 +24,11 @@ from nono.kernel.spawn import (
     CLONE_NEWPID,
     CLONE_NEWUSER,
     EVENT_EXITED,
-    MESSAGE_BYTES,
     MOUNT_NEW,
     Mount,
     SpawnError,
     prepare,
+    receive_event,
 )
 from nono.policy.capabilities import (
     LANDLOCK_LEAKS,
@@ -190,10 +190,7 @@ def _ends_well(control_fd: int) -> bool:
     poll.register(control_fd, select.POLLIN)
     deadline = monotonic() + _TIMEOUT_S
     while poll.poll(max(0.0, deadline - monotonic()) * 1000):
-        message = os.read(control_fd, MESSAGE_BYTES)
-        if len(message) < MESSAGE_BYTES:
-            break
-        kind, value = struct.unpack("=ii", message)
+        kind, value = receive_event(control_fd) or (EVENT_EXITED, SIGKILL)
         if kind == EVENT_EXITED:
-            return bool(value == 0)
+            return value == 0
     return False

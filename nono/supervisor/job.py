@@ -25,11 +25,17 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from importlib import import_module
 from time import monotonic
 
-from nono.kernel.spawn import COMMAND_FOREGROUND, COMMAND_SIGNAL, EVENT_EXITED, EVENT_STOPPED, MESSAGE_BYTES
+from nono.kernel.spawn import (
+    COMMAND_FOREGROUND,
+    COMMAND_SIGNAL,
+    EVENT_EXITED,
+    EVENT_STOPPED,
+    receive_event,
+    send_command,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,15 +138,11 @@ class Job:
         """Act on what the init has said; does not wait."""
         while not self._exited:
             try:
-                message = os.read(self._child.control_fd, MESSAGE_BYTES)
+                event = receive_event(self._child.control_fd)
             except BlockingIOError:
                 return
-            except OSError:
-                message = b""
-            kind, value = (int.from_bytes(message[at : at + 4], sys.byteorder, signed=True) for at in (0, 4))
-            if not message:
-                self._end(signal.SIGKILL)
-            elif kind == EVENT_EXITED:
+            kind, value = event or (EVENT_EXITED, signal.SIGKILL)
+            if kind == EVENT_EXITED:
                 self._end(value)
             elif kind == EVENT_STOPPED:
                 self._stop(value)
@@ -167,8 +169,7 @@ class Job:
         if self._exited:
             return
         try:
-            message = b"".join(each.to_bytes(4, sys.byteorder, signed=True) for each in (kind, value))
-            os.write(self._child.control_fd, message)
+            send_command(self._child.control_fd, kind, value)
         except OSError:
             pass  # it has ended, which comes as an event
 

@@ -24,13 +24,14 @@ from nono.kernel.spawn import (
     COMMAND_SIGNAL,
     EVENT_EXITED,
     EVENT_STOPPED,
-    MESSAGE_BYTES,
     MOUNT_NEW,
     Child,
     Mount,
     SpawnError,
     TerminalSpec,
     prepare,
+    receive_event,
+    send_command,
 )
 
 ISOLATED = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC
@@ -125,15 +126,12 @@ def start(
 def event(child: Child, wait_s: float = 20) -> tuple[int, int]:
     """Return kind and value of the next message of the init; (EVENT_EXITED, 9) when it is gone itself."""
     assert select.select([child.control_fd, child.pidfd], [], [], wait_s)[0], "the init says nothing"
-    message = os.read(child.control_fd, MESSAGE_BYTES) if select.select([child.control_fd], [], [], 0)[0] else b""
-    if not message:
-        return EVENT_EXITED, signal.SIGKILL
-    kind, value = struct.unpack("=ii", message)
-    return kind, value
+    said = receive_event(child.control_fd) if select.select([child.control_fd], [], [], 0)[0] else None
+    return said or (EVENT_EXITED, signal.SIGKILL)
 
 
 def send_signal(child: Child, number: int) -> None:
-    os.write(child.control_fd, struct.pack("=ii", COMMAND_SIGNAL, number))
+    send_command(child.control_fd, COMMAND_SIGNAL, number)
 
 
 def wait(child: Child, wait_s: float = 20) -> int:

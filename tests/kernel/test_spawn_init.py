@@ -24,6 +24,7 @@ from nono.kernel.spawn import (
     Child,
     Prepared,
     prepare,
+    send_command,
 )
 from tests.kernel import inside
 from tests.kernel.inside import (
@@ -109,7 +110,7 @@ def test_stays_after_the_agent_until_the_socket_ends(namespaces: int) -> None:
     with running("/bin/true", namespaces=namespaces) as child:
         assert event(child) == (EVENT_EXITED, 0)
         send_signal(child, signal.SIGKILL)  # for nobody
-        os.write(child.control_fd, struct.pack("=ii", COMMAND_FOREGROUND, 1))
+        send_command(child.control_fd, COMMAND_FOREGROUND, 1)
         assert not has_ended(child.pidfd, 0.1)
         pidfd = os.dup(child.pidfd)
     assert has_ended(pidfd, 0)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from nono.kernel.spawn import COMMAND_FOREGROUND, EVENT_EXITED, EVENT_STOPPED, Child, TerminalSpec
+from nono.kernel.spawn import COMMAND_FOREGROUND, EVENT_EXITED, EVENT_STOPPED, Child, TerminalSpec, send_command
 from tests.kernel import inside
 from tests.kernel.inside import EVERYWHERE, event, failure, start
 
@@ -60,7 +60,7 @@ def shown(child: Child, until: str = "", wait_s: float = 20) -> str:
 
 
 def give_foreground(child: Child, to_agent: bool) -> None:
-    os.write(child.control_fd, struct.pack("=ii", COMMAND_FOREGROUND, to_agent))
+    send_command(child.control_fd, COMMAND_FOREGROUND, to_agent)
 
 
 def foreground_becomes(child: Child, group: int, wait_s: float = 20) -> bool:

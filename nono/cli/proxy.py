@@ -19,14 +19,14 @@ import os
 from collections.abc import Mapping
 
 from nono.cli import render
-from nono.cli.live import LiveView
-from nono.cli.run import (
+from nono.cli.flags import (
     add_credential_arguments,
     add_host_arguments,
     add_upstream_arguments,
     network_request,
     parse_port,
 )
+from nono.cli.live import LiveView
 from nono.session import serve as session
 
 

@@ -84,12 +84,14 @@ struct nono_message {
 
 #define NONO_MOUNT_NEW 1          /* a file system of type `source`, with flags and data */
 #define NONO_MOUNT_BIND 2         /* `source` and what is mounted below it, at `target` too */
-#define NONO_MOUNT_MOVE 3
-#define NONO_MOUNT_READ_ONLY 4    /* `target` and all that is mounted below it */
-#define NONO_MOUNT_WRITABLE 5     /* the reverse; flags not 0: without what is below */
-#define NONO_MOUNT_DIRECTORY 6    /* no mounts, but what they need; flags: the mode */
-#define NONO_MOUNT_FILE 7
-#define NONO_MOUNT_LINK 8         /* `target` leads to `source` */
+#define NONO_MOUNT_BIND_READ_ONLY 3 /* the same, all of it read-only */
+#define NONO_MOUNT_BIND_WRITABLE 4  /* the reverse; not what was read-only for the caller */
+#define NONO_MOUNT_MOVE 5
+#define NONO_MOUNT_READ_ONLY 6    /* what is mounted at `target`, and below it */
+#define NONO_MOUNT_WRITABLE 7     /* what is mounted at `target`, without what is below it */
+#define NONO_MOUNT_DIRECTORY 8    /* no mounts, but what they need; flags: the mode */
+#define NONO_MOUNT_FILE 9
+#define NONO_MOUNT_LINK 10        /* `target` leads to `source` */
 struct nono_mount {
 	int kind;
 	int optional;                  /* goes on where something is missing, out of reach, or there */

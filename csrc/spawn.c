@@ -178,26 +178,52 @@ is_directory(int fd)
 }
 
 static int
-bind_mount(const char *source, const char *target)
+set_read_only(int fd, int read_only, unsigned int flags)
 {
-	int from, to, tree = -1, rc = -1, error;
+	struct nono_mount_attr attr;
 
-	from = open_real(source);
-	error = errno;
-	to = from < 0 ? -1 : open_real(target);
+	memset(&attr, 0, sizeof(attr));
+	if (read_only)
+		attr.attr_set = NONO_MOUNT_ATTR_RDONLY;
+	else
+		attr.attr_clr = NONO_MOUNT_ATTR_RDONLY;
+	return (int)syscall(__NR_mount_setattr, fd, "", flags | AT_EMPTY_PATH, &attr, sizeof(attr));
+}
+
+/* What is changed is a copy that is mounted nowhere yet, of the very file that was opened. */
+static int
+set_tree_read_only(int tree, int kind)
+{
+	if (kind == NONO_MOUNT_BIND)
+		return 0;
+	if (set_read_only(tree, kind == NONO_MOUNT_BIND_READ_ONLY, AT_RECURSIVE) == 0)
+		return 0;
+	/* Where a mount was read-only before us, the kernel refuses; it stays so, and what is below. */
+	if (kind == NONO_MOUNT_BIND_READ_ONLY || errno != EPERM)
+		return -1;
+	return set_read_only(tree, 0, 0) == 0 || errno == EPERM ? 0 : -1;
+}
+
+static int
+bind_mount(const struct nono_mount *mount_)
+{
+	int from, to = -1, tree = -1, rc = -1, error;
+
+	from = open_real(mount_->source);
+	if (from >= 0)
+		to = strcmp(mount_->source, mount_->target) == 0 ? from : open_real(mount_->target);
 	if (to >= 0)
 		tree = (int)syscall(__NR_open_tree, from, "",
 				    NONO_OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE);
-	if (tree >= 0)
+	if (tree >= 0 && set_tree_read_only(tree, mount_->kind) == 0)
 		rc = (int)syscall(__NR_move_mount, tree, "", to, "",
 				  NONO_MOVE_MOUNT_F_EMPTY_PATH | NONO_MOVE_MOUNT_T_EMPTY_PATH);
-	if (from >= 0)
-		error = errno;
+	error = errno;
 	if (rc < 0 && tree >= 0 && is_directory(from) != is_directory(to))
 		error = ENOTDIR; /* the kernel says EINVAL, which may mean much */
 	if (tree >= 0)
 		close(tree);
-	if (to >= 0)
+	if (to >= 0 && to != from)
 		close(to);
 	if (from >= 0)
 		close(from);
@@ -206,19 +232,13 @@ bind_mount(const char *source, const char *target)
 }
 
 static int
-set_read_only(const char *path, int read_only, unsigned int flags)
+change_mount(const char *path, int read_only, unsigned int flags)
 {
-	struct nono_mount_attr attr;
 	int rc, error, fd = open_real(path);
 
 	if (fd < 0)
 		return -1;
-	memset(&attr, 0, sizeof(attr));
-	if (read_only)
-		attr.attr_set = NONO_MOUNT_ATTR_RDONLY;
-	else
-		attr.attr_clr = NONO_MOUNT_ATTR_RDONLY;
-	rc = (int)syscall(__NR_mount_setattr, fd, "", flags | AT_EMPTY_PATH, &attr, sizeof(attr));
+	rc = set_read_only(fd, read_only, flags);
 	error = errno == EINVAL ? ENOENT : errno; /* nothing is mounted there: it was replaced */
 	close(fd);
 	errno = error;
@@ -234,16 +254,15 @@ carry_out(const struct nono_mount *mount_)
 	case NONO_MOUNT_NEW:
 		return mount(mount_->source, mount_->target, mount_->source, mount_->flags, mount_->data);
 	case NONO_MOUNT_BIND:
-		return bind_mount(mount_->source, mount_->target);
+	case NONO_MOUNT_BIND_READ_ONLY:
+	case NONO_MOUNT_BIND_WRITABLE:
+		return bind_mount(mount_);
 	case NONO_MOUNT_MOVE:
 		return mount(mount_->source, mount_->target, NULL, MS_MOVE, NULL);
 	case NONO_MOUNT_READ_ONLY:
-		return set_read_only(mount_->target, 1, AT_RECURSIVE);
+		return change_mount(mount_->target, 1, AT_RECURSIVE);
 	case NONO_MOUNT_WRITABLE:
-		if (mount_->flags == 0 && set_read_only(mount_->target, 0, AT_RECURSIVE) == 0)
-			return 0;
-		/* Where a mount below was read-only before us, the kernel refuses; it stays so. */
-		return mount_->flags != 0 || errno == EPERM ? set_read_only(mount_->target, 0, 0) : -1;
+		return change_mount(mount_->target, 0, 0);
 	case NONO_MOUNT_DIRECTORY:
 		return mkdir(mount_->target, (mode_t)mount_->flags);
 	case NONO_MOUNT_FILE:

@@ -3,7 +3,8 @@
 Landlock says what may be read and written; what it cannot do is done here, on top of it:
 
 - everything outside of the writable grants is read-only, so that chmod, chown, utime and setxattr, which Landlock does
-  not restrict, reach nothing else;
+  not restrict, reach nothing else. All is made read-only at once; each grant is then mounted on itself, by a copy of
+  what was opened that is writable before it is anywhere to be seen;
 - what is denied inside a granted directory is covered by something empty that nobody may open, so that not even its
   names show. Landlock denies it as well;
 - /proc is that of the PID namespace: the agent sees its own processes;
@@ -25,6 +26,8 @@ from collections.abc import Set as AbstractSet
 from nono.kernel import landlock
 from nono.kernel.spawn import (
     MOUNT_BIND,
+    MOUNT_BIND_READ_ONLY,
+    MOUNT_BIND_WRITABLE,
     MOUNT_DIRECTORY,
     MOUNT_FILE,
     MOUNT_LINK,
@@ -84,10 +87,7 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
     own_tmp = expansion.has_tmp and not _covers(around, "/tmp")
     own_tmp = own_tmp and _fits_into("/tmp", replaced, temporary_directory, workdir)
     is_confined = "/" not in expansion.writable
-    granted = _topmost(expansion.writable) if is_confined else []
-    shared = [path for path in granted if is_at_or_below(path, "/dev/shm")]
-    writable = [path for path in granted if not _is_below(path, "/dev") or (path in shared and not own_devices)]
-    mounts = [Mount(MOUNT_BIND, path, path, optional=True) for path in (*writable, *expansion.read_only)]
+    mounts: list[Mount] = []
     rules = [("/proc", _READ)]
     if own_devices:
         mounts += _devices(replaced)
@@ -98,14 +98,19 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
     mounts.append(Mount(MOUNT_NEW, "/proc", "proc", _NOSUID | _NODEV | _NOEXEC))
     if is_confined:
         mounts.append(Mount(MOUNT_READ_ONLY, "/"))
-        mounts += (Mount(MOUNT_WRITABLE, path, optional=True) for path in writable)
         alone = (*(("/dev/shm", "/dev/pts") if own_devices else ()), *(("/tmp",) if own_tmp else ()))
-        mounts += (Mount(MOUNT_WRITABLE, path, flags=1) for path in alone)
-        mounts += (Mount(MOUNT_WRITABLE, path, optional=True) for path in shared if own_devices)
-        mounts += (Mount(MOUNT_READ_ONLY, path, optional=True) for path in expansion.read_only)
+        mounts += (Mount(MOUNT_WRITABLE, path) for path in alone)
+        granted = _topmost(expansion.writable)
+        mounts += [Mount(MOUNT_BIND_WRITABLE, path, path, 0, "", True) for path in granted if _can_be_written(path)]
+    mounts += (Mount(MOUNT_BIND_READ_ONLY, path, path, optional=True) for path in expansion.read_only)
     if own_devices:  # last, as read-only as /dev is by now
         mounts += _covers_of(expansion.masked)
     return View(tuple(mounts), tuple(rules), own_devices)
+
+
+def _can_be_written(path: str) -> bool:
+    """Whether the mount of a writable grant may be writable: not the devices', nor the kernel's settings."""
+    return is_at_or_below(path, "/dev/shm") or not path.startswith(("/dev/", "/proc/"))
 
 
 def _near(expansion: Expansion, directories: tuple[str, ...]) -> Expansion:

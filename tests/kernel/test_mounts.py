@@ -11,6 +11,8 @@ from nono.kernel.spawn import (
     CLONE_NEWNS,
     CLONE_NEWUSER,
     MOUNT_BIND,
+    MOUNT_BIND_READ_ONLY,
+    MOUNT_BIND_WRITABLE,
     MOUNT_READ_ONLY,
     MOUNT_WRITABLE,
     Mount,
@@ -30,11 +32,7 @@ def mounted(*mounts: Mount) -> dict[str, str]:
 
 def bound_and_writable(path: Path) -> tuple[Mount, ...]:
     """As mounts.py has it for what is granted for writing."""
-    return (
-        Mount(MOUNT_BIND, str(path), str(path), optional=True),
-        Mount(MOUNT_READ_ONLY, "/"),
-        Mount(MOUNT_WRITABLE, str(path), optional=True),
-    )
+    return (Mount(MOUNT_READ_ONLY, "/"), Mount(MOUNT_BIND_WRITABLE, str(path), str(path), optional=True))
 
 
 def test_what_is_planned_is_writable_and_nothing_else(tmp_path: Path) -> None:
@@ -52,6 +50,17 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path, inside: str) -> Non
     found = mounted(*bound_and_writable(tmp_path / "granted" / inside))
     assert not [path for path in found if path.startswith(str(tmp_path))]
     assert "ro" in found["/"].split(",")
+
+
+@pytest.mark.parametrize("kind", [MOUNT_BIND_READ_ONLY, MOUNT_BIND_WRITABLE])
+def test_only_the_copy_is_changed(tmp_path: Path, kind: int) -> None:
+    """What is bound keeps what it has where it came from; a copy that finds no place is gone."""
+    (tmp_path / "granted").mkdir()
+    source, target = str(tmp_path / "granted"), str(tmp_path / "missing")
+    before = (Mount(MOUNT_READ_ONLY, "/"),) if kind == MOUNT_BIND_WRITABLE else ()
+    found = mounted(*before, Mount(kind, target, source, optional=True))
+    assert not [path for path in found if path.startswith(str(tmp_path))]
+    assert ("ro" in found["/"].split(",")) == bool(before)
 
 
 def test_what_is_not_optional_fails(tmp_path: Path) -> None:

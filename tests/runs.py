@@ -166,6 +166,20 @@ class Site:
             process.args, process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
         )
 
+    def nono(
+        self, arguments: Iterable[str], *, input: str = "", environment: Mapping[str, str] = NOTHING
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `nono ARGUMENTS`, any verb, in the working directory; `input` is what it reads."""
+        return subprocess.run(
+            [sys.executable, "-m", "nono", *arguments],
+            input=input,
+            cwd=self.work,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+
     @contextmanager
     def working(self, flags: Iterable[str], command: Iterable[str], **options: Any) -> Iterator[dict[str, Any]]:
         """Start an agent and yield its first line of JSON, with the "supervisor"'s pid, while it holds still.

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "run": ("nono.cli.run", "run a command in the sandbox, with the proxy beside it"),
+    "shell": ("nono.cli.shell", "start your shell in the sandbox"),
     "proxy": ("nono.cli.proxy", "run the proxy alone, for an agent isolated by other means"),
     "credential": ("nono.cli.credential", "store, check, list and remove keys in the keystore"),
     "profile": ("nono.cli.profile", "list the groups of hosts that network profiles are made of"),

@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from nono.cli.messages import Messages
     from nono.proxy.services import Exchange
 
 RATE, BURST = 20, 60
@@ -32,7 +33,10 @@ _TARGET, _REASON = 160, 240  # characters shown
 class LiveView:
     """Shows exchanges on a file descriptor; never waits for it."""
 
-    def __init__(self, fd: int = 2) -> None:
+    def __init__(self, messages: Messages | None = None, fd: int = 2) -> None:
+        """messages: logs each line and, where it is silent and has a log, is all that hears of them."""
+        self._messages = messages
+        self._is_shown = messages is None or not (messages.is_silent and messages.is_logged)
         self._fd = fd
         self._end = "\r\n" if os.isatty(fd) else "\n"
         self._left = float(BURST)  # lines that may be written now
@@ -41,6 +45,11 @@ class LiveView:
 
     def show(self, exchanges: Sequence[Exchange]) -> None:
         """Write a line for each, as far as that may be. Raises nothing."""
+        if self._messages is not None and self._messages.is_logged:
+            for exchange in exchanges:
+                self._messages.line(line(exchange))
+        if not self._is_shown:
+            return
         now = monotonic()
         self._left = min(BURST, self._left + (now - self._at) * RATE)
         self._at = now

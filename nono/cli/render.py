@@ -1,7 +1,8 @@
 """Results -> text for a person. The voice of DESIGN section 5: a few aligned lines on stderr, nothing else.
 
-Control characters never reach the terminal as they are: a path or a name that an agent chose must not be able to
-repaint the screen.
+What is said is made as rows, (label, text) each, in the order paths, network, credentials, limits, wall; table() sets
+them in COLUMNS columns, a label's colour only where a terminal shows it. Control characters never reach the terminal as
+they are: a path or a name that an agent chose must not be able to repaint the screen.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ if TYPE_CHECKING:
 
 _ACCESS = {READ: "read", WRITE: "write", READ | WRITE: "read+write"}
 _WIDTH = 11
+COLUMNS = 80
+_MARGIN = 6 + _WIDTH + 1
+_COLOURS = {"denied": 31, "warning": 33, "leaks": 33, "unprotected": 33, "note": 36}  # SGR: red, yellow, cyan
 _MAX_DENIED = 10
 GRANT = " The operator can grant it with "  # in a refusal's reason, before the flag (policy/allowlist.py)
 _HOSTS_SHOWN = 8
 _PATHS_SHOWN = 8
 
 
-def summary(what: Summary, home: str, verbose: bool) -> str:
-    """Return the lines that say what the child may do."""
+def summary(what: Summary, home: str, verbose: bool) -> list[tuple[str, str]]:
+    """Return the rows that say what the child may do."""
     rows: list[tuple[str, str]] = []
     system = [grant.path for grant in what.grants if grant.optional and grant.origin != COMMAND]
     loud = [grant for grant in what.grants if not grant.optional or _is_news(grant, system)]
@@ -43,24 +47,62 @@ def summary(what: Summary, home: str, verbose: bool) -> str:
     else:
         rows.append(("read", f"system ({len(quiet)} paths, -v to list)"))
     rows += _exceptions(what.capabilities, home, verbose)
-    rows += _network(what, home, verbose)
-    if what.withheld:
-        few = "1 variable" if len(what.withheld) == 1 else f"{len(what.withheld)} variables"
-        names = ", ".join(map(printable, what.withheld)) if verbose else f"{few} (-v to list)"
-        rows.append(("withheld", names))
-    rows += _held(what)
+    rows += _network(what, verbose)
+    rows += _credentials(what, home, verbose)
     rows += [("" if index else "limits", line) for index, line in enumerate(what.limits)]
-    for note in what.notes:
-        rows.append(("note", printable(note)))
+    rows += [("note", printable(note)) for note in what.notes]
     rows.append(("wall", what.wall))
     rows += [("" if index else "leaks", printable(leak)) for index, leak in enumerate(what.leaks)]
-    return "".join(f"{'nono' if first else '    '}  {label:<{_WIDTH}} {text}\n" for first, label, text in _first(rows))
+    return rows
+
+
+def table(rows: Sequence[tuple[str, str]], *, colour: bool = False) -> str:
+    """Return the rows as lines of at most COLUMNS columns, unless a single word is longer.
+
+    colour: the labels have their colours, for a terminal.
+    """
+    lines = []
+    for label, text in rows:
+        padded = f"{label:<{_WIDTH}}"
+        if colour and label in _COLOURS:
+            padded = f"\033[{_COLOURS[label]}m{padded}\033[0m"
+        first, *more = _folded(text, COLUMNS - _MARGIN)
+        lines += [f"{padded} {first}", *(f"{'':<{_WIDTH}} {line}" for line in more)]
+    return "".join(f"{'    ' if index else 'nono'}  {line}".rstrip() + "\n" for index, line in enumerate(lines))
+
+
+def shows_colour() -> bool:
+    """Whether standard error is a terminal whose user wants colours (NO_COLOR: no-color.org)."""
+    environment = os.environ
+    return (
+        sys.stderr is not None
+        and sys.stderr.isatty()
+        and not environment.get("NO_COLOR")
+        and environment.get("TERM") != "dumb"
+    )
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """Return `text` as lines of at most `width`, broken at spaces; those after the first are indented."""
+    lines: list[str] = []
+    indent = ""
+    while len(text) > width:
+        at = text.rfind(" ", len(indent) + 1, width + 1)
+        if at < 0:
+            at = text.find(" ", len(indent) + 1)
+        if at < 0 or not text[at:].strip():
+            break
+        indent = "  " + " " * (len(text) - len(text.lstrip())) if not lines else indent
+        lines.append(text[:at].rstrip())
+        text = indent + text[at:].lstrip()
+    return [*lines, text]
 
 
 def notice(sentence: str) -> None:
     """Tell the user something while he waits, or while the agent has made the terminal raw."""
-    end = "\r\n" if sys.stderr is not None and sys.stderr.isatty() else "\n"
-    to_stderr(f"nono  {'note':<{_WIDTH}} {printable(sentence)}{end}")
+    text = table([("note", printable(sentence))], colour=shows_colour())
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    to_stderr(text.replace("\n", "\r\n") if is_terminal else text)
 
 
 def to_stderr(text: str) -> None:
@@ -73,7 +115,7 @@ def to_stderr(text: str) -> None:
         pass
 
 
-def denied(reasons: Sequence[str]) -> str:
+def denied(reasons: Sequence[str]) -> list[tuple[str, str]]:
     """Return the footer: what was refused that a flag would grant, and the flag; nothing where nothing was."""
     rows = []
     for reason in reasons:
@@ -82,19 +124,19 @@ def denied(reasons: Sequence[str]) -> str:
             rows.append(("denied", f"{printable(sentence)}  {printable(flag)}"))
     if len(rows) > _MAX_DENIED:
         rows[_MAX_DENIED:] = [("", f"{len(rows) - _MAX_DENIED} more, in the audit log")]
-    return "".join(f"{'nono' if first else '    '}  {label:<{_WIDTH}} {text}\n" for first, label, text in _first(rows))
+    return rows
 
 
-def plan(what: Summary, home: str) -> str:
+def plan(what: Summary, home: str) -> list[tuple[str, str]]:
     """Return the whole of what `--dry-run` shows: the summary in full, the denied paths and the child's variables."""
-    lines = [summary(what, home, verbose=True)]
+    rows = summary(what, home, verbose=True)
     for deny in what.capabilities.denies:
         label = "denied" if deny.access & READ else "read-only"
         holes = f", but for {', '.join(_short(hole, home) for hole in deny.holes)}" if deny.holes else ""
-        lines.append(f"      {label:<{_WIDTH}} {_short(deny.path, home)}  ({deny.group}){holes}\n")
-    lines += [f"      {'set':<{_WIDTH}} {name}\n" for name in what.added_variables]
-    lines.append(f"      {'command':<{_WIDTH}} {' '.join(map(printable, what.argv))}\n")
-    return "".join(lines)
+        rows.append((label, f"{_short(deny.path, home)}  ({deny.group}){holes}"))
+    rows += [("set", name) for name in what.added_variables]
+    rows.append(("command", " ".join(map(printable, what.argv))))
+    return rows
 
 
 def printable(text: str) -> str:
@@ -132,17 +174,26 @@ def _exceptions(has: CapabilitySet, home: str, verbose: bool) -> list[tuple[str,
     return rows
 
 
-def _held(what: Summary) -> list[tuple[str, str]]:
-    """Warn of secrets that the agent gets. Variables alone: a reference may be a key that was pasted in its place."""
-    rows = [
+def _credentials(what: Summary, home: str, verbose: bool) -> list[tuple[str, str]]:
+    """Say where keys come from, and warn of secrets that the agent gets; what is withheld from it.
+
+    Variables alone are named: a reference may be a key that was pasted in its place.
+    """
+    stored = [f"{route}  ({_short(store, home)})" for route, _, store in what.routes if store]
+    rows = [("" if index else "credentials", text) for index, text in enumerate(stored)]
+    rows += [
         ("warning", f"the agent holds the real key of {printable(variable)}")
         for _, variable in what.capabilities.env_credentials
     ]
     rows += [("warning", f"the agent gets {printable(name)} as it is  (allow_vars)") for name in what.exposed]
+    if what.withheld:
+        few = "1 variable" if len(what.withheld) == 1 else f"{len(what.withheld)} variables"
+        names = ", ".join(map(printable, what.withheld)) if verbose else f"{few}  (-v to list)"
+        rows.append(("withheld", names))
     return rows
 
 
-def _network(what: Summary, home: str, verbose: bool) -> list[tuple[str, str]]:
+def _network(what: Summary, verbose: bool) -> list[tuple[str, str]]:
     has = what.capabilities
     if has.network == NETWORK_OPEN:
         return [
@@ -153,9 +204,7 @@ def _network(what: Summary, home: str, verbose: bool) -> list[tuple[str, str]]:
         ]
     rows = [("network", "blocked")]
     if has.network != NETWORK_BLOCKED:
-        reachable = []
-        for route, host, store in what.routes:
-            reachable.append(f"{route} → {host}" + (f"  ({_short(store, home)})" if store else ""))
+        reachable = [f"{route} → {host}" for route, host, _ in what.routes]
         for profile in has.network_profile.split(" + ") if has.network_profile else ():
             reachable += _profile(profile, verbose)
         shown = has.allowed_hosts if verbose else has.allowed_hosts[:_HOSTS_SHOWN]
@@ -215,10 +264,6 @@ def _wider(text: str, has: CapabilitySet) -> str:
 
 def _ports(ports: tuple[int, ...]) -> str:
     return ", ".join(map(str, ports))
-
-
-def _first(rows: list[tuple[str, str]]) -> list[tuple[bool, str, str]]:
-    return [(index == 0, label, text) for index, (label, text) in enumerate(rows)]
 
 
 def home_of(environment: os._Environ[str] | dict[str, str]) -> str:

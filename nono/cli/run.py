@@ -19,6 +19,7 @@ from importlib import import_module
 
 from nono.cli import render
 from nono.cli.flags import add_policy_arguments, policy_request
+from nono.cli.messages import Messages, add_message_arguments
 from nono.errors import UsageError
 from nono.session import run as session
 
@@ -26,25 +27,32 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBOSE_HELP = "list every path and variable in the summary; show each request of the agent's when it has ended"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `nono run`."""
     parser.usage = "nono run [flags] -- COMMAND [ARGUMENT …]"
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags that start() reads."""
     add_policy_arguments(parser)
     other = parser.add_argument_group("other")
     other.add_argument("--dry-run", action="store_true", help="print what would be applied, start nothing")
-    other.add_argument("-v", "--verbose", action="count", default=0, help=VERBOSE_HELP)
-    other.add_argument("-s", "--silent", action="store_true", help="no summary, before or after")
+    add_message_arguments(other)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     if not arguments.command:
         raise UsageError("no command to run. Write it behind --, e.g.: nono run --allow-cwd -- bash")
+    return start(arguments, tuple(arguments.command))
+
+
+def start(arguments: argparse.Namespace, argv: tuple[str, ...]) -> int:
+    """Run `argv` as the flags say; return its exit status."""
     order = session.Order(
-        argv=tuple(arguments.command),
+        argv=argv,
         request=policy_request(arguments),
         profile=arguments.profile,
         workdir=arguments.workdir,
@@ -52,19 +60,19 @@ def run(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
     )
     home = render.home_of(os.environ)
+    with Messages(silent=arguments.silent, log_file=arguments.log_file) as messages:
 
-    def tell(what: session.Summary) -> None:
-        if arguments.dry_run:
-            print(render.plan(what, home), end="")
-        elif not arguments.silent:
-            render.to_stderr(render.summary(what, home, verbose=arguments.verbose > 0))
+        def tell(what: session.Summary) -> None:
+            if arguments.dry_run:
+                print(render.table(render.plan(what, home)), end="")
+            else:
+                messages.rows(render.summary(what, home, verbose=arguments.verbose > 0))
 
-    def footer(reasons: Sequence[str]) -> None:
-        if not arguments.silent:
-            render.to_stderr(render.denied(reasons))
+        def footer(reasons: Sequence[str]) -> None:
+            messages.rows(render.denied(reasons))
 
-    if not arguments.verbose:
-        return session.run(order, os.environ, tell, render.notice, footer=footer)
-    with import_module("nono.cli.live").LiveView() as live:  # who does not watch does not wait for it
-        status: int = session.run(order, os.environ, tell, render.notice, live.show, footer)
-    return status
+        if not arguments.verbose:
+            return session.run(order, os.environ, tell, messages.notice, footer=footer)
+        with import_module("nono.cli.live").LiveView(messages) as live:  # who does not watch does not wait for it
+            status: int = session.run(order, os.environ, tell, messages.notice, live.show, footer)
+        return status

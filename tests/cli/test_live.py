@@ -76,7 +76,7 @@ def test_nothing_moves_the_cursor_and_nothing_is_endless() -> None:
 
 
 def test_a_flood_is_cut_and_counted(pipe: tuple[int, int]) -> None:
-    with LiveView(pipe[1]) as view:
+    with LiveView(fd=pipe[1]) as view:
         view.show([ALLOWED] * 100_000)
         view.show([ALLOWED] * 100_000)
     lines = read(pipe[0]).splitlines()
@@ -87,7 +87,7 @@ def test_a_flood_is_cut_and_counted(pipe: tuple[int, int]) -> None:
 def test_more_is_shown_after_a_while(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(live, "monotonic", lambda: now)
-    view = LiveView(pipe[1])
+    view = LiveView(fd=pipe[1])
     view.show([ALLOWED] * (live.BURST + 5))
     read(pipe[0])
     now = 2 / live.RATE
@@ -104,7 +104,7 @@ def test_nobody_is_waited_for(pipe: tuple[int, int]) -> None:
             full += os.write(pipe[1], b"." * 4096)
     except BlockingIOError:
         os.set_blocking(pipe[1], True)  # from here on a write would wait for ever
-    view = LiveView(pipe[1])
+    view = LiveView(fd=pipe[1])
     view.show([ALLOWED] * 2)
     assert len(read(pipe[0])) == full
     view.show([ALLOWED])
@@ -114,7 +114,7 @@ def test_nobody_is_waited_for(pipe: tuple[int, int]) -> None:
 def test_a_reader_that_left_is_no_error() -> None:
     read_fd, write_fd = os.pipe()
     os.close(read_fd)
-    with LiveView(write_fd) as view:
+    with LiveView(fd=write_fd) as view:
         view.show([ALLOWED])
     os.close(write_fd)
 
@@ -123,7 +123,7 @@ def test_lines_begin_at_the_left_of_a_raw_terminal() -> None:
     master, slave = pty.openpty()
     try:
         tty.setraw(slave)
-        with LiveView(slave) as view:
+        with LiveView(fd=slave) as view:
             view.show([ALLOWED, ALLOWED])
         assert os.read(master, 4096).decode() == 2 * (line(ALLOWED) + "\r\n")
     finally:

@@ -14,6 +14,11 @@ from nono.session.run import Summary
 PLACE = Place("/home/u", "/home/u/app", "/tmp", "/home/u/.config", "/home/u/.local/state", "/run/user/1")
 
 
+def unfolded(rows: list[tuple[str, str]]) -> list[str]:
+    """Each row as one line, however long."""
+    return [f"{label:<11} {text}".strip() for label, text in rows]
+
+
 def told(
     request: Request, *, verbose: bool = False, environment: dict[str, str] | None = None, intercepts: bool = True
 ) -> list[str]:
@@ -21,9 +26,9 @@ def told(
     capabilities = resolve(request, None, PLACE, (), environment or {})
     routes = tuple((route.name, route.upstream.split("/")[2], "") for route in capabilities.routes)
     summary = Summary(("true",), capabilities, (), routes, (), (), (), "none", intercepts)
-    lines = render.summary(summary, PLACE.home, verbose).splitlines()
-    (first,) = [index for index, line in enumerate(lines) if " network " in line]
-    return [line.strip() for line in lines[first:-1]]
+    lines = unfolded(render.summary(summary, PLACE.home, verbose))
+    (first,) = [index for index, line in enumerate(lines) if line.startswith("network ")]
+    return lines[first:-1]
 
 
 def test_names_profiles_groups_and_how_many_hosts_each_has() -> None:
@@ -108,7 +113,7 @@ def whole(request: Request, profile: str = "", *, verbose: bool = False, **field
     """The summary, each line without its margin."""
     capabilities = resolve(request, parse(profile, "p") if profile else None, PLACE)
     summary = Summary(("true",), capabilities, (), (), (), (), (), "Landlock 7, seccomp", True)._replace(**fields)
-    return [line[6:].strip() for line in render.summary(summary, PLACE.home, verbose).splitlines()]
+    return unfolded(render.summary(summary, PLACE.home, verbose))
 
 
 def test_says_what_is_limited_and_opened_and_leaks_in_one_order() -> None:
@@ -127,8 +132,8 @@ def test_says_what_is_limited_and_opened_and_leaks_in_one_order() -> None:
         "socket      /run/x.sock  (--allow-unix-socket)",
         "socket      own ones, where it may write  (--allow-unix-socket own)",
         "network     blocked",
-        "withheld    1 variable (-v to list)",
         "warning     the agent holds the real key of ANTHROPIC_API_KEY",
+        "withheld    1 variable  (-v to list)",
         "limits      2 GiB memory for all together  (--memory)",
         "10 min  (--timeout)",
         "wall        Landlock 7, seccomp",
@@ -155,5 +160,34 @@ def test_a_long_list_of_denied_paths_is_cut() -> None:
 
 def test_dry_run_names_the_hole_in_what_is_denied() -> None:
     capabilities = resolve(Request(bypass_protection=("~/.aws/config",)), None, PLACE)
-    text = render.plan(Summary(("true",), capabilities, (), (), (), (), (), "none"), PLACE.home)
-    assert "denied      ~/.aws  (deny_credentials), but for ~/.aws/config\n" in text
+    rows = render.plan(Summary(("true",), capabilities, (), (), (), (), (), "none"), PLACE.home)
+    assert ("denied", "~/.aws  (deny_credentials), but for ~/.aws/config") in rows
+
+
+def test_a_table_has_eighty_columns_and_breaks_at_spaces() -> None:
+    words = " ".join(f"word{number}" for number in range(40))
+    lines = render.table(
+        [("network", words), ("", f"     {words}"), ("wall", "x" * 200), ("note", "a " * 60)]
+    ).splitlines()
+    assert lines[0].startswith("nono  network     word0 word1")
+    assert all(line.startswith("      ") for line in lines[1:])
+    assert [line.strip() for line in lines if len(line) > 80] == [f"wall        {'x' * 200}"]
+    assert " ".join(" ".join(lines[:6]).split()).startswith(f"nono network {words}")
+
+
+@pytest.mark.parametrize("text", ["", " ", "x" * 63, f"{'x' * 80} y", f"  {'x' * 80}", " " * 100])
+def test_no_text_is_too_odd_to_be_folded(text: str) -> None:
+    assert "".join(render.table([("a", text)]).split()) == "nonoa" + "".join(text.split())
+
+
+def test_colours_are_for_terminals_whose_user_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert render.shows_colour()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not render.shows_colour()
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not render.shows_colour()
+    assert render.table([("denied", "x")], colour=True) == "nono  \x1b[31mdenied     \x1b[0m x\n"

@@ -167,12 +167,12 @@ class Site:
         )
 
     def nono(
-        self, arguments: Iterable[str], *, input: str = "", environment: Mapping[str, str] = NOTHING
+        self, arguments: Iterable[str], *, stdin: str = "", environment: Mapping[str, str] = NOTHING
     ) -> subprocess.CompletedProcess[str]:
-        """Run `nono ARGUMENTS`, any verb, in the working directory; `input` is what it reads."""
+        """Run `nono ARGUMENTS`, any verb, in the working directory; `stdin` is what it reads."""
         return subprocess.run(
             [sys.executable, "-m", "nono", *arguments],
-            input=input,
+            input=stdin,
             cwd=self.work,
             env={**self.environment, **environment},
             capture_output=True,

@@ -12,7 +12,7 @@ from tests.runs import Site
 
 
 def test_runs_the_shell_that_the_user_has(site: Site) -> None:
-    done = site.nono(["shell", "--block-net"], input="echo $0 inside; exit 3\n", environment={"SHELL": "/bin/sh"})
+    done = site.nono(["shell", "--block-net"], stdin="echo $0 inside; exit 3\n", environment={"SHELL": "/bin/sh"})
     assert (done.returncode, done.stdout) == (3, "/bin/sh inside\n")
 
 

@@ -116,14 +116,15 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         entry = _find(grant, listing)
         if entry is None:
             continue
-        if deny := denies.around((grant.path, entry.path), grant):
+        names = (grant.path,) if grant.path == entry.path else (grant.path, entry.path)
+        if deny := denies.around(names, grant):
             if not grant.optional:
                 raise PolicyError(_refusal(grant, entry, deny))
             notes[f"{grant.origin} {grant.path}: it is protected ({deny.group}, {deny.path}) and was left out"] = None
             continue
         parts = [(grant, denies)]
         if grant.access & WRITE:
-            if deny := read_only.around((grant.path, entry.path), grant):
+            if deny := read_only.around(names, grant):
                 reason = f"cannot be made writable ({deny.group}: {deny.path}); grant it with --read"
                 raise PolicyError(f"{grant.origin} {grant.path}: {reason}")
             if read_only.within(entry.path, grant):
@@ -134,17 +135,17 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         taken.append(grant)
         if grant.access & WRITE and entry.kind in (DIRECTORY, FILE):
             writable[entry.path] = None
-        for piece, left_out in ((piece, by) for part, by in parts for piece in _all_pieces(part, entry, by, listing)):
-            is_news = piece.kind == EXPANDED and grant.access & WRITE and not grant.optional
-            if is_news and (note := left_out.note(piece.path)):
-                notes[note] = None
-            key = (piece.path, piece.kind)
-            pieces[key] = pieces.get(key, 0) | piece.access
-            if len(pieces) > MAX_PIECES:
-                raise PolicyError(
-                    f"{grant.origin} {grant.path}: too broad; with its protected paths taken out it comes to more than "
-                    f"{MAX_PIECES} entries. Grant the directories inside it that the agent needs"
-                )
+        for part, left_out in parts:
+            for path, kind, access in _all_pieces(part, entry, left_out, listing):
+                is_news = kind == EXPANDED and grant.access & WRITE and not grant.optional
+                if is_news and (note := left_out.note(path)):
+                    notes[note] = None
+                pieces[path, kind] = pieces.get((path, kind), 0) | access
+                if len(pieces) > MAX_PIECES:
+                    raise PolicyError(
+                        f"{grant.origin} {grant.path}: too broad; with its protected paths taken out it comes to more "
+                        f"than {MAX_PIECES} entries. Grant the directories inside it that the agent needs"
+                    )
     for path in capabilities.unix_sockets:
         grant, entry = PathGrant(path, READ | WRITE, True, "--allow-unix-socket"), listing.look(path)
         if deny := denies.around((path, entry.path), grant):
@@ -218,6 +219,7 @@ class _Denies:
         self._listing = listing
         # Keys and members are in lower case, but for holes: where case is folded, a hole has one spelling.
         self._holes: dict[PathDeny, set[str]] = {}
+        self._named_holes: set[str] = set()
         self._denied: dict[str, tuple[PathDeny, ...]] = {}
         self._met: dict[str, tuple[PathDeny, ...]] = {}  # see _at_or_above
         self._linked: dict[str, PathDeny] = {}
@@ -227,6 +229,7 @@ class _Denies:
             entry = listing.look(deny.path)
             if deny.holes:
                 self._holes[deny] = self._spellings(deny.holes, entry.path)
+                self._named_holes.update(deny.holes)
             for path in {path.lower() for path in (deny.path, entry.path, *listing.aliases(entry.path))}:
                 self._denied[path] = (*self._denied.get(path, ()), deny)
                 _add_directories_above(path, self._above)
@@ -247,11 +250,12 @@ class _Denies:
     def around(self, paths: Iterable[str], grant: PathGrant) -> PathDeny | None:
         """Return the deny that holds for one of `paths`: its own or that of a directory above it."""
         for path in paths:
-            for deny in self._at_or_above(path.lower()):
+            folded = path.lower()
+            for deny in self._met.get(folded) or self._at_or_above(folded):
                 if not any(is_at_or_below(path, hole) for hole in self._holes.get(deny, ())):
                     return deny
-            if path.lower() in self._linked and not grant.optional:
-                return self._linked[path.lower()]
+            if folded in self._linked and not grant.optional:
+                return self._linked[folded]
         return None
 
     def _at_or_above(self, path: str) -> tuple[PathDeny, ...]:
@@ -260,13 +264,14 @@ class _Denies:
         if found is None:
             found = self._denied.get(path, ())
             if path != "/":
-                found += self._at_or_above(path.rpartition("/")[0] or "/")
+                directory = path.rpartition("/")[0] or "/"
+                found += self._met.get(directory) or self._at_or_above(directory)
             self._met[path] = found
         return found
 
     def holes(self, directory: str, grant: PathGrant) -> Iterator[Entry]:
         """Yield what a grant of the real path `directory` reaches through holes of denied paths below it."""
-        for path in {path for deny in self._holes for path in deny.holes}:
+        for path in self._named_holes:
             entry = self._listing.look(path)
             is_inside = entry.kind != ABSENT and is_at_or_below(entry.path, directory)
             if is_inside and self.around((path, entry.path), grant) is None:

@@ -1,8 +1,8 @@
 """The disk, as the sandbox sees it: what paths are, and the Landlock ruleset made of the plan's paths.
 
 The only module of the sandbox that looks at the disk. It looks twice: when the plan is made (Disk) and when the ruleset
-is (open_ruleset). In between somebody might have put a symbolic link where a directory was, so the kernel is asked what
-each path led to when it was opened; anything but the planned path is refused.
+is (open_ruleset). In between somebody might have put a symbolic link where a directory was, so none is followed then; a
+path that leads through one is refused.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable
+from errno import ELOOP
 
 from nono.errors import PolicyError
 from nono.kernel import landlock
+from nono.kernel.paths import open_real
 from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathGrant, is_at_or_below
 from nono.sandbox import expansion
 from nono.sandbox.expansion import ABSENT, DEVICE, DIRECTORY, FILE, LINK, STREAM, Entry, Expansion, ancestors
@@ -21,6 +23,7 @@ from nono.sandbox.plan import Plan
 
 _MOUNTINFO = "/proc/self/mountinfo"
 _STANDARD_FDS = (0, 1, 2)
+_KINDS = {stat.S_IFDIR: DIRECTORY, stat.S_IFCHR: DEVICE, stat.S_IFBLK: DEVICE}
 
 
 class Disk:
@@ -36,7 +39,7 @@ class Disk:
         seen = self._seen.get(path)
         if seen is None:
             above, _, name = path.rpartition("/")
-            parent = self.look(above or "/")
+            parent = self._seen.get(above) or self.look(above or "/")
             real = path if parent.path == above else f"{parent.path.rstrip('/')}/{name}"
             seen = self._seen[path] = _look(real) if parent.kind == DIRECTORY else Entry(real, ABSENT)
         return seen
@@ -59,19 +62,13 @@ class Disk:
 def _look(path: str) -> Entry:
     """Look at a path whose directory is a real one."""
     try:
-        mode = os.lstat(path).st_mode
-        if stat.S_ISLNK(mode):
+        kind = stat.S_IFMT(os.lstat(path).st_mode)
+        if kind == stat.S_IFLNK:
             path = os.path.realpath(path)
-            mode = os.stat(path).st_mode
+            kind = stat.S_IFMT(os.stat(path).st_mode)
     except OSError:
         return Entry(path, ABSENT)
-    return Entry(path, _kind(mode))
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return DIRECTORY
-    return DEVICE if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else FILE
+    return Entry(path, _KINDS.get(kind, FILE))
 
 
 def _kind_of(entry: os.DirEntry[str]) -> str:
@@ -82,7 +79,7 @@ def _kind_of(entry: os.DirEntry[str]) -> str:
     if entry.is_file(follow_symlinks=False):
         return FILE
     try:
-        return _kind(entry.stat(follow_symlinks=False).st_mode)
+        return _KINDS.get(stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode), FILE)
     except OSError:
         return FILE  # gone meanwhile; the ruleset leaves it out
 
@@ -179,12 +176,13 @@ def open_ruleset(plan: Plan) -> int:
             landlock.add_port(ruleset, port, access)
         for path, access in plan.rules:
             try:
-                fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            except OSError:
-                continue
+                fd = open_real(path)
+            except OSError as error:
+                if error.errno != ELOOP:
+                    continue
+                replaced = f"{path} was replaced while the sandbox was being built; look at it, run again"
+                raise PolicyError(replaced) from None
             try:
-                if os.readlink(f"/proc/self/fd/{fd}") != path:
-                    raise PolicyError(f"{path} was replaced while the sandbox was being built; look at it, run again")
                 landlock.add_path(ruleset, fd, access)
             finally:
                 os.close(fd)

@@ -110,7 +110,7 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
 
 def _can_be_written(path: str) -> bool:
     """Whether the mount of a writable grant may be writable: not the devices', nor the kernel's settings."""
-    return is_at_or_below(path, "/dev/shm") or not path.startswith(("/dev/", "/proc/"))
+    return not path.startswith(("/dev/", "/proc/")) or is_at_or_below(path, "/dev/shm")
 
 
 def _near(expansion: Expansion, directories: tuple[str, ...]) -> Expansion:
@@ -216,8 +216,8 @@ def _covers(directories: AbstractSet[str], path: str) -> bool:
 
 def _topmost(paths: Iterable[str]) -> list[str]:
     """Return the paths that are not below another one, sorted."""
-    kept: list[str] = []
-    for path in sorted(set(paths), key=lambda path: path + "/"):
-        if not (kept and _is_below(path, kept[-1])):
+    kept = [""]
+    for path in sorted({path.rstrip("/") + "/" for path in paths}):
+        if len(kept) == 1 or not path.startswith(kept[-1]):
             kept.append(path)
-    return kept
+    return [path[:-1] or "/" for path in kept[1:]]

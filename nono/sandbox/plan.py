@@ -158,14 +158,19 @@ def make_plan(
     notify = wall.name == SANDBOX_NOTIFY
     mediated = notify and restricted  # what the supervisor performs is not in the domain, so nothing need be granted
     judged = bpf.judged(network=expansion.network, notify=notify, **sockets)
-    rules = (Rule(piece.path, _rights(piece, expansion.own_sockets) & handled) for piece in expansion.pieces)
     return Plan(
         wall=wall,
         namespaces=namespaces,
         proxied=expansion.network == NETWORK_PROXY,
         handled_fs=handled,
         scoped=scoped,
-        rules=tuple(rule for rule in rules if rule.access),
+        rules=tuple(
+            [
+                Rule(piece.path, access)
+                for piece in expansion.pieces
+                if (access := _rights(piece, expansion.own_sockets) & handled)
+            ]
+        ),
         seccomp_filter=bpf.build(
             arch=arch,
             network=expansion.network,
@@ -210,17 +215,18 @@ def _listener_flags() -> int:
 
 def _rights(piece: Piece, own_sockets: bool) -> int:
     """Return the Landlock rights that READ and WRITE mean for this kind of file."""
-    if piece.kind == EXPANDED:
-        return landlock.FS_READ_DIR if piece.access & READ else 0
+    path, kind, access = piece
+    if kind == EXPANDED:
+        return landlock.FS_READ_DIR if access & READ else 0
     rights = 0
-    if piece.access & READ:
+    if access & READ:
         rights |= _DIRECTORY_READ
-    if piece.access & WRITE:
+    if access & WRITE:
         rights |= DIRECTORY_WRITE
         if own_sockets:
             rights |= landlock.FS_MAKE_SOCK
-        if piece.kind == DEVICE or f"{piece.path}/".startswith("/dev/"):
+        if kind == DEVICE or path.startswith("/dev/") or path == "/dev":
             rights |= landlock.FS_IOCTL_DEV
-    if piece.kind == DEVICE:
+    if kind == DEVICE:
         rights &= ~landlock.FS_EXECUTE
-    return rights if piece.kind == DIRECTORY else rights & landlock.FILE_RIGHTS
+    return rights if kind == DIRECTORY else rights & landlock.FILE_RIGHTS

@@ -14,6 +14,10 @@ import sys
 from nono.cli import args, render
 from nono.errors import NonoError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
 _RESERVE_BYTES = 1 << 18
 _NO_MEMORY = "no memory is left for nono itself. Free some, or raise its limit with: ulimit -v unlimited"
 
@@ -50,14 +54,17 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command line; return the exit status (DESIGN section 5). Raises MemoryError, and nothing else."""
+    configured = ""
     try:
         module, arguments = args.parse(argv)
+        configured = _configured(arguments)
         status: int = module.run(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
         return status
     except NonoError as error:
-        return _say(str(error), error.exit_status)
+        hint = f" ({configured}; --no-config leaves that out)" if configured and error.exit_status == 2 else ""
+        return _say(f"{error}{hint}", error.exit_status)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -84,6 +91,19 @@ def run(argv: list[str]) -> int:
         )
     except Exception as error:  # noqa: BLE001  (the last resort: nothing else stands between it and the user)
         return _say_bug(error)
+
+
+def _configured(arguments: argparse.Namespace) -> str:
+    """Return what config.toml added to the flags, "" for nothing; said before the run to who wants to see all."""
+    found = arguments.configured
+    if found is None or not found.shown:
+        return ""
+    home = render.home_of(os.environ).rstrip("/") + "/"
+    path = f"~/{found.path[len(home) :]}" if found.path.startswith(home) else found.path
+    said = f"{path} adds {' '.join(found.shown)}"
+    if getattr(arguments, "dry_run", False) or getattr(arguments, "verbose", 0):
+        render.notice(said)
+    return said
 
 
 def _say_bug(error: Exception) -> int:

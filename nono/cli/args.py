@@ -1,17 +1,23 @@
 """The command line: argv in, a parsed namespace or a UsageError out.
 
 One table of verbs. A verb's module is imported when it is called for, by name: `nono run` must not pay for what `nono
-credential` needs. A command to run stands behind `--` and is never looked at.
+credential` needs. A command to run stands behind `--` and is never looked at. What the user's config.toml says comes
+before the flags, as if it were typed there (nono/cli/config.py, which is imported only where that file exists).
+
+What is printed here is 80 columns wide, whatever the terminal: asking for its size costs an import, and a page that
+looks the same everywhere can be tested.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 
 from nono import __version__
+from nono.cli.nearest import nearest
 from nono.errors import UsageError
 
 # argparse asks gettext for its words in the user's language, which takes 1.5 ms; all others of nono's are English.
@@ -28,7 +34,10 @@ else:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, NoReturn
+
+    from nono.cli.config import Configured
 
 VERBS = {
     "run": ("nono.cli.run", "run a command in the sandbox, with the proxy beside it"),
@@ -40,6 +49,7 @@ VERBS = {
     "demo": ("nono.cli.demo", "see the whole of it work, in seconds, without a network"),
 }
 
+COLUMNS = 80
 _PARSED_AT_ONCE = 25  # words
 
 
@@ -47,41 +57,160 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is an error of ours: one sentence, status 2, no page of usage."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False, **options
-        )
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, add_help=False, **options)
         # In a group, because argparse tries a formatter on what is added to the parser itself: shutil, lzma, 2.5 ms.
-        self.add_argument_group("options").add_argument("-h", "--help", action="help", help="show this help and exit")
+        of_all = self.add_argument_group("options")
+        of_all.add_argument("-h", "--help", action="help", help="show this help and exit")
+        if options.get("usage") is None:
+            of_all.add_argument("--no-config", action="store_true", help="ignore what config.toml adds to the flags")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. See: {self.prog} --help")
 
 
-def parse(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
-    """Return the verb's module and its arguments; what stands behind `--` is `arguments.command`.
+class _Formatter(argparse.HelpFormatter):
+    """A page of help, COLUMNS wide. What is indented in a description, as an example, keeps its lines."""
 
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **{**options, "max_help_position": 26, "width": COLUMNS})
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in folded(text.strip(), width - len(indent)))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return folded(text, width)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """Name the value once, behind all names of the flag, as Python does from 3.13 on."""
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
+def folded(text: str, width: int) -> list[str]:
+    """Return `text` in lines of at most `width` columns, unless a single word is longer.
+
+    Paragraphs that begin at the margin are filled anew. A line that is indented stays, or is broken where its second
+    column begins, two spaces or more behind the first (an example, and what it is for).
+    """
+    lines: list[str] = []
+    fills = False
+    for line in text.split("\n"):
+        line = line.rstrip()
+        if line.startswith(" ") and len(line) > width:
+            lines += _in_columns(line, width)
+        elif not line or line.startswith(" "):
+            lines.append(line)
+        else:
+            more = _filled(f"{lines.pop()} {line}" if fills else line, width)
+            lines += more
+        fills = bool(line) and not line.startswith(" ")
+    return lines
+
+
+def _filled(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}" if lines[-1] else word
+    return lines
+
+
+def _in_columns(line: str, width: int) -> list[str]:
+    indent = len(line) - len(line.lstrip())
+    first, gap, second = line.strip().partition("  ")
+    if not gap:
+        first, *more = _filled(first, width - indent - 6)
+        lines = [
+            f"{first} \\" if more else first,
+            *(f"    {part} \\" for part in more[:-1]),
+            *(f"    {part}" for part in more[-1:]),
+        ]
+        return [" " * indent + part for part in lines]
+    column = len(line) - len(second.lstrip())
+    if width - column >= 30:
+        first, *more = _filled(second, width - column)
+        return [line[:column] + first, *(" " * column + part for part in more)]
+    return [" " * indent + first, *(" " * (indent + 6) + part for part in _filled(second, width - indent - 6))]
+
+
+def parse(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
+    """Return the verb's module and its arguments.
+
+    arguments.command: what stands behind `--`. arguments.configured: the flags that config.toml added, to be shown.
     Raises UsageError. Exits with 0 after --help and --version.
     """
     argv = list(argv)
     if not argv or argv[0] not in VERBS:
         _top_level(argv)
-    module = import_module(VERBS[argv[0]][0])
+    module, parser = parser_of(argv[0])
     flags, separator, command = _split(argv[1:])
-    parser = Parser(prog=f"nono {argv[0]}", description=module.__doc__)
-    module.add_arguments(parser)
+    flags, configured = _with_config(argv[0], parser, flags)
     arguments, unknown = argparse.Namespace(), []
     for part in _parts(flags):
         unknown += parser.parse_known_args(part, arguments)[1]
     if unknown:
-        word = unknown[0]
-        hint = (
-            f"See: nono {argv[0]} --help"
-            if word.startswith("-")
-            else f"A command to run stands behind --: nono run -- {word}"
-        )
-        raise UsageError(f"unknown {'flag' if word.startswith('-') else 'argument'} '{word}'. {hint}")
+        raise _unknown(unknown[0], argv[0], parser, flags)
     arguments.command = command if separator else None
+    arguments.configured = configured
     return module, arguments
+
+
+def parser_of(verb: str) -> tuple[ModuleType, Parser]:
+    """Return the module of a verb, and what parses its flags."""
+    module = import_module(VERBS[verb][0])
+    parser = Parser(prog=f"nono {verb}", description=module.__doc__)
+    module.add_arguments(parser)
+    return module, parser
+
+
+def action_of(parser: argparse.ArgumentParser, flags: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of the action that comes first in `flags` (nono profile LIST), or that of the verb itself."""
+    return actions_of(parser).get(flags[0] if flags else "", parser)
+
+
+def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each action of a verb, by name; none where the verb has no actions."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def _with_config(verb: str, parser: Parser, flags: list[str]) -> tuple[list[str], Configured | None]:
+    """Return the flags with those of the user's config.toml before them, and what these were."""
+    path = config_path(os.environ)
+    if not path or not os.path.lexists(path) or "-h" in flags or "--help" in flags:
+        return flags, None
+    found: Configured = import_module("nono.cli.config").configured(path, verb, parser, flags, tuple(VERBS))
+    at = 1 if actions_of(parser) else 0  # behind the name of the action
+    return [*flags[:at], *found.words, *flags[at:]], found
+
+
+def config_path(environment: Mapping[str, str]) -> str:
+    """Return where the user's config.toml would be; "" without a home."""
+    base = environment.get("XDG_CONFIG_HOME", "")
+    if not base.startswith("/"):
+        home = environment.get("HOME", "")
+        if not home.startswith("/"):
+            return ""
+        base = f"{home}/.config"
+    return os.path.normpath(f"{base}/nono/config.toml")
+
+
+def _unknown(word: str, verb: str, parser: Parser, flags: list[str]) -> UsageError:
+    if not word.startswith("-"):
+        if actions_of(parser):
+            return UsageError(f"unknown argument '{word}'. See: nono {verb} --help")
+        return UsageError(f"unknown argument '{word}'. A command to run stands behind --: nono run -- {word}")
+    word = word.partition("=")[0]
+    names = [name for name in action_of(parser, flags)._option_string_actions if name.startswith("--")]
+    near = nearest(word, names)
+    hint = f"; did you mean {near}?" if near else "."
+    return UsageError(f"unknown flag '{word}'{hint} See: nono {verb} --help")
 
 
 def _split(argv: list[str]) -> tuple[list[str], bool, list[str]]:
@@ -114,8 +243,15 @@ def _top_level(argv: list[str]) -> NoReturn:
         description="Run an AI agent that holds no real key and touches only what you granted.",
         epilog=f"verbs:\n{verbs}\n\nnono VERB --help tells about each of them.",
     )
-    parser.add_argument("--version", action="version", version=f"nono {__version__}")
+    parser.add_argument_group("about").add_argument(
+        "--version", action="version", version=f"nono {__version__}", help="show the version and exit"
+    )
     if argv and not argv[0].startswith("-"):
-        raise UsageError(f"unknown verb '{argv[0]}'. The verbs are: {', '.join(VERBS)}")
+        near = nearest(argv[0], VERBS)
+        if near:
+            raise UsageError(f"unknown verb '{argv[0]}'; did you mean {near}? See: nono --help")
+        raise UsageError(
+            f"unknown verb '{argv[0]}'. The verbs are: {', '.join(VERBS)}; to run a command: nono run -- {argv[0]}"
+        )
     parser.parse_args(argv)
     raise UsageError("say what to do, e.g.: nono run --allow-cwd -- COMMAND. See: nono --help")

@@ -15,7 +15,7 @@ from nono.errors import UsageError
 from nono.policy.capabilities import PathDeny, is_at_or_below
 from nono.policy.network import nearest
 
-NONO = "deny_nono"  # the group of nono's own settings and state, in data/paths.json
+NONO = "deny_nono"  # the group of nono's own settings and state, in data/groups.json
 USERS_DENY, PROFILES_DENY = "--deny", "profile"  # what stands in the place of a group for the user's own
 _BUILT_IN = "deny_"  # what the name of every built-in group begins with
 _SHOWN = 4

@@ -24,13 +24,11 @@ from time import time
 from nono.audit.log import AuditLog
 from nono.credentials import env, phantom
 from nono.credentials.loading import Credential, Loader
-from nono.credentials.reference import Reference
 from nono.errors import CommandNotExecutable
 from nono.kernel import process
 from nono.kernel.spawn import Child, SpawnError
-from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathGrant
+from nono.policy.capabilities import NETWORK_PROXY, CapabilitySet, PathGrant
 from nono.policy.environment import ChildEnvironment, child_environment
-from nono.policy.resolve import Request, resolve
 from nono.record import Record
 from nono.sandbox import filesystem
 from nono.sandbox.plan import Plan
@@ -39,17 +37,15 @@ from nono.session.parts import (
     Parts,
     authority_of,
     make_proxy,
-    profile_of,
     recorder,
-    references_of,
     registries_of,
 )
-from nono.supervisor import command as commands
+from nono.session.policy import Order as Order
+from nono.session.policy import complete, decide
 from nono.supervisor import guard, wall
 from nono.supervisor.job import Job, Signals, children, kill_descendants
 from nono.supervisor.scratch import ScratchDirectory
 from nono.supervisor.terminal import Terminal
-from nono.supervisor.whereabouts import find_place, find_profile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,17 +60,6 @@ if TYPE_CHECKING:
 
 _DELIVERY_S = 0.5  # how long relays deliver what the child sent before it ended
 _STANDARD = (0, 1, 2)
-
-
-class Order(Record):
-    """What the user asked for. argv: the command. profile: a NAME or a FILE. workdir, proxy_port: None: default."""
-
-    argv: tuple[str, ...]
-    request: Request
-    profile: str | None = None
-    workdir: str | None = None
-    proxy_port: int | None = None
-    dry_run: bool = False
 
 
 class Summary(Record):
@@ -113,17 +98,12 @@ def run(
     footer: called at the end, with the reasons of all refusals.
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
-    place = find_place(order.workdir, environment)
-    command = commands.find(order.argv[0], environment, place.home)
-    profile_path = find_profile(order.profile, place)
-    capabilities = resolve(order.request, profile_of(profile_path), place, command.grants, environment)
-    if capabilities.open_ports or capabilities.listen_ports:
-        from nono.supervisor import ports
-
-        ports.check(capabilities.network, capabilities.open_ports, capabilities.listen_ports, order.proxy_port)
+    decision = decide(order, environment)
+    place, command, capabilities, references = (
+        decision.place, decision.command, decision.capabilities, decision.references,
+    )  # fmt: skip
+    assert command is not None  # the order names one
     guard.check_standard_streams(capabilities.network)
-    guard.check_tls_files(capabilities.routes)
-    references = _references(capabilities)
     handed_over = env.hand_over(references.values())  # with an env:// source: starts nono anew, without the variable
     with ExitStack() as undo:
         loader = undo.enter_context(Loader(place.state, handed_over, notice=notice))
@@ -135,17 +115,12 @@ def run(
         scratch = undo.enter_context(ScratchDirectory(place.temporary_directory, create=not order.dry_run))
         terminal = undo.enter_context(Terminal())
         inherited = [fd for fd in _STANDARD if terminal.spec is None or fd not in terminal.spec.descriptors]
-        capabilities = capabilities._replace(
-            grants=(
-                *capabilities.grants,
-                PathGrant(scratch.path, READ | WRITE, False, "temporary directory", optional=True),
-                *filesystem.standard_stream_grants(inherited),
-            ),
-            denies=(
-                *capabilities.denies,
-                *guard.protected_paths(capabilities.routes, references.values(), profile_path, environment),
-                *(limiter.denies if limiter is not None else ()),
-            ),
+        capabilities = complete(
+            decision,
+            environment,
+            temporary_directory=scratch.path,
+            inherited=inherited,
+            denies=limiter.denies if limiter is not None else (),
         )
         expansion = filesystem.expand(capabilities)
         authority = authority_of(capabilities)
@@ -243,16 +218,6 @@ class _Behind(Record):
     child: Child
     host_listeners: Mapping[int, _socket.socket]
     limiter: Limiter | None
-
-
-def _references(capabilities: CapabilitySet) -> dict[str, Reference]:
-    """Return where each credential of the run comes from, those that the agent itself gets among them."""
-    references = references_of(capabilities)
-    for text, variable in capabilities.env_credentials:
-        from nono.credentials import reference
-
-        references[guard.env_credential_name(variable)] = reference.parse(text)
-    return references
 
 
 def _limiter(capabilities: CapabilitySet) -> Limiter | None:

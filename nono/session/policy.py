@@ -1,0 +1,92 @@
+"""What a run would be allowed, from its order: the same few steps for whoever carries it out, explains or records it.
+
+`decide` reads flags, profile and command, and asks nobody for a key. `complete` adds what only this run has: its
+temporary directory, the files on its standard streams, and what is protected on its account. Both refuse what cannot
+be honoured, so that `nono why` says what `nono run` would say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from nono.credentials import reference
+from nono.credentials.reference import Reference
+from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathDeny, PathGrant
+from nono.policy.resolve import Place, Request, resolve
+from nono.record import Record
+from nono.sandbox import filesystem
+from nono.session.parts import profile_of, references_of
+from nono.supervisor import command as commands
+from nono.supervisor import guard
+from nono.supervisor.command import Command
+from nono.supervisor.whereabouts import find_place, find_profile
+
+TEMPORARY_DIRECTORY = "temporary directory"  # the origin of its grant
+_STANDARD = (0, 1, 2)
+
+
+class Order(Record):
+    """What the user asked for. argv: the command; () for none, where nothing is started. profile: a NAME or a FILE.
+
+    workdir, proxy_port: None: default.
+    """
+
+    argv: tuple[str, ...]
+    request: Request
+    profile: str | None = None
+    workdir: str | None = None
+    proxy_port: int | None = None
+    dry_run: bool = False
+
+
+class Decision(Record):
+    """What the order comes to. command: None without one. references: where each credential of the run comes from."""
+
+    place: Place
+    command: Command | None
+    profile_path: str | None
+    capabilities: CapabilitySet
+    references: dict[str, Reference]
+
+
+def decide(order: Order, environment: Mapping[str, str]) -> Decision:
+    """Return what `order` comes to for a user with this environment. Raises NonoError for what cannot be honoured."""
+    place = find_place(order.workdir, environment)
+    command = commands.find(order.argv[0], environment, place.home) if order.argv else None
+    profile_path = find_profile(order.profile, place)
+    grants = command.grants if command is not None else ()
+    capabilities = resolve(order.request, profile_of(profile_path), place, grants, environment)
+    if capabilities.open_ports or capabilities.listen_ports:
+        from nono.supervisor import ports
+
+        ports.check(capabilities.network, capabilities.open_ports, capabilities.listen_ports, order.proxy_port)
+    guard.check_tls_files(capabilities.routes)
+    references = references_of(capabilities)
+    for text, variable in capabilities.env_credentials:  # those that the agent itself gets
+        references[guard.env_credential_name(variable)] = reference.parse(text)
+    return Decision(place, command, profile_path, capabilities, references)
+
+
+def complete(
+    decision: Decision,
+    environment: Mapping[str, str],
+    *,
+    temporary_directory: str,
+    inherited: Iterable[int] = _STANDARD,
+    denies: Iterable[PathDeny] = (),
+) -> CapabilitySet:
+    """Return the capabilities with what only this run has.
+
+    temporary_directory: the run's own. inherited: which of the standard streams the agent gets as they are. denies:
+    what is protected besides (the limits' files).
+    """
+    has = decision.capabilities
+    protected = guard.protected_paths(has.routes, decision.references.values(), decision.profile_path, environment)
+    return has._replace(
+        grants=(
+            *has.grants,
+            PathGrant(temporary_directory, READ | WRITE, False, TEMPORARY_DIRECTORY, optional=True),
+            *filesystem.standard_stream_grants(inherited),
+        ),
+        denies=(*has.denies, *protected, *denies),
+    )

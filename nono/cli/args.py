@@ -45,6 +45,7 @@ VERBS = {
     "proxy": ("nono.cli.proxy", "run the proxy alone, for an agent isolated by other means"),
     "credential": ("nono.cli.credential", "store, check, list and remove keys in the keystore"),
     "profile": ("nono.cli.profile", "list the groups of hosts that network profiles are made of"),
+    "man": ("nono.cli.man", "print the manual page nono(1)"),
     "setup": ("nono.cli.setup", "say what this machine offers, and what would enable more"),
     "demo": ("nono.cli.demo", "see the whole of it work, in seconds, without a network"),
 }

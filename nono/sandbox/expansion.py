@@ -85,6 +85,7 @@ class Expansion(Record):
     For a mount namespace: writable: real paths of the grants that may be written; masked: what is denied in an expanded
     directory, and is there; read_only: real paths that must not be written, inside of writable grants. has_tmp: whether
     /tmp is a directory. own_sockets: AF_UNIX sockets may be made where files may.
+    unix_sockets: those that may be connected to, where they really are.
     """
 
     pieces: tuple[Piece, ...]
@@ -96,7 +97,7 @@ class Expansion(Record):
     read_only: tuple[str, ...] = ()
     has_tmp: bool = False
     own_sockets: bool = False
-    unix_sockets: tuple[str, ...] = ()
+    unix_sockets: tuple[Entry, ...] = ()
 
 
 def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
@@ -146,10 +147,12 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
                         f"{grant.origin} {grant.path}: too broad; with its protected paths taken out it comes to more "
                         f"than {MAX_PIECES} entries. Grant the directories inside it that the agent needs"
                     )
+    sockets = []
     for path in capabilities.unix_sockets:
         grant, entry = PathGrant(path, READ | WRITE, True, "--allow-unix-socket"), listing.look(path)
         if deny := denies.around((path, entry.path), grant):
             raise PolicyError(_refusal(grant, entry, deny))
+        sockets.append(entry)
     return Expansion(
         pieces=tuple(_uncovered(pieces)),
         grants=tuple(taken),
@@ -160,7 +163,7 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         read_only=tuple(_read_only(capabilities.denies, writable.keys(), listing)),
         has_tmp=listing.look("/tmp") == Entry("/tmp", DIRECTORY),
         own_sockets=capabilities.own_sockets,
-        unix_sockets=capabilities.unix_sockets,
+        unix_sockets=tuple(sockets),
     )
 
 

@@ -8,12 +8,12 @@ Landlock says what may be read and written; what it cannot do is done here, on t
 - what is denied inside a granted directory is covered by something empty that nobody may open, so that not even its
   names show. Landlock denies it as well;
 - /proc is that of the PID namespace: the agent sees its own processes;
-- /tmp is the run's temporary directory. What is granted below the real /tmp stays where it is;
+- /tmp is the run's temporary directory. What is granted below the real /tmp stays where it is, sockets too;
 - /dev holds the few devices that programs need, terminals of the run's own, and an empty /dev/shm.
 
 Nothing is made on the user's disk but mount points inside the run's temporary directory. Steps that name something that
 has vanished since are left out. Where a grant is around /tmp, /dev or /dev/pts, or /dev/shm or something below /tmp or
-/dev/shm is granted in part only, that one stays the machine's.
+/dev/shm is granted in part only, or a granted socket is not there yet, that one stays the machine's.
 
 Pure. Sources: mount(2), mount_setattr(2), mount_namespaces(7), pts(4).
 """
@@ -39,7 +39,7 @@ from nono.kernel.spawn import (
 )
 from nono.policy.capabilities import READ, WRITE, is_at_or_below
 from nono.record import Record
-from nono.sandbox.expansion import DIRECTORY, EXPANDED, FILE, STREAM, Entry, Expansion, Piece, ancestors
+from nono.sandbox.expansion import ABSENT, DIRECTORY, EXPANDED, FILE, STREAM, Entry, Expansion, Piece, ancestors
 
 # MS_*: mount(2)
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
@@ -131,12 +131,14 @@ def _fits_into(directory: str, expansion: Expansion, temporary_directory: str, w
     below = _pieces_at_or_below(directory, expansion)
     whole = {piece.path for piece in below if piece.kind in (DIRECTORY, FILE) and piece.access == READ | WRITE}
     seen = {*whole, temporary_directory}
+    sockets = [each for each in expansion.unix_sockets if _is_below(each.path, directory)]
     named = (grant.path for grant in expansion.grants if grant.origin != STREAM and _is_below(grant.path, directory))
     return (
         all(_covers(seen, path) for path in named)
         and all(_covers(whole, piece.path) for piece in below)
         and not any(is_at_or_below(path, directory) for path in expansion.read_only)
         and (not _is_below(workdir, directory) or _covers(seen, workdir))
+        and all((directory == "/tmp" and kind != ABSENT) or _covers(whole, path) for path, kind in sockets)
     )
 
 
@@ -171,6 +173,7 @@ def _devices(expansion: Expansion) -> Iterator[Mount]:
 def _tmp(expansion: Expansion, temporary_directory: str, workdir: str) -> Iterator[Mount]:
     """Show in the temporary directory what is granted below /tmp, and the temporary directory as /tmp."""
     kinds = {piece.path: piece.kind for piece in _pieces_at_or_below("/tmp", expansion)}
+    kinds |= {each.path: FILE for each in expansion.unix_sockets if _is_below(each.path, "/tmp")}
     for path in _topmost((*kinds, *((workdir,) if _is_below(workdir, "/tmp") else ()))):
         if path != temporary_directory:
             is_directory = kinds.get(path, DIRECTORY) in (DIRECTORY, EXPANDED)

@@ -33,7 +33,7 @@ def mediate(
         ports={each: each for each in ((port, *reachable) if proxied else reachable)},
         proxy_port=port if proxied else 0,
         listen_ports=capabilities.listen_ports,
-        unix_sockets=capabilities.unix_sockets,
+        unix_sockets=tuple(entry.path for entry in expansion.unix_sockets),
         own_trees=_own_trees(plan, expansion) if capabilities.own_sockets else (),
         denied=tuple({path for deny in capabilities.denies for path in (deny.path, os.path.realpath(deny.path))}),
     )

@@ -19,6 +19,7 @@ from nono.policy.capabilities import (
     CapabilitySet,
     PathDeny,
 )
+from nono.sandbox.expansion import Entry
 from nono.supervisor import mediation
 from nono.supervisor.mediator import HOST_PORTS, OPEN_NETWORK, OWN_NETWORK, Rules
 
@@ -34,7 +35,7 @@ def rules(monkeypatch: pytest.MonkeyPatch) -> Any:
         plan = SimpleNamespace(
             wall=SimpleNamespace(name=wall), mounts=[SimpleNamespace(kind=kind, target=to) for kind, to in mounts]
         )
-        expansion = SimpleNamespace(writable=("/project",))
+        expansion = SimpleNamespace(writable=("/project",), unix_sockets=[Entry(path, "other") for path in everything.unix_sockets])
         return mediation.mediate(7, plan, expansion, everything, 4711, print)  # type: ignore[arg-type, return-value]
 
     return make

@@ -67,7 +67,7 @@ def test_a_socket_below_tmp_is_where_it_was(site: Site) -> None:
         (Path(directory) / "other").touch()
         script = f"{CONNECT}\nimport os; print(os.path.exists({directory + '/other'!r}))"
         done = site.run(
-            ["--silent", *WALL, "--block-net", "--allow-unix-socket", str(path)],
+            ["--silent", *WALL, "--block-net", "--allow-cwd", "--allow-unix-socket", str(path)],
             ["/usr/bin/python3", "-c", script, str(path)],
         )
         has_own_tmp = "True" not in done.stdout

@@ -145,8 +145,8 @@ def quote(path: str, place: Place) -> str:
     shown = show(path, place)
     if shown.startswith("~/") or shown == "~":
         head, rest = shown[:2], shown[2:]
-        return head + _quoted(rest) if rest else shown
-    return _quoted(shown)
+        return head + shell_quoted(rest) if rest else shown
+    return shell_quoted(shown)
 
 
 def profile_line(section: str, fields: Iterable[tuple[str, str]]) -> str:
@@ -313,7 +313,8 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _quoted(text: str) -> str:
+def shell_quoted(text: str) -> str:
+    """Return one word as a shell reads it."""
     return text if text and _PLAIN.issuperset(text) else "'" + text.replace("'", "'\\''") + "'"
 
 

@@ -16,7 +16,7 @@ from nono.policy.capabilities import NETWORK_OPEN as OPEN
 from nono.policy.capabilities import NETWORK_PROXY, CapabilitySet
 from nono.policy.network import GROUPS, NETWORK_PROFILES, REGISTRIES, nearest, split_authority, upstream_host
 from nono.policy.routes import EndpointRule, Route
-from nono.policy.verdict import Verdict, profile_line
+from nono.policy.verdict import BUILT_IN, Verdict, profile_line, source
 
 NETWORK_ALLOWED = "network_allowed"
 NETWORK_OPEN = "network_open"
@@ -31,7 +31,7 @@ BAD_HOST, BAD_URL = "bad_host", "bad_url"
 
 # Who wrote an entry: (member of the profile, entry) -> the name of the profile (inherit.Inherited.origins).
 Origins = Mapping[tuple[str, str], str]
-_NOBODY: Origins = {}
+NOBODY: Origins = {}
 _PORTS = {"https": 443, "http": 80}
 _MANY = 2000  # entries that are searched for a slip of the pen
 
@@ -42,7 +42,7 @@ def judge_host(
     port: int,
     *,
     tunnel: bool | None = None,
-    written_by: Origins = _NOBODY,
+    written_by: Origins = NOBODY,
     registries: Iterable[str] = (),
     intercepts: bool = True,
 ) -> Verdict:
@@ -63,7 +63,7 @@ def judge_host(
     if granted is None:
         return _refused(capabilities, host, name, port, tunnel, written)
     text, origin = written.entry(name, port, tunnel)
-    detail = f"{origin} {text} grants it".strip() if text else "the allowlist grants it"
+    detail = f"it is granted by {_by(origin)} {text}" if text else "the allowlist grants it"
     if granted.rules:
         detail += f", for {_listed(granted.rules)} only"
         if tunnel and not intercepts:
@@ -76,7 +76,7 @@ def judge_url(
     url: str,
     method: str = "GET",
     *,
-    written_by: Origins = _NOBODY,
+    written_by: Origins = NOBODY,
     registries: Iterable[str] = (),
     intercepts: bool = True,
 ) -> Verdict:
@@ -203,9 +203,9 @@ def _before_the_proxy(has: CapabilitySet, host: str, port: int, written: _Writte
             False, NETWORK_BLOCKED, origin, f"There is no network at all ({origin}); only leaving that out gives one."
         )
     if name in METADATA_HOSTS:
-        return Verdict(False, METADATA, "built-in", f"{name} is a cloud's metadata service, which is never reachable.")
+        return Verdict(False, METADATA, BUILT_IN, f"{name} is a cloud's metadata service, which is never reachable.")
     if is_address(name) and _is_link_local(name):
-        return Verdict(False, LINK_LOCAL, "built-in", f"{name} is a link-local address, which is never dialled.")
+        return Verdict(False, LINK_LOCAL, BUILT_IN, f"{name} is a link-local address, which is never dialled.")
     if local and not any(_granted(has.allowlist, host, port, tunnel) for tunnel in (True, False)):
         return None if _route_at(has, name, port) else _own_loopback(port)
     return None
@@ -214,7 +214,7 @@ def _before_the_proxy(has: CapabilitySet, host: str, port: int, written: _Writte
 def _own_loopback(port: int) -> Verdict:
     detail = f"The agent has a loopback of its own; port {port} of this machine is not there."
     line = f'"network": {{"open_port": [{port}]}}'
-    return Verdict(False, OWN_LOOPBACK, "built-in", detail, "", f"--open-port {port}", line)
+    return Verdict(False, OWN_LOOPBACK, BUILT_IN, detail, "", f"--open-port {port}", line)
 
 
 def _refused(has: CapabilitySet, host: str, name: str, port: int, tunnel: bool, written: _Written) -> Verdict:
@@ -222,14 +222,14 @@ def _refused(has: CapabilitySet, host: str, name: str, port: int, tunnel: bool, 
     allowlist = has.allowlist
     if allowlist is not None and allowlist.denies(name, port):
         text, origin = written.denial(name)
-        detail = f"{origin} {text} denies it".strip() + ", which goes before whatever is allowed"
+        detail = f"it is denied by {_by(origin)} {text}".rstrip() + ", which goes before whatever is allowed"
         return Verdict(False, HOST_DENIED, origin, f"{_upper(detail)}.", text)
     is_default = port == 443 or (port == 80 and not tunnel)
     flag, line = _allow_domain(host_and_port(host.strip("[]") if ":" in name else name, 0 if is_default else port))
     text, origin = written.ports(name)
     if text:
         how = "" if tunnel else ", nor without TLS" if _parsed(text).tls else ""  # type: ignore[union-attr]
-        detail = f"{origin} {text} does not grant port {port}{how}"
+        detail = f"{_by(origin)} {text} does not grant port {port}{how}"
         return Verdict(False, PORT_NOT_ALLOWED, origin, f"{_upper(detail)}.", text, flag, line)
     if allowlist is None:
         only = ", ".join(route.name for route in has.routes)
@@ -346,6 +346,10 @@ def _needs_library(detail: str) -> str:
 
 def _listed(rules: Iterable[EndpointRule]) -> str:
     return ", ".join(f"{rule.method} {rule.path}".removeprefix("* ") for rule in rules)
+
+
+def _by(origin: str) -> str:
+    return f"the group {origin}:" if source(origin)[0] == "group" else origin
 
 
 def _upper(text: str) -> str:

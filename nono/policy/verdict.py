@@ -27,7 +27,9 @@ NOT_FOUND = "not_found"
 PRIVATE_DIRECTORY = "private_directory"  # the agent has a directory of its own there
 FILE_PERMISSIONS = "file_permissions"  # the user himself may not, sandbox or no sandbox
 
-COMMAND = "the command"  # PathGrant.origin of what the command needs to start (supervisor/command.py)
+BUILT_IN = "built-in"
+# PathGrant.origin of what the command needs to start (supervisor/command.py), and of the run's own directory.
+COMMAND, TEMPORARY_DIRECTORY = "the command", "temporary directory"
 BOTH = READ | WRITE
 WORDS = {READ: "read", WRITE: "write", BOTH: "read and write"}
 _FLAGS = {READ: "read", WRITE: "write", BOTH: "allow"}
@@ -127,9 +129,11 @@ def source(origin: str) -> tuple[str, str]:
         return kind, name
     if origin == COMMAND:
         return "command", ""
-    if not origin or " " in origin:
-        return ("built-in", origin) if origin else ("none", "")
-    return "group", origin
+    if not origin:
+        return "none", ""
+    return (
+        ("built-in", "" if origin == BUILT_IN else origin) if " " in origin or origin == BUILT_IN else ("group", origin)
+    )
 
 
 def show(path: str, place: Place) -> str:
@@ -177,7 +181,7 @@ class _Asked(Record):
 
 def _granted(asked: _Asked, grant: PathGrant | None) -> Verdict:
     where = show(grant.path, asked.place) if grant else ""
-    detail = f"{grant.origin} {where} lets the agent {WORDS[asked.access]} it" if grant else "the sandbox gives it"
+    detail = f"it is granted by {_origin(grant)} {where}" if grant else "the sandbox gives it"
     if not asked.exists:
         detail += "; it does not exist yet"
     return Verdict(True, PATH_GRANTED, grant.origin if grant else "", _sentence(detail), where)
@@ -188,15 +192,15 @@ def _in_private(asked: _Asked, private: str, grants: Sequence[PathGrant]) -> Ver
     own = f"the agent has a {private} of its own"
     writable = private in _WRITABLE_PRIVATE
     if asked.real_path == private and (asked.access == READ or writable):
-        return Verdict(True, PRIVATE_DIRECTORY, "built-in", _sentence(f"{own}, empty at first"), private)
+        return Verdict(True, PRIVATE_DIRECTORY, BUILT_IN, _sentence(f"{own}, empty at first"), private)
     if writable and asked.access & WRITE and not (asked.exists and asked.access & READ):
         detail = f"{own}: what it writes there is seen by nobody else, and gone after the run"
-        return Verdict(True, PRIVATE_DIRECTORY, "built-in", _sentence(detail), private)
+        return Verdict(True, PRIVATE_DIRECTORY, BUILT_IN, _sentence(detail), private)
     nearest = _nearest_grant(asked, grants)
     if not asked.exists:
-        return Verdict(False, NOT_FOUND, "built-in", _sentence(f"{own}, and there is nothing of this name"), nearest)
+        return Verdict(False, NOT_FOUND, BUILT_IN, _sentence(f"{own}, and there is nothing of this name"), nearest)
     flag, line = ("", "") if private == "/proc" else _grant_flag(asked, asked.access)
-    return Verdict(False, PATH_NOT_GRANTED, "built-in", _sentence(f"{own}, without this"), nearest, flag, line)
+    return Verdict(False, PATH_NOT_GRANTED, BUILT_IN, _sentence(f"{own}, without this"), nearest, flag, line)
 
 
 def _denied(asked: _Asked, denies: Sequence[PathDeny], reached: int | None) -> list[PathDeny]:
@@ -230,6 +234,7 @@ def _sensitive(asked: _Asked, denied: Sequence[PathDeny], grants: Sequence[PathG
             detail = f"it is protected ({deny.group}: {where}) and never opened by a grant"
     else:
         detail = f"it is protected ({deny.group}: {where}), also inside of what is granted"
+        detail += "" if asked.exists else "; there is nothing of this name"
         opened = next((p for p in (asked.path, asked.real_path) if is_at_or_below(p, deny.path)), "")
         if opened and (asked.exists or not asked.access & WRITE):
             flag, line = _grant_flag(asked, asked.access, opened)
@@ -264,6 +269,7 @@ def _nearest_grant(asked: _Asked, grants: Sequence[PathGrant]) -> str:
     """Return the grant that shares most of the way; one that shares only the root, or the home, is not near."""
     home = asked.place.home.rstrip("/")
     least = home.count("/") + 1 if is_at_or_below(asked.real_path, home or "/nonexistent") else 1
+    grants = [grant for grant in grants if grant.origin != TEMPORARY_DIRECTORY]
     scored = [(_shared(asked.real_path, grant.path), -len(grant.path), index) for index, grant in enumerate(grants)]
     best = max(scored, default=(0, 0, 0))
     return _named(grants[best[2]], asked.place) if best[0] > least else ""
@@ -282,6 +288,11 @@ def _shared(one: str, other: str) -> int:
 
 def _covers(grant: PathGrant, path: str) -> bool:
     return path == grant.path if grant.is_file else is_at_or_below(path, grant.path)
+
+
+def _origin(grant: PathGrant) -> str:
+    kind, _ = source(grant.origin)
+    return f"the group {grant.origin}:" if kind == "group" else grant.origin
 
 
 def _union(grants: Iterable[PathGrant]) -> int:

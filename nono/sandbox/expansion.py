@@ -363,3 +363,9 @@ def _uncovered(pieces: dict[tuple[str, str], int]) -> Iterator[Piece]:
         covered = above[parent] | (trees.get(path, 0) if kind == EXPANDED else 0)
         if kind == DEVICE or access & ~covered:  # a device also needs the right to ioctl(2), which a directory lacks
             yield Piece(path, kind, access)
+
+
+def protection(capabilities: CapabilitySet, path: str, access: int, listing: Listing) -> PathDeny | None:
+    """Return what denies this access to `path`, by whatever name, link or mount; None where nothing does."""
+    denies = _Denies((deny for deny in capabilities.denies if deny.access & access), listing)
+    return denies.around((path, listing.look(path).path), PathGrant(path, access, True, ""))

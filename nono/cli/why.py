@@ -1,0 +1,132 @@
+"""Why the agent may, or may not: a path, a host or a URL, under the policy that a run with these flags would have.
+
+It takes every flag of `nono run`, and a command behind --, whose own files count. Nothing is started, no key is asked
+for. The flag that it suggests has been tried on the same question. With --probe the kernel and the proxy are asked
+themselves, behind the very wall that a run would have. Inside a run, --self asks about that run.
+
+Exit status: 0 allowed, 3 denied; 1 and 2 as everywhere: nono's own error, a mistake in flags or profile.
+
+examples:
+  nono why --path ~/.aws/credentials --allow ~            why it stays denied, and what would open it
+  nono why --path ./build --op write -p claude-code       under a profile
+  nono why --host api.example.com --allow-cwd --credential openai
+  nono why --url https://example.com/v1/x --method POST --allow-domain 'https://example.com/v1/**'
+  nono why --self --path /etc/shadow --json               inside a run
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+
+from nono.cli import render
+from nono.cli.flags import add_policy_arguments, parse_port, policy_request
+from nono.errors import UsageError
+from nono.policy.capabilities import READ, WRITE
+from nono.policy.verdict import source
+from nono.session import why as session
+from nono.session.policy import Order
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+ALLOWED, DENIED = 0, 3
+_UNBROKEN = "\xa0"
+_OPERATIONS = {"read": READ, "write": WRITE, "readwrite": READ | WRITE}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `nono why`."""
+    parser.usage = "nono why (--path PATH [--op OP] | --host HOST [--port N] | --url URL) [flags] [-- COMMAND …]"
+    asked = parser.add_argument_group("what is asked")
+    asked.add_argument("--path", metavar="PATH", help="may the agent have this file or directory")
+    asked.add_argument("--op", choices=tuple(_OPERATIONS), default="read", help="for what (default: read)")
+    asked.add_argument("--host", metavar="HOST", help="may the agent reach this host")
+    asked.add_argument("--port", type=parse_port, metavar="N", help="at this port (default: 443)")
+    asked.add_argument("--url", metavar="URL", help="is a request for this forwarded")
+    asked.add_argument("--method", metavar="METHOD", default="GET", help="of the request (default: GET)")
+    asked.add_argument("--json", action="store_true", help="answer with one JSON object")
+    add_policy_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answer; return 0 for allowed, 3 for denied."""
+    question = _question(arguments)
+    order = Order(
+        argv=tuple(arguments.command or ()),
+        request=policy_request(arguments),
+        profile=arguments.profile,
+        workdir=arguments.workdir,
+    )
+    answer = session.explain(order, question, os.environ)
+    what = _facts(question, answer)
+    if arguments.json:
+        text = import_module("json").dumps(what) + "\n"
+    else:
+        rows = human(what, render.home_of(os.environ))
+        text = render.table(rows, colour=render.shows_colour() and sys.stdout.isatty()).replace(_UNBROKEN, " ")
+    sys.stdout.write(text)
+    return ALLOWED if answer.verdict.allowed else DENIED
+
+
+def _question(arguments: argparse.Namespace) -> session.Question:
+    named = [name for name in ("path", "host", "url") if getattr(arguments, name) is not None]
+    if len(named) != 1:
+        raise UsageError("ask about one thing: --path PATH, --host HOST or --url URL")
+    if arguments.port is not None and named != ["host"]:
+        raise UsageError("--port goes with --host")
+    if named == ["path"]:
+        return session.Question(path=arguments.path, access=_OPERATIONS[arguments.op])
+    if named == ["host"]:
+        return session.Question(host=arguments.host, port=arguments.port or 443)
+    return session.Question(url=arguments.url, method=arguments.method.upper())
+
+
+def _facts(question: session.Question, answer: session.Answer) -> dict[str, Any]:
+    """Return the answer as it is written in JSON."""
+    verdict = answer.verdict
+    kind, name = source(verdict.origin)
+    what: dict[str, Any] = {"status": "allowed" if verdict.allowed else "denied", "reason": verdict.reason}
+    if question.path:
+        operation = next(name for name, access in _OPERATIONS.items() if access == question.access)
+        what |= {"path": answer.path, "real_path": answer.real_path, "op": operation}
+    elif question.url:
+        what |= {"url": question.url, "method": question.method}
+    else:
+        what |= {"host": question.host, "port": question.port}
+    return what | {
+        "detail": verdict.detail,
+        "source": {"kind": kind, "name": name},
+        "closest": verdict.closest or None,
+        "suggested_flag": verdict.flag or None,
+        "profile_line": verdict.profile_line or None,
+    }
+
+
+def human(what: dict[str, Any], home: str) -> list[tuple[str, str]]:
+    """Return the answer for a person, as rows."""
+    if "path" in what:
+        subject = f"{what['op']} {_short(what['path'], home)}"
+        if what["real_path"] != what["path"]:
+            subject += f" → {_short(what['real_path'], home)}"
+    elif "url" in what:
+        subject = f"{what['method']} {what['url']}"
+    else:
+        subject = f"connect {what['host']}:{what['port']}"
+    rows = [(what["status"], f"{subject}  ({what['reason']})"), ("because", what["detail"])]
+    if what["source"]["kind"] != "none":
+        rows.append(("rule", " ".join(word for word in what["source"].values() if word)))
+    if what["closest"] and what["status"] == "denied":
+        rows.append(("closest", what["closest"]))
+    if what["suggested_flag"]:
+        rows.append(("would help", what["suggested_flag"].replace(" ", _UNBROKEN)))  # to be copied
+    if what["profile_line"]:
+        rows.append(("in profile", what["profile_line"].replace(" ", _UNBROKEN)))
+    return [(label, _UNBROKEN.join(map(render.printable, text.split(_UNBROKEN)))) for label, text in rows]
+
+
+def _short(path: str, home: str) -> str:
+    return "~" + path[len(home) :] if path == home or path.startswith(home.rstrip("/") + "/") else path

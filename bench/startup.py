@@ -5,6 +5,7 @@ The commands are started in turn, round by round, so that whatever else the mach
     python -I -c pass                      the baseline: what starting any Python program costs here
     nono run --credential openai -- PROBE  with the key in a file, and in the Secret Service where one can be started
     nono run --credential openai -- true   likewise
+    nono --help, and others that start no agent: ANSWERS
 
 PROBE is a C program that prints CLOCK_MONOTONIC as the first thing it does: from the exec of nono to that is the time
 to the agent's start. The whole command is measured on its own, with true(1) in the place of PROBE. The supervisor's
@@ -33,6 +34,11 @@ from tests.keyring_service import KeyringService
 FLAGS = ["--credential", "openai"]
 KEY = "sk-bench-0123456789abcdef0123456789abcdef"
 TO_AGENT, WHOLE, IDLE_MIB = 4.0, 8.0, 40.0  # the targets
+# What starts no agent: its arguments, and its target. --help shall take no more than 80 ms, of which these are half.
+ANSWERS: tuple[tuple[tuple[str, ...], float], ...] = (
+    (("--help",), 3.0),
+    (("run", "--help"), 4.0),
+)
 
 PROBE = """\
 #include <stdio.h>
@@ -80,6 +86,9 @@ def measure(stores: Sequence[Store], probe: str, rounds: int) -> list[Figure]:
     for name, environment in stores:
         commands[f"{name}: to the agent"] = partial(_to_agent, [*nono, probe], environment)
         commands[f"{name}: whole command"] = partial(_whole, [*nono, "true"], environment)
+    for arguments, _ in ANSWERS:
+        name = " ".join(("nono", *arguments))
+        commands[name] = partial(_whole, [_console_script(), *arguments], stores[0].environment)
     samples: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(rounds + 1):
         for name, run in commands.items():
@@ -95,6 +104,10 @@ def measure(stores: Sequence[Store], probe: str, rounds: int) -> list[Figure]:
         ):
             value = _report.median(samples[f"{store.name}: {suffix}"])
             figures.append(Figure(f"{label}, key in {store.name}", value, "ms", value / baseline, target))
+    for arguments, target in ANSWERS:
+        name = " ".join(("nono", *arguments))
+        value = _report.median(samples[name])
+        figures.append(Figure(f"`{name}`", value, "ms", value / baseline, target))
     idle = "supervisor's memory while idle, key in"
     return figures + [Figure(f"{idle} {store.name}", _idle_mib(store), "MiB", target=IDLE_MIB) for store in stores]
 
@@ -102,7 +115,8 @@ def measure(stores: Sequence[Store], probe: str, rounds: int) -> list[Figure]:
 def _whole(command: list[str], environment: dict[str, str]) -> float:
     """Return how long the command took, in ms."""
     start = time.monotonic()
-    subprocess.run(command, env=environment, check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    null = subprocess.DEVNULL
+    subprocess.run(command, env=environment, check=True, stdin=null, stdout=null, stderr=null)
     return (time.monotonic() - start) * 1000
 
 

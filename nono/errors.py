@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+GRANT = " The operator can grant it with "  # in a refusal's message, before the flag
+
 
 class NonoError(Exception):
     """Base of all errors shown to a user; `exit_status` is what the command line exits with."""
@@ -64,14 +66,16 @@ class Refusal(NonoError):
     """The agent asked for what it may not have; `status` and `code` go on the wire, the message says what to do.
 
     unlisted: what it asked for is not denied, but not in the allowlist either, as far as that is known.
+    flag: what would grant it, which the message then says, too; "" for nothing.
     """
 
     unlisted = False
 
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, status: int, code: str, message: str, flag: str = "") -> None:
+        super().__init__(f"{message}{GRANT}{flag}" if flag else message)
         self.status = status
         self.code = code
+        self.flag = flag
 
 
 class UpstreamError(NonoError):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_KEPT = 1024  # strings remembered in their encoded form, and as many lines but for their numbers
 _MAX_KEPT_CHARACTERS = 1024
-_MAX_REASONS = 256
+_MAX_REFUSED = 256
 _NUMBERS = {int: "%d", float: "%.6f"}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -38,12 +38,10 @@ class AuditLog:
         state_directory: str,
         notice: Callable[[str], None],
         view: Callable[[Sequence[Any]], None] | None = None,
-        footer: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         """Open a new log below `state_directory`. notice: told at the end if the log has gaps. Raises StoreError.
 
-        view: shown the entries (each as `append` was given its values) once they are written; raises nothing. footer:
-        told at the end for what reasons something was refused, each once, at most _MAX_REASONS.
+        view: shown the entries (each as `append` was given its values) once they are written; raises nothing.
         """
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         directory = os.path.join(state_directory, "audit")
@@ -52,8 +50,7 @@ class AuditLog:
         self._fault = ""
         self._pending: list[str] = []
         self._view = view
-        self._footer = footer
-        self._refused: dict[str, None] = {}  # reasons
+        self._refused: dict[Sequence[object], list[Any]] = {}  # by its texts: those by name, and how often
         self._seen: list[Sequence[object]] = []  # what the view is still to be shown
         self._fields: Sequence[str] = ()
         self._text_fields: Sequence[str] = ()
@@ -79,6 +76,8 @@ class AuditLog:
             self._learn(fields, values)
         texts = self._texts_of(values)
         line = self._lines.get(texts) or self._line(texts)
+        if self._refused and texts in self._refused:
+            self._refused[texts][1] += 1
         self._pending.append(line % self._numbers_of(values))
         if self._view is not None:
             self._seen.append(values)
@@ -93,10 +92,10 @@ class AuditLog:
         self._lines.clear()
 
     def _line(self, texts: Sequence[object]) -> str:
-        if "refused" in texts and len(self._refused) < _MAX_REASONS:
+        if "refused" in texts and len(self._refused) < _MAX_REFUSED:
             named = dict(zip(self._text_fields, texts, strict=True))
             if named.get("verdict") == "refused":
-                self._refused[str(named.get("reason"))] = None
+                self._refused.setdefault(texts, [named, 0])
         left = iter(texts)
         written = (kind or self._quote(next(left)).replace("%", "%%") for kind in self._kinds)
         members = (f"{_encode(name)}:{text}" for name, text in zip(self._fields, written, strict=True))
@@ -116,6 +115,11 @@ class AuditLog:
                     self._quoted.clear()
                 self._quoted[value] = text
         return text
+
+    @property
+    def refused(self) -> list[tuple[dict[str, object], int]]:
+        """What was refused: its texts by field, each once, at most _MAX_REFUSED; and how often."""
+        return [(named, count) for named, count in self._refused.values()]
 
     @property
     def is_watched(self) -> bool:
@@ -148,8 +152,6 @@ class AuditLog:
         os.close(self._fd)
         if self._fault:
             self._notice(f"the audit log {self.path} is not whole: {self._fault}")
-        if self._footer is not None:
-            self._footer(list(self._refused))
 
 
 def _picker(indices: Sequence[int]) -> Callable[[Sequence[object]], Sequence[object]]:

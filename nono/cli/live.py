@@ -16,7 +16,8 @@ import select
 from collections.abc import Sequence
 from time import monotonic
 
-from nono.cli.render import GRANT, printable
+from nono.cli.render import printable
+from nono.errors import GRANT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

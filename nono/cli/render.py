@@ -28,8 +28,6 @@ _WIDTH = 11
 COLUMNS = 80
 _MARGIN = 6 + _WIDTH + 1
 _COLOURS = {"denied": 31, "warning": 33, "leaks": 33, "unprotected": 33, "note": 36}  # SGR: red, yellow, cyan
-_MAX_DENIED = 10
-GRANT = " The operator can grant it with "  # in a refusal's reason, before the flag (policy/allowlist.py)
 _HOSTS_SHOWN = 8
 _PATHS_SHOWN = 8
 
@@ -113,18 +111,6 @@ def to_stderr(text: str) -> None:
             sys.stderr.flush()
     except OSError:
         pass
-
-
-def denied(reasons: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the footer: what was refused that a flag would grant, and the flag; nothing where nothing was."""
-    rows = []
-    for reason in reasons:
-        sentence, grantable, flag = reason.partition(GRANT)
-        if grantable:
-            rows.append(("denied", f"{printable(sentence)}  {printable(flag)}"))
-    if len(rows) > _MAX_DENIED:
-        rows[_MAX_DENIED:] = [("", f"{len(rows) - _MAX_DENIED} more, in the audit log")]
-    return rows
 
 
 def plan(what: Summary, home: str) -> list[tuple[str, str]]:

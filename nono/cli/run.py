@@ -20,12 +20,15 @@ from importlib import import_module
 from nono.cli import render
 from nono.cli.flags import add_policy_arguments, policy_request
 from nono.cli.messages import Messages, add_message_arguments
-from nono.errors import UsageError
+from nono.errors import NonoError, UsageError
 from nono.session import run as session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from nono.cli.denials import Report
+    from nono.supervisor.denials import Denial
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +43,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     other = parser.add_argument_group("other")
     other.add_argument("--dry-run", action="store_true", help="print what would be applied, start nothing")
     add_message_arguments(other)
+    other.add_argument("--no-diagnostics", action="store_true", help="do not look for what was denied, nor tell it")
+    other.add_argument(
+        "--diagnostics-json",
+        metavar="FILE|fd:N",
+        help="when all is over, write what was denied as JSON to FILE, or to the open descriptor N",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,11 +77,34 @@ def start(arguments: argparse.Namespace, argv: tuple[str, ...]) -> int:
             else:
                 messages.rows(render.summary(what, home, verbose=arguments.verbose > 0))
 
-        def footer(reasons: Sequence[str]) -> None:
-            messages.rows(render.denied(reasons))
+        def footer(denied: Sequence[Denial]) -> None:
+            found.extend(denied)
+            if denied and is_told:
+                messages.rows(import_module("nono.cli.denials").rows(denied, home))
 
-        if not arguments.verbose:
-            return session.run(order, os.environ, tell, messages.notice, footer=footer)
-        with import_module("nono.cli.live").LiveView(messages) as live:  # who does not watch does not wait for it
-            status: int = session.run(order, os.environ, tell, messages.notice, live.show, footer)
+        found: list[Denial] = []
+        is_told = not arguments.no_diagnostics and (messages.is_logged or not arguments.silent)
+        report = _report(arguments)
+        asked = footer if is_told or report is not None else None
+        status = 1
+        try:
+            if not arguments.verbose:
+                status = session.run(order, os.environ, tell, messages.notice, footer=asked)
+            else:  # who does not watch does not wait for it
+                with import_module("nono.cli.live").LiveView(messages) as live:
+                    status = session.run(order, os.environ, tell, messages.notice, live.show, asked)
+        except NonoError as error:
+            status = error.exit_status
+            raise
+        finally:
+            if report is not None:
+                report.write(found, status, messages.notice)
         return status
+
+
+def _report(arguments: argparse.Namespace) -> Report | None:
+    """Return where the denials are written as JSON; opened before anything is started. Raises UsageError."""
+    if arguments.diagnostics_json is None or arguments.dry_run:
+        return None
+    report: Report = import_module("nono.cli.denials").Report(arguments.diagnostics_json)  # few runs have one
+    return report

@@ -139,8 +139,7 @@ class Allowlist:
         if rules:
             return Verdict(not reachable, rules)
         wanted = host_and_port(host.strip("[]") if ":" in name else name, 0 if is_default else port)
-        message = f"{wanted} is not in the allowlist. The operator can grant it with --allow-domain {wanted}"
-        refusal = Refusal(403, "host_denied", message)
+        refusal = Refusal(403, "host_denied", f"{wanted} is not in the allowlist.", f"--allow-domain {wanted}")
         refusal.unlisted = True
         raise refusal
 

@@ -132,7 +132,10 @@ class Ends:
             text = answer(error.status, error.code, str(error), close=True, head_only=head_only, to_connect=to_connect)
         else:
             text = b""  # an answer has begun: it breaks off here
-        self._report(error.code, str(error), refused=isinstance(error, Refusal))
+        if isinstance(error, Refusal):
+            self._report(error.code, str(error), error.flag, refused=True)
+        else:
+            self._report(error.code, str(error))
         if text:
             self._to_client(text)
         elif self.upstream_state == BODY and self._answer_left == UNTIL_CLOSE:
@@ -185,16 +188,16 @@ class Ends:
         if upstream is not None:
             upstream.pool.discard(upstream)
 
-    def _report(self, code: str, reason: str = "", *, refused: bool = False) -> None:
+    def _report(self, code: str, reason: str = "", flag: str = "", *, refused: bool = False) -> None:
         if self._under_way:
             self._under_way = False
-            self._services.report(self._exchange(code, reason, "refused" if refused else "allowed"))
+            self._services.report(self._exchange(code, reason, "refused" if refused else "allowed", flag))
 
     def _opening(self) -> Exchange:
         """What can be told of a tunnel that begins."""
         return self._exchange("opened", "", "allowed")._replace(time=time.time(), bytes_up=0, bytes_down=0)
 
-    def _exchange(self, code: str, reason: str, verdict: str) -> Exchange:
+    def _exchange(self, code: str, reason: str, verdict: str, flag: str = "") -> Exchange:
         """What can be told of the exchange under way. One that was not understood is refused, whatever became of it."""
         outgoing, target = self._outgoing, self._target
         now = self._services.loop.now
@@ -209,7 +212,7 @@ class Ends:
         duration = now - self._started
         return Exchange(
             time.time() - duration, route, host, self._address, method, path, verdict, self._status, code,
-            self._bytes_up, self._bytes_down, int(duration * 1e6) / 1e3, reason,
+            self._bytes_up, self._bytes_down, int(duration * 1e6) / 1e3, reason, flag,
         )  # fmt: skip
 
     # What the halves do, for each other.

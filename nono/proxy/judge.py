@@ -167,8 +167,8 @@ class Judge(MemoJudge):
             if destination.origin.host == host:
                 self._refuse_routed(host, destination)
         wanted = host_and_port(host, 0 if port == 443 or (port == 80 and not tunnel) else port)
-        message = f"Only the routes are reachable, not {wanted}. The operator can grant it with --allow-domain {wanted}"
-        raise Refusal(403, "host_denied", message)
+        message = f"Only the routes are reachable, not {wanted}."
+        raise Refusal(403, "host_denied", message, f"--allow-domain {wanted}")
 
     def _refuse_routed(self, host: str, destination: Destination) -> NoReturn:
         route = destination.bound.route
@@ -208,7 +208,7 @@ class HostJudge(MemoJudge):
         if verdict is None:
             flag = allow_domain(self._origin, target.target.partition(b"?")[0], self._token)
             message = f"This path of {target.host} is not granted, only {self.router.granted}."
-            raise Refusal(403, "endpoint_denied", f"{message} The operator can grant it with {flag}")
+            raise Refusal(403, "endpoint_denied", message, flag)
         _check_rules(verdict, self._origin, head, target.target, self._token)
         return plan_plain(head, self._origin, target.target, _scope(verdict), self._token)
 

@@ -154,7 +154,7 @@ def address_denied(
     if scope == PUBLIC and any(check(text, NAMED) and not check(text, LOOPBACK) for text in texts):
         wanted = host_and_port(host, 0 if port == 443 else port)
         message = f"{host} has private addresses only, for which it must be named itself, not by a suffix or a group."
-        return Refusal(403, "address_denied", f"{message} The operator can grant it with --allow-domain {wanted}")
+        return Refusal(403, "address_denied", message, f"--allow-domain {wanted}")
     message = f"{host} has only addresses that this proxy never dials (private, link-local or metadata)."
     return Refusal(403, "address_denied", message)
 

@@ -246,14 +246,13 @@ def check_endpoint(found: Destination, head: RequestHead, path: bytes, token: by
         name, rules = found.bound.route.name, found.bound.route.endpoint_rules
         method = head.method.decode() if head.method.isalpha() else "METHOD"
         flag = f"--allow-endpoint {name}:{method}:{_path_in_flag(path or b'/', token)}"
-        raise Refusal(403, "endpoint_denied", _not_granted(f"endpoint of '{name}'", rules, head, flag))
+        raise _not_granted(f"endpoint of '{name}'", rules, head, flag)
 
 
 def check_rules(rules: Sequence[EndpointRule], origin: Origin, head: RequestHead, path: bytes, token: bytes) -> None:
     """Raise Refusal 403 unless one of a host's rules grants `path`, as it will be forwarded."""
     if not _endpoint_allowed(_compiled(rules), head, path):
-        message = _not_granted(f"path of {origin.host}", rules, head, allow_domain(origin, path, token))
-        raise Refusal(403, "endpoint_denied", message)
+        raise _not_granted(f"path of {origin.host}", rules, head, allow_domain(origin, path, token))
 
 
 def allow_domain(origin: Origin, path: bytes, token: bytes) -> str:
@@ -321,11 +320,12 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return bytes((int(digits, 16),)) if digits else _OVERLONG[match[0].lower()]
 
 
-def _not_granted(what: str, rules: Sequence[EndpointRule], head: RequestHead, flag: str) -> str:
+def _not_granted(what: str, rules: Sequence[EndpointRule], head: RequestHead, flag: str) -> Refusal:
     if _is_overridden(head):
-        return f"This {what} is not granted: a header of the request may make it another one; leave it out."
+        message = f"This {what} is not granted: a header of the request may make it another one; leave it out."
+        return Refusal(403, "endpoint_denied", message)
     granted = ", ".join(f"{rule.method} {rule.path}".removeprefix("* ") for rule in rules)
-    return f"This {what} is not granted. Granted: {granted}. The operator can grant it with {flag}"
+    return Refusal(403, "endpoint_denied", f"This {what} is not granted. Granted: {granted}.", flag)
 
 
 def _path_in_flag(path: bytes, token: bytes) -> str:

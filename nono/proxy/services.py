@@ -28,6 +28,7 @@ class Exchange(NamedTuple):
     address: the literal address and port of the connection it used, or of the last that failed; empty when none was
     dialled. verdict: "refused" by nono's policy, or "allowed", also where the upstream or the client then failed.
     status: what the client was answered, 0 when nothing. code: why nono answered, or broke off; empty when it did not.
+    flag: what would grant what was refused, which the reason then says, too.
     """
 
     time: float
@@ -43,6 +44,7 @@ class Exchange(NamedTuple):
     bytes_down: int
     duration_ms: float
     reason: str
+    flag: str = ""
 
 
 class Interceptor(Protocol):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
@@ -24,7 +25,7 @@ from time import time
 from nono.audit.log import AuditLog
 from nono.credentials import env, phantom
 from nono.credentials.loading import Credential, Loader
-from nono.errors import CommandNotExecutable
+from nono.errors import CommandNotExecutable, Refusal
 from nono.kernel import process
 from nono.kernel.spawn import Child, SpawnError
 from nono.policy.capabilities import NETWORK_PROXY, CapabilitySet, PathGrant
@@ -32,6 +33,7 @@ from nono.policy.environment import ChildEnvironment, child_environment
 from nono.record import Record
 from nono.sandbox import filesystem
 from nono.sandbox.plan import Plan
+from nono.session import own_directories
 from nono.session.parts import (
     UPSTREAM_PROXY,
     Parts,
@@ -43,6 +45,7 @@ from nono.session.parts import (
 from nono.session.policy import Order as Order
 from nono.session.policy import complete, decide
 from nono.supervisor import guard, wall
+from nono.supervisor.error_output import ErrorOutput, can_be_passed_on
 from nono.supervisor.job import Job, Signals, children, kill_descendants
 from nono.supervisor.scratch import ScratchDirectory
 from nono.supervisor.terminal import Terminal
@@ -54,12 +57,16 @@ if TYPE_CHECKING:
     from nono.loop import Loop
     from nono.proxy.server import Exchange
     from nono.sandbox.expansion import Expansion
+    from nono.supervisor.denials import Denial
+    from nono.supervisor.diagnostics import Diagnostics
     from nono.supervisor.limits import Limiter
     from nono.supervisor.mediator import Mediator
     from nono.supervisor.relay import Relays
 
 _DELIVERY_S = 0.5  # how long relays deliver what the child sent before it ended
 _STANDARD = (0, 1, 2)
+_KILLED = 128  # an exit status above it is a signal's
+_ENDING = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM))
 
 
 class Summary(Record):
@@ -89,7 +96,7 @@ def run(
     tell: Callable[[Summary], None],
     notice: Callable[[str], None],
     view: Callable[[Sequence[Exchange]], None] | None = None,
-    footer: Callable[[Sequence[str]], None] | None = None,
+    footer: Callable[[Sequence[Denial]], None] | None = None,
 ) -> int:
     """Carry out `order`; return the child's exit status.
 
@@ -99,6 +106,9 @@ def run(
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
     decision = decide(order, environment)
+    if order.profile is not None and not order.dry_run:
+        granted = own_directories.make(decision.capabilities.grants, decision.place)
+        decision = decision._replace(capabilities=decision.capabilities._replace(grants=granted))
     place, command, capabilities, references = (
         decision.place, decision.command, decision.capabilities, decision.references,
     )  # fmt: skip
@@ -171,14 +181,19 @@ def run(
             return 0
         registries = registries_of(capabilities, environment, place, notice)
         parts = Parts(capabilities, credentials, token, standing.port, registries, authority)
-        audit = undo.enter_context(AuditLog(place.state, notice, view, footer))
+        audit = undo.enter_context(AuditLog(place.state, notice, view))
         signals = undo.enter_context(Signals())
         strangers = children() - {standing.prepared.pid}  # of whoever became nono by exec
         process.set_child_subreaper()
         relayed = wall.has_own_network(plan, capabilities.network)
         host_listeners = _listen_on_host(capabilities.listen_ports) if relayed else {}
+        errors = ErrorOutput() if footer is not None and can_be_passed_on() else None
+        status = 1
         try:
             ruleset = filesystem.open_ruleset(plan)
+            lent = ExitStack()
+            if errors is not None:
+                lent.enter_context(errors)
             try:
                 child = standing.prepared.start(
                     path=os.fsencode(command.path),
@@ -197,9 +212,10 @@ def run(
                     rlimits=rlimits,
                 )
             finally:
+                lent.close()
                 os.close(ruleset)
-            behind = _Behind(plan, expansion, child, host_listeners, limiter)
-            return _supervise(parts, behind, terminal, signals, audit, notice)
+            behind = _Behind(plan, expansion, child, host_listeners, limiter, errors, footer is not None)
+            status, diagnostics = _supervise(parts, behind, terminal, signals, audit, notice)
         except SpawnError as error:
             raise CommandNotExecutable(str(error)) if error.step == "exec" else error from None
         finally:
@@ -207,17 +223,27 @@ def run(
             for listener in host_listeners.values():
                 listener.close()
             kill_descendants(strangers)
+            if errors is not None:
+                errors.finish(lambda: status > _KILLED or not _ENDING.isdisjoint(signals.take()))
             guard.close_store(place.state)
+        if footer is not None:
+            footer(diagnostics.denials(audit.refused, capabilities, plan, place))
+        return status
 
 
 class _Behind(Record):
-    """What is behind the wall, and leads there. host_listeners: by port."""
+    """What is behind the wall, and leads there.
+
+    host_listeners: by port. errors: what passes its standard error on. watched: somebody asks what was denied.
+    """
 
     plan: Plan
     expansion: Expansion
     child: Child
     host_listeners: Mapping[int, _socket.socket]
     limiter: Limiter | None
+    errors: ErrorOutput | None
+    watched: bool
 
 
 def _limiter(capabilities: CapabilitySet) -> Limiter | None:
@@ -255,12 +281,21 @@ def _supervise(
     signals: Signals,
     audit: AuditLog,
     notice: Callable[[str], None],
-) -> int:
-    """Serve the child until it exits; return its exit status. Late imports: the child is starting meanwhile."""
+) -> tuple[int, Diagnostics]:
+    """Serve the child until it exits; return its exit status, and what tells of denials.
+
+    Late imports: the child is starting meanwhile.
+    """
     from nono.loop import READ as READABLE
     from nono.loop import Loop
+    from nono.supervisor.diagnostics import Diagnostics
 
     gc.enable()  # see __main__.py
+    diagnostics = Diagnostics()
+    if behind.watched:
+        terminal.watch = diagnostics.on_terminal.feed
+    if behind.errors is not None:
+        behind.errors.serve(diagnostics.on_stderr.feed)
     child, capabilities = behind.child, parts.capabilities
     statuses: list[int] = []
     loop = Loop()
@@ -273,8 +308,7 @@ def _supervise(
     terminal.attach(loop, child.terminal_fd)
     job.attach(loop)
     loop.register(signals.fd, READABLE, lambda _: job.handle(signals.take()))
-    refusals: list[str] = []
-    mediator = _mediator(parts, behind, refusals.append)
+    mediator = _mediator(parts, behind, diagnostics.refusals.append)
     is_proxied = capabilities.network == NETWORK_PROXY
     is_relayed = wall.has_own_network(behind.plan, capabilities.network) and bool(
         capabilities.open_ports or capabilities.listen_ports
@@ -313,13 +347,13 @@ def _supervise(
             if served is not None:
                 served.close()
         os.close(child.control_fd)
-        _record(refusals, audit)
+        _record(diagnostics.refusals, audit)
     for sentence in behind.limiter.outcome() if behind.limiter is not None else ():
         notice(sentence)
-    return deadline.exit_status(statuses[0]) if deadline is not None else statuses[0]
+    return (deadline.exit_status(statuses[0]) if deadline is not None else statuses[0]), diagnostics
 
 
-def _mediator(parts: Parts, behind: _Behind, refused: Callable[[str], None]) -> Mediator | None:
+def _mediator(parts: Parts, behind: _Behind, refused: Callable[[Denial], None]) -> Mediator | None:
     """Return what performs the calls that the filter makes wait, None where it makes none. refused: see Mediator."""
     if behind.child.notify_fd < 0:
         return None
@@ -328,18 +362,16 @@ def _mediator(parts: Parts, behind: _Behind, refused: Callable[[str], None]) -> 
     return mediate(behind.child.notify_fd, behind.plan, behind.expansion, parts.capabilities, parts.port, refused)
 
 
-def _record(refusals: Sequence[str], audit: AuditLog) -> None:
+def _record(refusals: Sequence[Denial], audit: AuditLog) -> None:
     """Write what the mediator refused into the audit log: a sentence each, and the flag that would grant it."""
     if not refusals:
         return
     from nono.proxy.server import Exchange
 
     for refusal in refusals:
-        what, _, flag = refusal.partition("; see ")
-        reason = f"{what} was refused. The operator can grant it with {flag}" if flag else f"{what} was refused."
-        exchange = Exchange(
-            time(), "", "", "", "", "", "refused", 0, "outside_the_wall", 0, 0, 0.0, reason[:1].upper() + reason[1:]
-        )
+        text = f"{refusal.detail} was refused."
+        error = Refusal(0, refusal.reason, text[:1].upper() + text[1:], refusal.flag)
+        exchange = Exchange(time(), "", "", "", "", "", "refused", 0, error.code, 0, 0, 0.0, str(error), error.flag)
         audit.append(Exchange._fields, exchange)
 
 

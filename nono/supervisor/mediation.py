@@ -10,6 +10,7 @@ from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY, SANDBOX_NAMESP
 from nono.sandbox.expansion import Expansion
 from nono.sandbox.plan import Plan
 from nono.supervisor import mediator
+from nono.supervisor.denials import Denial
 from nono.supervisor.mediator import Mediator
 
 
@@ -19,7 +20,7 @@ def mediate(
     expansion: Expansion,
     capabilities: CapabilitySet,
     port: int,
-    refused: Callable[[str], None],
+    refused: Callable[[Denial], None],
 ) -> Mediator:
     """Perform from now on what the filter makes wait. notify_fd: owned from now on."""
     if capabilities.network == NETWORK_OPEN:

@@ -54,7 +54,9 @@ from collections.abc import Callable, Mapping
 from errno import EACCES, EAFNOSUPPORT, EAGAIN, ECONNREFUSED, EINVAL, EMFILE, ENFILE, ENOENT, EPERM, ESRCH
 
 from nono.kernel import notify
+from nono.policy.verdict import shell_quoted
 from nono.record import Record
+from nono.supervisor.denials import MEDIATOR, OUTSIDE_THE_WALL, SOCKET, Denial
 
 MAX_THREADS = 32
 _MAX_UNIX_CONNECTS = 24  # at once
@@ -100,7 +102,7 @@ class Rules(Record):
 class Mediator:
     """Serves a notification fd, which it owns, until `close`."""
 
-    def __init__(self, notify_fd: int, rules: Rules, refused: Callable[[str], None]) -> None:
+    def __init__(self, notify_fd: int, rules: Rules, refused: Callable[[Denial], None]) -> None:
         """refused: called once for each thing that was refused, MAX_REPORTS of them, in a thread of the mediator."""
         self._rules = rules
         self._refused = refused
@@ -176,7 +178,7 @@ class Mediator:
             while self._line.serve(call) == notify.JUDGE:
                 self._answer(call)
         except OSError as failure:  # no call can be received: they wait until `close`
-            self._report(f"connections from now on, because the kernel hands none over any more ({failure})")
+            self._report("", "", f"connections from now on, because the kernel hands none over any more ({failure})")
 
     def _tend(self) -> None:
         """Keep a thread waiting for calls while others connect. Never in the way of a call: it takes no part in one."""
@@ -205,7 +207,7 @@ class Mediator:
         except OSError as failure:
             error = failure.errno or EACCES
         except Exception as failure:  # noqa: BLE001  (a mistake of ours must not take the thread away: the child waits)
-            self._report(f"a call, by a mistake in nono ({type(failure).__name__})")
+            self._report("", "", f"a call, by a mistake in nono ({type(failure).__name__})")
         self._line.answer(call, error, flags)
 
     def _judge(self, call: notify.Call) -> tuple[int, int]:
@@ -221,7 +223,8 @@ class Mediator:
             return self._netlink(call), 0
         if raw.domain in _INET:
             if raw.kind == notify.CONNECT:  # refused already, and handed up to be told
-                self._report(f"a connection to {_host(call.address)}, where nothing was granted")
+                host = _host(call.address)
+                self._report("connect", host, f"a connection to {host}, where nothing was granted")
                 return int(raw.error), 0
             if self._rules.network == OPEN_NETWORK and raw.kind == notify.LISTEN:
                 return notify.listen(call), 0
@@ -234,12 +237,14 @@ class Mediator:
 
     def _out_of_reach(self, error: int) -> int:
         if error in (EMFILE, ENFILE):
-            self._report("connections, because nono itself has no file descriptor left")
+            self._report("", "", "connections, because nono itself has no file descriptor left")
             return int(error)
         if error != ESRCH:
             self._report(
+                "",
+                "",
                 "connections of a program that made itself undumpable (or that a security module hides from nono): "
-                "its sockets cannot be judged"
+                "its sockets cannot be judged",
             )
         return EACCES
 
@@ -250,7 +255,7 @@ class Mediator:
         _, host, port = address
         if host in (_LOOPBACK, "0.0.0.0", "::") and port in self._rules.listen_ports:
             return notify.bind(call, _loopback(call.raw.domain, port))
-        self._report(f"listening on {_host(call.address)}; see --listen-port")
+        self._report("listen", _host(call.address), f"listening on {_host(call.address)}", f"--listen-port {port}")
         return EACCES
 
     def _listen_inet(self, call: notify.Call) -> int:
@@ -280,7 +285,7 @@ class Mediator:
         if self._rules.own_trees and len(address) > 2 and address[:2] == _family(socket.AF_UNIX) and address[2]:
             return 0, notify.CONTINUE
         kind, name = ("an abstract socket", address[3:]) if address[2:3] == b"\0" else ("a socket", address[2:])
-        self._report(f"{kind} named {_printable(name)}; see --allow-unix-socket own")
+        self._report("bind", _printable(name), f"{kind} named {_printable(name)}", "--allow-unix-socket own")
         return EACCES, 0
 
     def _listen_unix(self, call: notify.Call) -> int:
@@ -308,7 +313,8 @@ class Mediator:
     def _connect_abstract(self, call: notify.Call, address: bytes) -> int:
         if self._rules.network == OWN_NETWORK and _in_its_own_network(call) and self._line.still_waits(call):
             return self._line.connect(call, address)
-        self._report(f"a connection to the abstract socket {_printable(address[3:])}")
+        name = _printable(address[3:])
+        self._report("connect", f"@{name}", f"a connection to the abstract socket {name}")
         return EPERM
 
     def _connect_path(self, call: notify.Call, path: bytes) -> int:
@@ -327,7 +333,8 @@ class Mediator:
             if not stat.S_ISSOCK(os.fstat(target_fd).st_mode):
                 return ECONNREFUSED
             if not (self._is_granted(target_fd) or self._is_own(target_fd, root_fd)):
-                self._report(f"a connection to {_printable(absolute)}; see --allow-unix-socket {_printable(absolute)}")
+                name = _printable(absolute)
+                self._report("connect", name, f"a connection to {name}", _flag(absolute))
                 return EACCES
             return self._line.connect(call, _family(socket.AF_UNIX) + b"/proc/self/fd/%d\0" % target_fd)
         finally:
@@ -346,14 +353,14 @@ class Mediator:
         resolve = notify.RESOLVE_IN_ROOT | notify.RESOLVE_NO_SYMLINKS | notify.RESOLVE_NO_MAGICLINKS
         return _leads_to(target_fd, real, root_fd, resolve)
 
-    def _report(self, what: str) -> None:
-        """Tell `what` was refused, if it is new."""
+    def _report(self, access: str, what: str, detail: str, flag: str = "") -> None:
+        """Tell what was refused, if it is new."""
         with self._lock:
             self._line.raw.reports_left = max(0, self._line.raw.reports_left - 1)
-            if what in self._reported or len(self._reported) >= MAX_REPORTS:
+            if detail in self._reported or len(self._reported) >= MAX_REPORTS:
                 return
-            self._reported.add(what)
-        self._refused(what)
+            self._reported.add(detail)
+        self._refused(Denial(SOCKET, what or detail, access, OUTSIDE_THE_WALL, "", flag, 1, detail, MEDIATOR))
 
 
 def _is_below(path: bytes, trees: tuple[str, ...]) -> bool:
@@ -417,6 +424,12 @@ def _host(address: bytes) -> str:
         return "an address that is none"
     _, host, port = parsed
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _flag(path: bytes) -> str:
+    """What would grant a connection to a socket that the child has named; "" where the name is no text."""
+    text = path.partition(b"\0")[0].decode(errors="replace")
+    return f"--allow-unix-socket {shell_quoted(text)}" if text.isprintable() and "\ufffd" not in text else ""
 
 
 def _printable(name: bytes) -> str:

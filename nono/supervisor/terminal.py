@@ -75,11 +75,12 @@ class Terminal:
 
     spec: what spawn makes for the agent; None: nothing. has_job_control: the user's terminal is our controlling one.
     interactive: whether a shell may be watching us for stops.
-    on_hang_up: called once when the user's terminal has gone.
+    on_hang_up: called once when the user's terminal has gone. watch: shown what the agent writes; raises nothing.
     """
 
     def __init__(self) -> None:
         self.on_hang_up: Callable[[], None] = lambda: None
+        self.watch: Callable[[bytes], None] | None = None
         self._loop: Loop | None = None
         self._master = -1
         self._for_agent = self._for_user = b""
@@ -291,6 +292,8 @@ class Terminal:
         except OSError:  # EIO: nobody has it open, nor can open it again
             self._ended = True
             return False
+        if self.watch is not None:
+            self.watch(self._for_user)
         return bool(self._for_user)
 
     def _write_user(self) -> bool:

@@ -37,7 +37,7 @@ class Denial(Record):
     kind: PATH, HOST, SOCKET or REQUEST. what: the path, the host with its port, METHOD and URL. access: read, write,
     read+write; of sockets connect, bind or listen. reason: a word (policy/verdict.py, or the proxy's code).
     origin: what denies it: a group, "--deny", a profile; "" where nothing grants it. flag: what would grant it, as the
-    user types it; "" for nothing. times: how often. detail: one sentence. source: who says so; of OUTPUT, the agent itself.
+    user types it; "" for nothing. times: how often. detail: a sentence. source: who says so (OUTPUT: the agent itself).
     """
 
     kind: str

@@ -54,19 +54,20 @@ def test_whoever_watches_is_shown_the_same_entries(tmp_path: Path) -> None:
     assert len(Path(log.path).read_bytes().splitlines()) == 3
 
 
-def test_the_footer_is_told_each_reason_once(tmp_path: Path) -> None:
-    told: list[object] = []
+def test_counts_each_thing_that_was_refused(tmp_path: Path) -> None:
     fields = ("host", "verdict", "reason", "ms")
-    with AuditLog(str(tmp_path), print, footer=told.append) as log:
+    with AuditLog(str(tmp_path), print) as log:
         for host, verdict, reason in [("a", "refused", "no a"), ("b", "allowed", "late"), ("c", "refused", "no c")] * 2:
             log.append(fields, [host, verdict, reason, 1.0])
+        log.append(fields, ["a", "refused", "no a", 2.0])
         for number in range(3000):
             log.append(fields, [str(number), "refused", f"no {number}", 1.0])
-        assert not told
-    (reasons,) = told
-    assert isinstance(reasons, list)
-    assert reasons[:3] == ["no a", "no c", "no 0"]
-    assert len(reasons) == 256
+    assert [(named["host"], named["reason"], count) for named, count in log.refused[:3]] == [
+        ("a", "no a", 3),
+        ("c", "no c", 2),
+        ("0", "no 0", 1),
+    ]
+    assert len(log.refused) == 256
 
 
 def test_file_and_directory_are_private(tmp_path: Path) -> None:

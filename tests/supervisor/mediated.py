@@ -23,6 +23,7 @@ from nono.errors import KernelError
 from nono.kernel import landlock, notify, process
 from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY
 from nono.sandbox import bpf
+from nono.supervisor.denials import Denial
 from nono.supervisor.mediator import HOST_PORTS, OPEN_NETWORK, OWN_NETWORK, Mediator, Rules
 
 TIMEOUT_S = 30
@@ -135,12 +136,16 @@ def confined(
             os._exit(0)
     theirs.close()
     refused: list[str] = []
+
+    def told(denial: Denial) -> None:
+        refused.append(denial.detail)
+
     try:
         message, fds, *_ = socket.recv_fds(ours, 1 << 16, 1)
         if not fds:
             error, text = json.loads(message)
             pytest.skip(f"this kernel or container does not give the test what it needs: {text}") if error else None
-        mediator = Mediator(fds[0], rules, refused.append)
+        mediator = Mediator(fds[0], rules, told)
         try:
             yield Confined(pid, ours, mediator, refused)
         finally:

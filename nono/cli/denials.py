@@ -2,8 +2,8 @@
 
 The footer has a line for each thing: what was tried, what denies it, the flag that would grant it.
 
-    nono  denied      read ~/.aws/credentials  (deny_credentials)
-                          --bypass-protection ~/.aws/credentials --read-file ~/.aws/credentials
+    nono  denied      read ~/.aws/credentials  (protected: deny_credentials)
+                        --bypass-protection ~/.aws/credentials --read-file ~/.aws/credentials
 
 Standard output is the command's alone, so the JSON goes to a FILE or to a descriptor that the caller has opened
 (`fd:3`). It is written when all is over. Nothing the agent can do in the file's directory leads the writing astray: the
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _SHOWN = 10
+_FLAGS_WIDTH = 58  # what render.table has room for
 _WHAT = 160  # characters
+_KEYS = {"times": "count"}
 _WHY = {
     verdict.PATH_NOT_GRANTED: "not granted",
-    verdict.INSUFFICIENT_ACCESS: "granted in part",
     denials.HOST_NOT_ALLOWED: "not in the allowlist",
     denials.OUTSIDE_THE_WALL: "outside the wall",
     "endpoint_denied": "not among the granted requests",
@@ -45,15 +46,37 @@ _WHY = {
 def rows(found: Sequence[Denial], home: str) -> list[tuple[str, str]]:
     """Return the rows of the footer; none where nothing was denied."""
     lines: list[tuple[str, str]] = []
-    for denial in found[:_SHOWN]:
-        lines.append(("denied", f"{_what(denial, home)}  ({_why(denial)})"))
+    shown = _shown(found)
+    for denial in shown:
+        if denial.flag or not denial.detail:
+            lines.append(("denied", f"{_what(denial, home)}  ({_why(denial)})"))
+        else:
+            lines.append(("denied", f"{_what(denial, home)}: {_sentence(denial.detail)}"))
         if denial.flag:
-            lines.append(("", f"  {printable(denial.flag)}"))
-    if len(found) > _SHOWN:
-        lines.append(("", f"{len(found) - _SHOWN} more  (--diagnostics-json FILE has all)"))
-    if any(denial.source == denials.OUTPUT for denial in found[:_SHOWN]):
+            lines += [("", f"  {flags}") for flags in _in_lines(printable(denial.flag))]
+    if len(found) > len(shown):
+        lines.append(("", f"{len(found) - len(shown)} more  (--diagnostics-json FILE has all)"))
+    if any(denial.source == denials.OUTPUT for denial in shown):
         lines.append(("note", "the paths are those that the command's own output names"))
     return lines
+
+
+def _shown(found: Sequence[Denial]) -> list[Denial]:
+    """Choose those that the footer has room for: what the agent prints does not push out what nono knows itself."""
+    known = [denial for denial in found if denial.source != denials.OUTPUT]
+    told = [denial for denial in found if denial.source == denials.OUTPUT]
+    room = max(_SHOWN - len(known), _SHOWN // 2)
+    chosen = {*map(id, told[:room])}
+    chosen.update(map(id, known[: _SHOWN - len(chosen)]))
+    return [denial for denial in found if id(denial) in chosen]
+
+
+def _in_lines(flags: str) -> list[str]:
+    """Return flags as lines that need no folding, because a line that was folded cannot be copied."""
+    if len(flags) <= _FLAGS_WIDTH:
+        return [flags]
+    first, *more = flags.split(" --")
+    return [first, *(f"--{flag}" for flag in more)]
 
 
 def _what(denial: Denial, home: str) -> str:
@@ -70,11 +93,14 @@ def _what(denial: Denial, home: str) -> str:
 def _why(denial: Denial) -> str:
     if denial.reason == verdict.SENSITIVE_PATH:
         return f"protected: {printable(denial.origin)}"
-    if denial.reason == verdict.INSUFFICIENT_ACCESS and denial.flag:
+    if denial.reason == verdict.INSUFFICIENT_ACCESS:
         return "granted, but not to " + denial.access
-    if denial.flag or not denial.detail:
-        return _WHY.get(denial.reason, denial.reason.replace("_", " "))
-    return printable(denial.detail).rstrip(".")
+    return _WHY.get(denial.reason, denial.reason.replace("_", " "))
+
+
+def _sentence(text: str) -> str:
+    """Return what nothing would grant, as the rest of a line."""
+    return printable(text[:1].lower() + text[1:].rstrip("."))
 
 
 class Report:
@@ -116,7 +142,7 @@ class Report:
             notice(f"--diagnostics-json could not be written: {error.strerror}")
 
     def _write(self, found: Sequence[Denial], exit_status: int) -> None:
-        entries = [denial._asdict() for denial in found]
+        entries = [{_KEYS.get(name, name): value for name, value in denial._asdict().items()} for denial in found]
         text = json.dumps({"version": VERSION, "exit_status": exit_status, "denials": entries}, ensure_ascii=True)
         data = text.encode() + b"\n"
         if self._fd >= 0:

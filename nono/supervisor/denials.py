@@ -4,8 +4,9 @@ Pure: the disk and the policy come in as functions. Sources: the kernel's audit 
 said of it (wording.py), the mediator and the proxy.
 
 A path is a denial only if the policy says so, too: what the policy grants, and what this user may not read or write
-without nono either, is somebody else's affair. No suggestion is made that would open much at once: files of one
-directory become the directory's flag only where that is below the home or otherwise deep, and holds nothing protected.
+without nono either, is somebody else's affair. No suggestion is made that would open much at once: never the
+home or what is above it; and files of one directory become the directory's flag only where that is below the home or
+otherwise deep, and holds nothing protected.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ Look = Callable[[str], Found]
 Judge = Callable[[str, Found, int], Verdict]
 
 
-def of_paths(attempts: Mapping[Attempt, int], look: Look, judge: Judge, absolute: Callable[[str], str]) -> list[Denial]:
+def of_paths(
+    attempts: Mapping[Attempt, int], look: Look, judge: Judge, absolute: Callable[[str], str], home: str
+) -> list[Denial]:
     """Return what the policy denied of `attempts`, in their order. absolute: resolves a path as the agent would."""
     tried: dict[str, tuple[int, int, Found, str]] = {}
     looked: dict[str, Found] = {}
@@ -95,7 +98,7 @@ def of_paths(attempts: Mapping[Attempt, int], look: Look, judge: Judge, absolute
             before = tried.get(path, (0, 0, found, attempt.source))
             source = before[3] if before[3] == KERNEL else attempt.source
             tried[path] = (before[0] | access, before[1] + count, found, source)
-    return [_of_path(path, *values, judge) for path, values in tried.items()]
+    return [_of_path(path, *values, judge, home) for path, values in tried.items()]
 
 
 def _is_plausible(attempt: Attempt, found: Found) -> bool:
@@ -119,10 +122,11 @@ def _denied_access(attempt: Attempt, path: str, found: Found, judge: Judge) -> i
     return 0
 
 
-def _of_path(path: str, access: int, count: int, found: Found, source: str, judge: Judge) -> Denial:
+def _of_path(path: str, access: int, times: int, found: Found, source: str, judge: Judge, home: str) -> Denial:
     says = judge(path, found, access)
-    flag = says.flag if path.isprintable() else ""  # what cannot be shown cannot be typed
-    return Denial(PATH, path, ACCESS[access], says.reason, says.origin, flag, count, says.detail, source)
+    # Nobody is advised to open his whole home, or more; and what cannot be shown cannot be typed.
+    flag = "" if is_at_or_below(home, found.real) or not path.isprintable() else says.flag
+    return Denial(PATH, path, ACCESS[access], says.reason, says.origin, flag, times, says.detail, source)
 
 
 def of_exchanges(refused: Iterable[tuple[Mapping[str, object], int]]) -> list[Denial]:
@@ -184,7 +188,7 @@ def _with_directories(
 
 
 def may_be_named(directory: str, home: str, protected: Iterable[str]) -> bool:
-    """Whether a directory may be suggested for its files: not the home, nor what is near the root or holds secrets."""
+    """Whether a directory may be suggested in the place of files in it: not what is near the root, or holds secrets."""
     if is_at_or_below(home, directory) or any(is_at_or_below(path, directory) for path in protected):
         return False
     return is_at_or_below(directory, home) or directory.count("/") >= _DEEP

@@ -46,9 +46,9 @@ class Diagnostics:
             return ()
         denials = import_module("nono.supervisor.denials")  # what follows is needed by few runs
         policy = Policy(capabilities, plan, place)
-        found = denials.of_paths(attempts, policy.look, policy.judge, policy.absolute)
-        found += [*self.refusals, *denials.of_exchanges(refused)]
         home = os.path.realpath(place.home)
+        found = denials.of_paths(attempts, policy.look, policy.judge, policy.absolute, home)
+        found += [*self.refusals, *denials.of_exchanges(refused)]
         return tuple(denials.grouped(found, policy.look, policy.judge, home, capabilities.denies))
 
     def _attempts(self) -> dict[Attempt, int]:

@@ -178,7 +178,7 @@ class Mediator:
             while self._line.serve(call) == notify.JUDGE:
                 self._answer(call)
         except OSError as failure:  # no call can be received: they wait until `close`
-            self._report("", "", f"connections from now on, because the kernel hands none over any more ({failure})")
+            self._tell("", "", f"connections from now on, because the kernel hands none over any more ({failure})")
 
     def _tend(self) -> None:
         """Keep a thread waiting for calls while others connect. Never in the way of a call: it takes no part in one."""
@@ -207,7 +207,7 @@ class Mediator:
         except OSError as failure:
             error = failure.errno or EACCES
         except Exception as failure:  # noqa: BLE001  (a mistake of ours must not take the thread away: the child waits)
-            self._report("", "", f"a call, by a mistake in nono ({type(failure).__name__})")
+            self._tell("", "", f"a call, by a mistake in nono ({type(failure).__name__})")
         self._line.answer(call, error, flags)
 
     def _judge(self, call: notify.Call) -> tuple[int, int]:
@@ -224,7 +224,7 @@ class Mediator:
         if raw.domain in _INET:
             if raw.kind == notify.CONNECT:  # refused already, and handed up to be told
                 host = _host(call.address)
-                self._report("connect", host, f"a connection to {host}, where nothing was granted")
+                self._tell("connect", host, f"a connection to {host}, where nothing was granted")
                 return int(raw.error), 0
             if self._rules.network == OPEN_NETWORK and raw.kind == notify.LISTEN:
                 return notify.listen(call), 0
@@ -237,10 +237,10 @@ class Mediator:
 
     def _out_of_reach(self, error: int) -> int:
         if error in (EMFILE, ENFILE):
-            self._report("", "", "connections, because nono itself has no file descriptor left")
+            self._tell("", "", "connections, because nono itself has no file descriptor left")
             return int(error)
         if error != ESRCH:
-            self._report(
+            self._tell(
                 "",
                 "",
                 "connections of a program that made itself undumpable (or that a security module hides from nono): "
@@ -255,7 +255,7 @@ class Mediator:
         _, host, port = address
         if host in (_LOOPBACK, "0.0.0.0", "::") and port in self._rules.listen_ports:
             return notify.bind(call, _loopback(call.raw.domain, port))
-        self._report("listen", _host(call.address), f"listening on {_host(call.address)}", f"--listen-port {port}")
+        self._tell("listen", _host(call.address), f"listening on {_host(call.address)}", f"--listen-port {port}")
         return EACCES
 
     def _listen_inet(self, call: notify.Call) -> int:
@@ -285,7 +285,7 @@ class Mediator:
         if self._rules.own_trees and len(address) > 2 and address[:2] == _family(socket.AF_UNIX) and address[2]:
             return 0, notify.CONTINUE
         kind, name = ("an abstract socket", address[3:]) if address[2:3] == b"\0" else ("a socket", address[2:])
-        self._report("bind", _printable(name), f"{kind} named {_printable(name)}", "--allow-unix-socket own")
+        self._tell("bind", _printable(name), f"{kind} named {_printable(name)}", "--allow-unix-socket own")
         return EACCES, 0
 
     def _listen_unix(self, call: notify.Call) -> int:
@@ -314,7 +314,7 @@ class Mediator:
         if self._rules.network == OWN_NETWORK and _in_its_own_network(call) and self._line.still_waits(call):
             return self._line.connect(call, address)
         name = _printable(address[3:])
-        self._report("connect", f"@{name}", f"a connection to the abstract socket {name}")
+        self._tell("connect", f"@{name}", f"a connection to the abstract socket {name}")
         return EPERM
 
     def _connect_path(self, call: notify.Call, path: bytes) -> int:
@@ -334,7 +334,7 @@ class Mediator:
                 return ECONNREFUSED
             if not (self._is_granted(target_fd) or self._is_own(target_fd, root_fd)):
                 name = _printable(absolute)
-                self._report("connect", name, f"a connection to {name}", _flag(absolute))
+                self._tell("connect", name, f"a connection to {name}", _flag(absolute))
                 return EACCES
             return self._line.connect(call, _family(socket.AF_UNIX) + b"/proc/self/fd/%d\0" % target_fd)
         finally:
@@ -353,7 +353,7 @@ class Mediator:
         resolve = notify.RESOLVE_IN_ROOT | notify.RESOLVE_NO_SYMLINKS | notify.RESOLVE_NO_MAGICLINKS
         return _leads_to(target_fd, real, root_fd, resolve)
 
-    def _report(self, access: str, what: str, detail: str, flag: str = "") -> None:
+    def _tell(self, access: str, what: str, detail: str, flag: str = "") -> None:
         """Tell what was refused, if it is new."""
         with self._lock:
             self._line.raw.reports_left = max(0, self._line.raw.reports_left - 1)

@@ -145,12 +145,17 @@ def show(path: str, place: Place) -> str:
 
 
 def quote(path: str, place: Place) -> str:
-    """Return a path as a shell reads it."""
-    shown = show(path, place)
+    """Return a path as a shell reads it, and then nono: a dollar sign is written twice (paths.py)."""
+    shown = show(path, place).replace("$", "$$")
     if shown.startswith("~/") or shown == "~":
         head, rest = shown[:2], shown[2:]
         return head + shell_quoted(rest) if rest else shown
     return shell_quoted(shown)
+
+
+def in_profile(path: str, place: Place) -> str:
+    """Return a path as a profile has it (paths.py)."""
+    return show(path, place).replace("$", "$$").replace("*", "\\*")
 
 
 def profile_line(section: str, fields: Iterable[tuple[str, str]]) -> str:
@@ -251,10 +256,10 @@ def _grant_flag(asked: _Asked, missing: int, bypass: str = "") -> tuple[str, str
             return "", ""  # both hold protected paths, so that nothing can be made in them
     field = _FLAGS[missing] + ("" if is_directory else "_file")
     flag = f"--{field.replace('_', '-')} {quote(path, asked.place)}"
-    fields = [(field, show(path, asked.place))]
+    fields = [(field, in_profile(path, asked.place))]
     if bypass:
         flag = f"--bypass-protection {quote(bypass, asked.place)} {flag}"
-        fields.insert(0, ("bypass_protection", show(bypass, asked.place)))
+        fields.insert(0, ("bypass_protection", in_profile(bypass, asked.place)))
     return flag, profile_line("filesystem", fields)
 
 

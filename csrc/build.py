@@ -17,7 +17,10 @@ from cffi import FFI
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BEGIN = "/* cffi declarations start here */"
 END = "/* cffi declarations end here */"
-SOURCES = ("keyctl", "landlock", "network", "notify", "process", "seatbelt", "seccomp", "secret", "spawn", "splice")
+SOURCES = (
+    *("spawn", "init", "mounts", "agent"),
+    *("keyctl", "landlock", "network", "notify", "process", "seatbelt", "seccomp", "secret", "splice"),
+)
 
 # The wrappers are compiled with -Werror by ci/lint; here a newer compiler's new warning must not stop an installation.
 # cffi's own generated code has unused parameters and partial initialisers.
@@ -37,7 +40,7 @@ ffibuilder.set_source(
     '#include "shim.h"',
     sources=[f"csrc/{name}.c" for name in SOURCES],  # relative: setuptools refuses absolute paths
     include_dirs=["csrc"],
-    depends=["csrc/shim.h", "csrc/linux_compat.h"],
+    depends=["csrc/shim.h", "csrc/linux_compat.h", "csrc/spawn.h"],
     extra_compile_args=COMPILE_ARGS,
 )
 

@@ -74,7 +74,7 @@ def start(arguments: argparse.Namespace, argv: tuple[str, ...]) -> int:
         def tell(what: session.Summary) -> None:
             if arguments.dry_run:
                 print(render.table(render.plan(what, home)), end="")
-            else:
+            elif messages.is_logged or not arguments.silent:
                 messages.rows(render.summary(what, home, verbose=arguments.verbose > 0))
 
         def footer(denied: Sequence[Denial]) -> None:

@@ -55,7 +55,7 @@ MACHINES = {
     "notifier": Start(ATTACKS, 450, "notify", user=0, parameters=(NO_USER_NAMESPACES,)),
     "whole runs": Start((*RUNS, f"{CHOICES}namespaces"), 30),
     "whole runs, notifier": Start((*RUNS, f"{CHOICES}a_notifier"), 30, parameters=(NO_NAMESPACES_FOR_USERS,)),
-    "limits": Start(LIMITS, 70),
+    "limits": Start(LIMITS, 69),
     "limits of root": Start(LIMITS[-1:], 9, user=0),
     "no Landlock": Start((f"{CHOICES}no_wall_without_landlock",), 1, parameters=(NO_LANDLOCK,)),
     "no tracing": Start(

@@ -137,6 +137,13 @@ def add_credential_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "-p", "--profile", metavar="NAME|FILE", help="take paths, routes and custom credentials from a profile"
     )
+    parser.add_argument(
+        "--extends",
+        action="append",
+        default=[],
+        metavar="NAME|FILE",
+        help="take them from this profile, too; where both say something, the one of --profile counts",
+    )
 
 
 def add_host_arguments(parser: argparse._ActionsContainer) -> None:
@@ -199,6 +206,7 @@ def network_request(arguments: argparse.Namespace) -> Request:
         upstream_proxy=arguments.upstream_proxy,
         upstream_proxy_credential=arguments.upstream_proxy_credential,
         upstream_bypass=tuple(arguments.upstream_bypass),
+        extends=tuple(arguments.extends),
     )
 
 

@@ -10,8 +10,7 @@ named; else open, as users of the existing tool expect, and the summary says so.
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nono.errors import PolicyError, UsageError
 from nono.policy import groups
@@ -36,6 +35,9 @@ from nono.policy.capabilities import (
 from nono.policy.env_credentials import env_credentials
 from nono.policy.environment import check_rules, own_variables
 from nono.policy.network import add_endpoints, profile_hosts, select_routes, upstream_host
+from nono.policy.paths import Place as Place
+from nono.policy.paths import expand as expand
+from nono.policy.paths import unescaped
 from nono.policy.protection import PROFILES_DENY, USERS_DENY, bypass
 from nono.policy.quantities import parse_count, parse_duration, parse_size
 from nono.policy.upstream import upstream_proxy
@@ -45,7 +47,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from nono.policy.profile import Network, Profile
+    from nono.policy.inherit import Inherited
+    from nono.policy.profile import Network
 
 # A field of Request and of the profile's `filesystem` -> what it grants. The flag is its name with dashes.
 PATH_FIELDS: tuple[tuple[str, int, bool], ...] = (
@@ -62,34 +65,11 @@ _NO_VARIABLES: Mapping[str, str] = {}
 _WORKDIR_ACCESS = {"none": 0, "read": READ, "write": WRITE, "readwrite": READ | WRITE}
 
 
-class Place(Record):
-    """Where the user stands: absolute paths.
-
-    config_home, state_home, runtime_dir, data_home: the XDG base directories or their defaults. platform: sys.platform.
-    """
-
-    home: str
-    workdir: str
-    temporary_directory: str
-    config_home: str
-    state_home: str
-    runtime_dir: str
-    data_home: str = ""
-    platform: str = "linux"
-
-    @property
-    def profiles(self) -> str:
-        """The directory of the profiles that are named without a path."""
-        return f"{self.config_home}/nono/profiles"
-
-    @property
-    def state(self) -> str:
-        """nono's own state directory."""
-        return f"{self.state_home}/nono"
-
-
 class Request(Record):
-    """The policy flags of one command line, as typed; upstream_proxy_credential is a reference to USER:PASSWORD."""
+    """The policy flags of one command line, as typed; upstream_proxy_credential is a reference to USER:PASSWORD.
+
+    extends: profiles below the one of -p.
+    """
 
     allow: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
@@ -119,71 +99,76 @@ class Request(Record):
     timeout: str | None = None
     env_credential: tuple[str, ...] = ()
     env_credential_map: tuple[tuple[str, str], ...] = ()
+    extends: tuple[str, ...] = ()
 
 
 def resolve(
     request: Request,
-    profile: Profile | None,
+    inherited: Inherited | None,
     place: Place,
     command_grants: tuple[PathGrant, ...] = (),
     environment: Mapping[str, str] = _NO_VARIABLES,
 ) -> CapabilitySet:
     """Return what the run may do.
 
-    command_grants: read access that the command itself needs to start (its file and its installation), found by the
-    caller. environment: the caller's, for the upstream proxy that it names.
+    inherited: what its profiles say together; None without one. command_grants: read access that the command itself
+    needs to start (its file and its installation), found by the caller. environment: the caller's, for the upstream
+    proxy that it names.
     Raises UsageError for a flag, PolicyError for a profile, that cannot be honoured.
     """
+    names = groups.DEFAULT
     grants = list(_flag_grants(request, place))
-    if profile is not None:
-        grants += _profile_grants(profile, place)
-    denies, bypassed = _denies(request, profile, place)
-    sockets = (
-        request.allow_unix_socket if profile is None else profile.filesystem.unix_socket + request.allow_unix_socket
-    )
+    sockets = [(path, path if path == OWN_SOCKETS else expand(path, place)) for path in request.allow_unix_socket]
+    if inherited is not None:
+        chosen = inherited.profile.groups
+        names = groups.select(chosen.include, chosen.exclude)
+        grants += _profile_grants(inherited, place)
+        sockets = _profile_sockets(inherited, place) + sockets
+    denies, bypassed = _denies(request, inherited, place, names)
     capabilities = CapabilitySet(
         grants=(
             *grants,
             *command_grants,
-            *groups.system_grants(place.home, place.config_home, platform=place.platform),
+            *groups.system_grants(place.home, place.config_home, platform=place.platform, names=names),
         ),
         denies=denies,
         network=NETWORK_OPEN,
         routes=(),
         workdir=place.workdir,
         sandbox=_sandbox(request),
-        unix_sockets=tuple(dict.fromkeys(expand(path, place) for path in sockets if path != OWN_SOCKETS)),
-        own_sockets=OWN_SOCKETS in sockets,
+        unix_sockets=tuple(dict.fromkeys(path for _, path in sockets if path != OWN_SOCKETS)),
+        own_sockets=any(path == OWN_SOCKETS for _, path in sockets),
         limits=_limits(request),
         bypassed=bypassed,
     )
-    capabilities = _with_network(capabilities, request, profile, place, environment)
-    return _with_environment(capabilities, request, profile, place)
+    capabilities = _with_network(capabilities, request, inherited, place, environment)
+    return _with_environment(capabilities, request, inherited, place)
 
 
-def _denies(request: Request, profile: Profile | None, place: Place) -> tuple[tuple[PathDeny, ...], tuple[str, ...]]:
+def _denies(
+    request: Request, inherited: Inherited | None, place: Place, names: Iterable[str]
+) -> tuple[tuple[PathDeny, ...], tuple[str, ...]]:
     """Return the denied paths, and those whose protection is lifted."""
-    denies = sensitive_paths(place)
+    denies = sensitive_paths(place, names)
     bypassed: tuple[str, ...] = ()
-    own = [(USERS_DENY, request.deny)]
-    lifted = [("--bypass-protection", request.bypass_protection)]
-    if profile is not None:
-        own.append((PROFILES_DENY, profile.filesystem.deny))
-        lifted.append(("profile: filesystem.bypass_protection", profile.filesystem.bypass_protection))
-    for origin, texts in lifted:
-        paths = tuple(dict.fromkeys(expand(text, place) for text in texts))
-        denies = bypass(denies, (path for path in paths if path not in bypassed), origin)
-        bypassed += paths
-    for origin, texts in own:
-        for path in (expand(text, place) for text in texts):
-            if path == "/":
-                raise UsageError(f"{origin} /: would deny everything; without a grant all is denied already")
-            denies += (PathDeny(path, origin),)
-    return denies, tuple(dict.fromkeys(bypassed))
+    own = [(USERS_DENY, f"{USERS_DENY} {text}", expand(text, place)) for text in request.deny]
+    lifted = [(f"--bypass-protection {text}", expand(text, place)) for text in request.bypass_protection]
+    if inherited is not None:
+        own += [(PROFILES_DENY, where, path) for where, path, _ in _profile_paths(inherited, "deny", place)]
+        lifted += [(where, path) for where, path, _ in _profile_paths(inherited, "bypass_protection", place)]
+    for where, path in lifted:
+        if path not in bypassed:
+            denies = bypass(denies, (path,), where)
+            bypassed += (path,)
+    for group, where, path in own:
+        if path == "/":
+            raise UsageError(f"{where}: would deny everything; without a grant all is denied already")
+        denies += (PathDeny(path, group),)
+    return denies, bypassed
 
 
-def sensitive_paths(place: Place) -> tuple[PathDeny, ...]:
-    """Return the built-in denies of a user who stands there; they hold under any broader grant."""
+def sensitive_paths(place: Place, names: Iterable[str] = groups.DEFAULT) -> tuple[PathDeny, ...]:
+    """Return what the groups `names` deny to a user who stands there; it holds under any broader grant."""
     return groups.sensitive_paths(
         place.home,
         place.config_home,
@@ -191,23 +176,26 @@ def sensitive_paths(place: Place) -> tuple[PathDeny, ...]:
         place.runtime_dir,
         data_home=place.data_home,
         platform=place.platform,
+        names=names,
     )
 
 
 def _with_network(
     capabilities: CapabilitySet,
     request: Request,
-    profile: Profile | None,
+    inherited: Inherited | None,
     place: Place,
     environment: Mapping[str, str],
 ) -> CapabilitySet:
     """Return `capabilities` with all that is about the network."""
     wanted, custom, tls_intercept = request, {}, None
     no_proxy: tuple[str, ...] = ()
-    if profile is not None:
-        wanted = _merged(request, profile.network)
-        tls_intercept, no_proxy = profile.network.tls_intercept, profile.network.no_proxy
-        custom = _custom_routes(profile, place)
+    restricted = False
+    if inherited is not None:
+        network = inherited.profile.network
+        wanted = _merged(request, network)
+        tls_intercept, no_proxy, restricted = network.tls_intercept, network.no_proxy, network.restricted
+        custom = _custom_routes(inherited, place)
     selected = [profile_hosts(name) for name in wanted.network_profile.split(_AND) if name]
     proxied = bool(wanted.credential or wanted.allow_domain or selected)
     if wanted.block_net and proxied:
@@ -236,7 +224,7 @@ def _with_network(
             )
     intercept = tls_intercept is True or allowlist.has_paths or any(route.intercept for route in routes)
     return capabilities._replace(
-        network=NETWORK_BLOCKED if wanted.block_net else NETWORK_PROXY if proxied else NETWORK_OPEN,
+        network=NETWORK_PROXY if proxied else NETWORK_BLOCKED if wanted.block_net or restricted else NETWORK_OPEN,
         routes=routes,
         allowed_hosts=tuple(dict.fromkeys(wanted.allow_domain)),
         denied_hosts=tuple(dict.fromkeys(wanted.deny_domain)),
@@ -252,30 +240,31 @@ def _with_network(
     )
 
 
-def _custom_routes(profile: Profile | None, place: Place) -> dict[str, dict[str, Any]]:
-    """Return the fields of the profile's custom credentials, paths expanded."""
-    custom = {} if profile is None else profile.custom_routes()
+def _custom_routes(inherited: Inherited | None, place: Place) -> dict[str, dict[str, Any]]:
+    """Return the fields of the profiles' custom credentials, paths expanded."""
+    custom = {} if inherited is None else inherited.profile.custom_routes()
     for fields in custom.values():
         for field in ("tls_ca", "tls_client_cert", "tls_client_key"):
             if fields.get(field):
-                fields[field] = expand(fields[field], place)
+                fields[field] = expand(unescaped(fields[field]), place)
     return custom
 
 
 def _with_environment(
-    capabilities: CapabilitySet, request: Request, profile: Profile | None, place: Place
+    capabilities: CapabilitySet, request: Request, inherited: Inherited | None, place: Place
 ) -> CapabilitySet:
     """Return `capabilities`, whose network is known, with what the child's variables may be."""
     own = own_variables(capabilities.network, capabilities.routes, intercept=capabilities.intercept)
     rules, mapped = EnvironmentRules(), request.env_credential_map
-    if profile is not None:
-        wanted = profile.environment
+    if inherited is not None:
+        wanted = inherited.profile.environment
         rules = EnvironmentRules(wanted.allow_vars, wanted.deny_vars, tuple(wanted.set_vars.items()))
         check_rules(rules, own)
-        mapped = (*profile.env_credentials.items(), *mapped)
+        mapped = (*inherited.profile.env_credentials.items(), *mapped)
     if not request.env_credential and not mapped:
         return capabilities._replace(environment=rules)
-    pairs = env_credentials(request.env_credential, mapped, _custom_routes(profile, place), capabilities.routes, own)
+    custom = _custom_routes(inherited, place)
+    pairs = env_credentials(request.env_credential, mapped, custom, capabilities.routes, own)
     for _, variable in pairs:
         if any(variable == name for name, _ in rules.set_vars):
             raise PolicyError(f"environment.set_vars: {variable} is to hold a key (env_credentials); leave one out")
@@ -357,35 +346,30 @@ def _flag_grants(request: Request, place: Place) -> list[PathGrant]:
     return grants
 
 
-def _profile_grants(profile: Profile, place: Place) -> list[PathGrant]:
-    origin = f"profile {profile.meta.name}" if profile.meta.name else "profile"
+def _profile_grants(inherited: Inherited, place: Place) -> list[PathGrant]:
     grants: list[PathGrant] = []
     for field, access, is_file in PATH_FIELDS:
-        paths = getattr(profile.filesystem, field)
-        grants += [PathGrant(expand(path, place), access, is_file, origin) for path in paths]
-    if profile.workdir.access not in _WORKDIR_ACCESS:
-        raise PolicyError(
-            f"{origin}: workdir.access {profile.workdir.access!r} is not one of {', '.join(_WORKDIR_ACCESS)}"
-        )
-    if access := _WORKDIR_ACCESS[profile.workdir.access]:
-        grants.append(PathGrant(place.workdir, access, False, origin))
+        grants += [
+            PathGrant(path, access, is_file, origin) for _, path, origin in _profile_paths(inherited, field, place)
+        ]
+    wanted = inherited.profile.workdir.access
+    if access := _WORKDIR_ACCESS[wanted]:
+        grants.append(PathGrant(place.workdir, access, False, inherited.origin("workdir.access", wanted)))
     return grants
 
 
-def expand(path: str, place: Place) -> str:
-    """Return `path` absolute and normalised, with a leading ~, $HOME, $WORKDIR or $TMPDIR replaced.
+def _profile_sockets(inherited: Inherited, place: Place) -> list[tuple[str, str]]:
+    """Return (where it is written, path or OWN_SOCKETS) of each Unix socket that profiles name."""
+    sockets = inherited.profile.filesystem.unix_socket
+    paths = _profile_paths(inherited, "unix_socket", place)
+    return [(where, OWN_SOCKETS if text == OWN_SOCKETS else path)
+            for text, (where, path, _) in zip(sockets, paths, strict=True)]  # fmt: skip
 
-    A relative path is taken from the working directory. Raises UsageError for an empty path, a NUL or an unknown
-    variable.
-    """
-    if not path or "\0" in path:
-        raise UsageError("a path must not be empty or hold a NUL byte")
-    head, slash, tail = path.partition("/")
-    known = {"~": place.home, "$HOME": place.home, "$WORKDIR": place.workdir, "$TMPDIR": place.temporary_directory}
-    if head in known:
-        path = known[head] + slash + tail
-    elif head.startswith("$"):
-        raise UsageError(f"{path}: only ~, $HOME, $WORKDIR and $TMPDIR are expanded in paths")
-    elif head.startswith("~"):
-        raise UsageError(f"{path}: only ~ itself is expanded, not another user's home")
-    return posixpath.normpath(posixpath.join(place.workdir, path))
+
+def _profile_paths(inherited: Inherited, field: str, place: Place) -> list[tuple[str, str, str]]:
+    """Return (where it is written, absolute path, "profile NAME") of each path of a field of `filesystem`."""
+    key = f"filesystem.{field}"
+    return [
+        (inherited.place(key, text), expand(unescaped(text), place), inherited.origin(key, text))
+        for text in getattr(inherited.profile.filesystem, field)
+    ]

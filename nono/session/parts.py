@@ -6,14 +6,11 @@ while the agent starts.
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nono.audit.log import AuditLog
 from nono.credentials import reference
 from nono.credentials.loading import Credential
-from nono.errors import PolicyError
 from nono.kernel import process
 from nono.policy.capabilities import CapabilitySet
 from nono.policy.resolve import Place
@@ -23,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nono.loop import Loop
     from nono.policy.allowlist import Allowlist
-    from nono.policy.profile import Profile
+    from nono.policy.inherit import Inherited
     from nono.proxy.authority import Authority
     from nono.proxy.server import Exchange, Proxy
     from nono.registries.group import Group
@@ -132,18 +129,12 @@ def recorder(loop: Loop, audit: AuditLog) -> Callable[[Exchange], None]:
     return record
 
 
-def profile_of(path: str | None) -> Profile | None:
-    """Return the profile in the file at `path`."""
-    if path is None:
+def profile_of(profile: str | None, extends: Sequence[str], place: Place) -> Inherited | None:
+    """Return what the profile and those of --extends, which come below it, say together; None without any."""
+    names = (*extends, *([profile] if profile is not None else ()))
+    if not names:
         return None
-    from nono.policy import profile  # msgspec costs 30 ms: only who names a profile pays
+    from nono.policy.inherit import inherit  # only who names a profile pays
+    from nono.supervisor.profiles import Profiles, find_facts
 
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), encoding="utf-8") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise PolicyError(f"profile {path}: is not a regular file")
-            return profile.parse(file.read(), path)
-    except UnicodeDecodeError:
-        raise PolicyError(f"profile {path}: it is not valid UTF-8") from None
-    except OSError as error:
-        raise PolicyError(f"profile {path}: cannot be read: {error.strerror}") from None
+    return inherit(names, Profiles(place).read, lambda: find_facts(place.platform))

@@ -13,6 +13,7 @@ from nono.credentials import reference
 from nono.credentials.reference import Reference
 from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathDeny, PathGrant
 from nono.policy.resolve import Place, Request, resolve
+from nono.policy.verdict import TEMPORARY_DIRECTORY
 from nono.record import Record
 from nono.sandbox import filesystem
 from nono.session import own_directories
@@ -20,9 +21,12 @@ from nono.session.parts import profile_of, references_of
 from nono.supervisor import command as commands
 from nono.supervisor import guard
 from nono.supervisor.command import Command
-from nono.supervisor.whereabouts import find_place, find_profile
+from nono.supervisor.whereabouts import find_place
 
-TEMPORARY_DIRECTORY = "temporary directory"  # the origin of its grant
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nono.policy.inherit import Inherited
+
 _STANDARD = (0, 1, 2)
 
 
@@ -41,11 +45,11 @@ class Order(Record):
 
 
 class Decision(Record):
-    """What the order comes to. command: None without one. references: where each credential of the run comes from."""
+    """What the order comes to. command, inherited: None without one. references: where each credential comes from."""
 
     place: Place
     command: Command | None
-    profile_path: str | None
+    inherited: Inherited | None
     capabilities: CapabilitySet
     references: dict[str, Reference]
 
@@ -54,9 +58,9 @@ def decide(order: Order, environment: Mapping[str, str]) -> Decision:
     """Return what `order` comes to for a user with this environment. Raises NonoError for what cannot be honoured."""
     place = find_place(order.workdir, environment)
     command = commands.find(order.argv[0], environment, place.home) if order.argv else None
-    profile_path = find_profile(order.profile, place)
+    inherited = profile_of(order.profile, order.request.extends, place)
     grants = command.grants if command is not None else ()
-    capabilities = resolve(order.request, profile_of(profile_path), place, grants, environment)
+    capabilities = resolve(order.request, inherited, place, grants, environment)
     if capabilities.open_ports or capabilities.listen_ports:
         from nono.supervisor import ports
 
@@ -67,7 +71,7 @@ def decide(order: Order, environment: Mapping[str, str]) -> Decision:
         references[guard.env_credential_name(variable)] = reference.parse(text)
     if order.profile is not None:
         capabilities = capabilities._replace(grants=own_directories.may_be_missing(capabilities.grants, place))
-    return Decision(place, command, profile_path, capabilities, references)
+    return Decision(place, command, inherited, capabilities, references)
 
 
 def complete(
@@ -84,7 +88,8 @@ def complete(
     what is protected besides (the limits' files).
     """
     has = decision.capabilities
-    protected = guard.protected_paths(has.routes, decision.references.values(), decision.profile_path, environment)
+    files = decision.inherited.files if decision.inherited is not None else ()
+    protected = guard.protected_paths(has.routes, decision.references.values(), files, environment)
     return has._replace(
         grants=(
             *has.grants,

@@ -27,7 +27,7 @@ from nono.session.parts import (
 )
 from nono.supervisor import guard
 from nono.supervisor.job import Signals
-from nono.supervisor.whereabouts import find_place, find_profile
+from nono.supervisor.whereabouts import find_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def serve(
     proxy. ready: called once it serves, with the port and the variables to hand over. notice, view, errors: as `run`.
     """
     place = find_place(None, environment)
-    capabilities = resolve(order.request, profile_of(find_profile(order.profile, place)), place, (), environment)
+    inherited = profile_of(order.profile, order.request.extends, place)
+    capabilities = resolve(order.request, inherited, place, (), environment)
     if capabilities.network != NETWORK_PROXY:
         raise UsageError(
             "the proxy has no route to serve; name one with --credential NAME, --network-profile NAME, "

@@ -4,7 +4,7 @@ Looks, and refuses or names paths; changes nothing. Everything here is about the
 *this* run must not be able to change what nono or its user will execute or obey in the *next* one.
 
 - `protected_paths`: the files that hold this run's keys stay closed under any grant. What nono is made of (its code,
-  its interpreter, the directories it imports from) and what it was told by (the profile, certificates) stays readable
+  its interpreter, the directories it imports from) and what it was told by (the profiles, certificates) stays readable
   where it was granted, but is never writable: the supervisor goes on importing after the agent has started.
 - `check_tls_files`, `check_keys`, `check_upstream_credential`: what the proxy could not use.
 - `refuse_keys_in_argv`, `secret_variables`: a key that the user also put somewhere else.
@@ -36,16 +36,17 @@ _LONGEST_USER_AND_PASSWORD = 4096  # bytes; with its head it must fit into locke
 
 
 def protected_paths(
-    routes: Iterable[Route], references: Iterable[Reference], profile: str | None, environment: Mapping[str, str]
+    routes: Iterable[Route], references: Iterable[Reference], profiles: Iterable[str], environment: Mapping[str, str]
 ) -> tuple[PathDeny, ...]:
     """Return the paths that no grant of this run opens (the keys) or makes writable (everything else).
 
-    profile: the file that was read, None for none. environment: nono's own, which tells OpenSSL whom to trust.
+    profiles: the files that were read, also of those that were extended. environment: nono's own, which tells OpenSSL
+    whom to trust.
     """
     keys = [reference.name for reference in references if reference.scheme == FILE]
     keys += [route.tls_client_key for route in routes if route.tls_client_key]
     told = [path for route in routes for path in (route.tls_ca, route.tls_client_cert) if path]
-    told += [profile] if profile else []
+    told += profiles
     told += [path for name in _TLS_VARIABLES for path in environment.get(name, "").split(":") if path]
     code = {*nono.__path__, *sys.path, sys.prefix, sys.exec_prefix, sys.executable, os.path.realpath(sys.executable)}
     return (

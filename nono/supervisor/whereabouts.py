@@ -1,4 +1,4 @@
-"""Where the user stands: home, working directory, the XDG base directories; and the profile that a NAME means.
+"""Where the user stands: home, working directory, the XDG base directories.
 
 Reads the environment and asks the disk what exists; opens nothing.
 """
@@ -9,8 +9,8 @@ import os
 import sys
 from collections.abc import Mapping
 
-from nono.errors import PolicyError, UsageError
-from nono.policy.resolve import Place
+from nono.errors import UsageError
+from nono.policy.paths import Place
 
 
 def find_place(chosen_workdir: str | None, environment: Mapping[str, str]) -> Place:
@@ -33,6 +33,8 @@ def find_place(chosen_workdir: str | None, environment: Mapping[str, str]) -> Pl
         runtime_dir=environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}",
         data_home=_base_directory(environment, "XDG_DATA_HOME", home, ".local/share"),
         platform=sys.platform,
+        cache_home=_base_directory(environment, "XDG_CACHE_HOME", home, ".cache"),
+        uid=str(os.getuid()),
     )
 
 
@@ -40,16 +42,3 @@ def _base_directory(environment: Mapping[str, str], name: str, home: str, defaul
     """Return an XDG base directory; a relative value is ignored, as the specification asks."""
     base = environment.get(name, "")
     return os.path.normpath(base if base.startswith("/") else os.path.join(home, default))
-
-
-def find_profile(name: str | None, place: Place) -> str | None:
-    """Return the path of the profile NAME in the configuration directory, or of FILE; None for none."""
-    if name is None:
-        return None
-    if "/" in name or name.endswith((".json", ".jsonc")):
-        return os.path.abspath(name)
-    stem = os.path.join(place.profiles, name)
-    for path in (f"{stem}.json", f"{stem}.jsonc"):
-        if os.path.lexists(path):
-            return path
-    raise PolicyError(f"there is no profile '{name}': {stem}.json does not exist")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nono.cli import render
-from nono.policy.profile import parse
+from nono.policy.inherit import of_text
 from nono.policy.resolve import Place, Request, resolve
 from nono.session.run import Summary
 
@@ -111,7 +111,7 @@ def test_names_relayed_ports_also_without_a_network() -> None:
 
 def whole(request: Request, profile: str = "", *, verbose: bool = False, **fields: Any) -> list[str]:
     """The summary, each line without its margin."""
-    capabilities = resolve(request, parse(profile, "p") if profile else None, PLACE)
+    capabilities = resolve(request, of_text(profile, "p") if profile else None, PLACE)
     summary = Summary(("true",), capabilities, (), (), (), (), (), "Landlock 7, seccomp", True)._replace(**fields)
     return unfolded(render.summary(summary, PLACE.home, verbose))
 

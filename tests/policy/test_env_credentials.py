@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nono.errors import NonoError, PolicyError, UsageError
-from nono.policy.profile import parse
+from nono.policy.inherit import of_text
 from nono.policy.resolve import Place, Request, resolve
 
 PLACE = Place("/home/u", "/home/u/app", "/tmp", "/home/u/.config", "/home/u/.local/state", "/run/user/1")
@@ -19,7 +19,7 @@ PROFILE = """{
 
 def pairs(profile: str = "", **fields: Any) -> tuple[tuple[str, str], ...]:
     request = Request(**fields)
-    return resolve(request, parse(profile, "p") if profile else None, PLACE).env_credentials
+    return resolve(request, of_text(profile, "p") if profile else None, PLACE).env_credentials
 
 
 def test_a_name_brings_its_variable() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from nono.errors import UsageError
 from nono.policy.capabilities import READ, WRITE, PathDeny
-from nono.policy.profile import parse
+from nono.policy.inherit import of_text
 from nono.policy.protection import bypass
 from nono.policy.resolve import Place, Request, resolve
 
@@ -14,7 +14,7 @@ PLACE = Place("/home/u", "/home/u/app", "/tmp", "/home/u/.config", "/home/u/.loc
 
 
 def denied(request: Request, profile: str = "") -> dict[str, PathDeny]:
-    capabilities = resolve(request, parse(profile, "p") if profile else None, PLACE)
+    capabilities = resolve(request, of_text(profile, "p") if profile else None, PLACE)
     return {deny.path: deny for deny in capabilities.denies}
 
 

@@ -17,7 +17,7 @@ from nono.policy.capabilities import (
     PathGrant,
     UpstreamProxy,
 )
-from nono.policy.profile import parse
+from nono.policy.inherit import of_text
 from nono.policy.resolve import Place, Request, expand, resolve
 
 PLACE = Place(
@@ -31,7 +31,7 @@ PLACE = Place(
 
 
 def own(request: Request, profile: str = "") -> list[PathGrant]:
-    capabilities = resolve(request, parse(profile, "p") if profile else None, PLACE)
+    capabilities = resolve(request, of_text(profile, "p") if profile else None, PLACE)
     return [grant for grant in capabilities.grants if not grant.optional]
 
 
@@ -76,9 +76,9 @@ def test_network_is_open_until_something_restricts_it() -> None:
 
 
 def test_a_profile_restricts_too() -> None:
-    blocked = parse('{"network": {"block": true}}', "p")
+    blocked = of_text('{"network": {"block": true}}', "p")
     assert resolve(Request(), blocked, PLACE).network == NETWORK_BLOCKED
-    named = parse('{"network": {"credentials": ["github"]}}', "p")
+    named = of_text('{"network": {"credentials": ["github"]}}', "p")
     assert [route.name for route in resolve(Request(credential=("openai",)), named, PLACE).routes] == [
         "github",
         "openai",
@@ -89,7 +89,7 @@ def test_a_named_host_restricts_the_network_to_it() -> None:
     capabilities = resolve(Request(allow_domain=("example.com", ".example.org:8443")), None, PLACE)
     assert capabilities.network == NETWORK_PROXY
     assert capabilities.allowed_hosts == ("example.com", ".example.org:8443")
-    profile = parse('{"network": {"allow_domain": ["a.example"], "deny_domain": ["b.a.example"]}}', "p")
+    profile = of_text('{"network": {"allow_domain": ["a.example"], "deny_domain": ["b.a.example"]}}', "p")
     both = resolve(Request(allow_domain=("example.com",)), profile, PLACE)
     assert (both.allowed_hosts, both.denied_hosts) == (("a.example", "example.com"), ("b.a.example",))
 
@@ -138,13 +138,13 @@ def test_refuses_blocked_network_with_a_credential() -> None:
 
 def test_expands_paths_of_custom_credentials() -> None:
     fields = '{"upstream": "https://x", "credential_key": "k", "tls_ca": "~/ca.pem"}'
-    profile = parse('{"network": {"credentials": ["x"], "custom_credentials": {"x": ' + fields + "}}}", "p")
+    profile = of_text('{"network": {"credentials": ["x"], "custom_credentials": {"x": ' + fields + "}}}", "p")
     (route,) = resolve(Request(), profile, PLACE).routes
     assert route.tls_ca == "/home/u/ca.pem"
 
 
 def with_profile(network: str, request: Request = Request(), **environment: str) -> CapabilitySet:  # noqa: B008
-    return resolve(request, parse(f'{{"network": {network}}}', "p"), PLACE, (), environment)
+    return resolve(request, of_text(f'{{"network": {network}}}', "p"), PLACE, (), environment)
 
 
 def test_a_network_profile_restricts_the_network_to_its_groups() -> None:
@@ -252,7 +252,7 @@ def test_limits_and_sockets() -> None:
 def test_sockets_of_a_profile_and_rules_for_variables() -> None:
     text = """{"filesystem": {"unix_socket": ["~/a.sock", "own"]},
                "environment": {"allow_vars": ["A_*"], "deny_vars": ["B"], "set_vars": {"C": "$HOME"}}}"""
-    capabilities = resolve(Request(allow_unix_socket=("/b.sock", "~/a.sock")), parse(text, "p"), PLACE)
+    capabilities = resolve(Request(allow_unix_socket=("/b.sock", "~/a.sock")), of_text(text, "p"), PLACE)
     assert capabilities.unix_sockets == ("/home/u/a.sock", "/b.sock")
     assert capabilities.own_sockets
     assert capabilities.environment == EnvironmentRules(("A_*",), ("B",), (("C", "$HOME"),))
@@ -260,6 +260,8 @@ def test_sockets_of_a_profile_and_rules_for_variables() -> None:
 
 
 def test_a_profile_does_not_set_what_nono_sets() -> None:
-    profile = parse('{"network": {"credentials": ["github"]}, "environment": {"set_vars": {"GITHUB_TOKEN": "x"}}}', "p")
+    profile = of_text(
+        '{"network": {"credentials": ["github"]}, "environment": {"set_vars": {"GITHUB_TOKEN": "x"}}}', "p"
+    )
     with pytest.raises(PolicyError, match="GITHUB_TOKEN is set by nono itself"):
         resolve(Request(), profile, PLACE)

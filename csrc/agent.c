@@ -123,8 +123,10 @@ nono_run_agent(void *argument)
 	for (rc = 0; rc < 3; rc++)
 		if (terminal_fd >= 0 && args->terminal_descriptors & 1U << rc)
 			STEP(NONO_STEP_TERMINAL, dup2(terminal_fd, rc) < 0);
-	/* Before the mask: a signal that waited kills the program, which did start. */
 	args->step = NONO_STEP_EXEC;
+	if (args->probe != NULL)
+		nono_ask_all(init, args->probe);
+	/* Before the exec: a signal that waited kills the program, which did start. */
 	sigprocmask(SIG_SETMASK, &init->signal_mask, NULL);
 	execve(args->path, args->argv, args->envp);
 fail:

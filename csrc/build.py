@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BEGIN = "/* cffi declarations start here */"
 END = "/* cffi declarations end here */"
 SOURCES = (
-    *("spawn", "init", "mounts", "agent"),
+    *("spawn", "init", "mounts", "agent", "probe"),
     *("keyctl", "landlock", "network", "notify", "process", "seatbelt", "seccomp", "secret", "splice"),
 )
 
@@ -40,7 +40,7 @@ ffibuilder.set_source(
     '#include "shim.h"',
     sources=[f"csrc/{name}.c" for name in SOURCES],  # relative: setuptools refuses absolute paths
     include_dirs=["csrc"],
-    depends=["csrc/shim.h", "csrc/linux_compat.h", "csrc/spawn.h"],
+    depends=["csrc/shim.h", "csrc/linux_compat.h", "csrc/spawn.h", "csrc/bare.h"],
     extra_compile_args=COMPILE_ARGS,
 )
 

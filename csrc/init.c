@@ -25,6 +25,8 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "bare.h"
+
 #define LISTEN_BACKLOG 4096 /* net.core.somaxconn since Linux 5.4 */
 #define LAST_SIGNAL 64      /* _NSIG of x86-64 and aarch64 */
 #define KERNEL_SIGSET_SIZE 8
@@ -151,6 +153,8 @@ start_agent(struct init *init)
 		init->agent = -1; /* of which nothing is to be told */
 		return init->error;
 	}
+	if (args->probe != NULL)
+		return 0; /* the supervisor runs already, and is about to end us */
 	/* From here on nothing is needed but what serve() waits for, and the terminal. */
 	prctl(PR_SET_NAME, "nono-init", 0UL, 0UL, 0UL);
 	if (nono_drop_capabilities(init->uid) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL) < 0 ||
@@ -176,36 +180,6 @@ start_agent(struct init *init)
 		fd = least + 1;
 	}
 	return 0;
-}
-
-/* A system call that leaves `errno` alone: it belongs to a thread that runs beside us. */
-static long
-bare(long number, long a, long b, long c, long d, long e)
-{
-#if defined(__x86_64__)
-	register long r10 __asm__("r10") = d;
-	register long r8 __asm__("r8") = e;
-	long result;
-
-	__asm__ volatile("syscall"
-			 : "=a"(result)
-			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-			 : "rcx", "r11", "memory");
-	return result;
-#else
-	register long x8 __asm__("x8") = number;
-	register long x0 __asm__("x0") = a;
-	register long x1 __asm__("x1") = b;
-	register long x2 __asm__("x2") = c;
-	register long x3 __asm__("x3") = d;
-	register long x4 __asm__("x4") = e;
-
-	__asm__ volatile("svc 0"
-			 : "+r"(x0)
-			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
-			 : "memory");
-	return x0;
-#endif
 }
 
 static void

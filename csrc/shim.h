@@ -132,6 +132,40 @@ struct nono_limit {
 	uint64_t hard;
 };
 
+/*
+ * What the agent asks the kernel in the place of executing its program (probe.c). Files: opened
+ * with O_NONBLOCK and O_NOCTTY, never truncated; NONO_ASK_CREATE makes something new (O_EXCL) and
+ * removes it at once.
+ */
+#define NONO_ASK_OPEN 1    /* path; flags: O_RDONLY, O_WRONLY or O_RDWR */
+#define NONO_ASK_LIST 2    /* path, of a directory */
+#define NONO_ASK_CREATE 3  /* path */
+#define NONO_ASK_CONNECT 4 /* TCP: address, port; then the request is sent, if there is one */
+
+struct nono_question {
+	/* in */
+	int kind;
+	int flags;
+	const char *path;
+	uint32_t address;        /* IPv4, in the byte order of this machine */
+	uint16_t port;
+	int timeout_s;
+	const char *request;
+	size_t request_size;
+	char *answer;            /* room for the head of what comes back; 0 bytes: nothing is waited for */
+	size_t answer_size;
+	/* out */
+	int error;               /* errno, 0 for none */
+	int left_behind;         /* what was made could not be removed */
+	size_t answered;         /* bytes of the answer */
+};
+
+struct nono_probe {
+	struct nono_question *questions;
+	size_t count;
+	size_t answered; /* out: how many questions */
+};
+
 struct nono_start {
 	/* in */
 	const char *path;              /* execve(2); all three NUL-terminated */
@@ -151,6 +185,7 @@ struct nono_start {
 	size_t limit_count;
 	unsigned int terminal_descriptors; /* bits of 0, 1, 2 that become the terminal */
 	int in_foreground;             /* the agent's group has the terminal */
+	struct nono_probe *probe;      /* NULL: none; see nono_start() */
 	/* out */
 	int step;
 	int notify_fd;                 /* owned by the caller; -1 none */
@@ -165,6 +200,10 @@ int nono_prepare(struct nono_prepare *prepare);
 /*
  * Start `path` behind the whole wall. 0, or -errno and `step` says where. Never returns
  * success with a step left out. After a failure: nono_abandon.
+ *
+ * With a probe, nothing is executed: the agent answers the questions, beside the running caller,
+ * and ends; an event tells of that (any EVENT_STARTED before it means nothing). Everything that
+ * `start` points to stays until nono_abandon, which is to be called then, too.
  */
 int nono_start(void *handle, int control_fd, int pidfd, struct nono_start *start);
 /* End an init whose agent was not started; its descriptors stay the caller's. */

@@ -190,7 +190,8 @@ nono_start(void *handle, int control_fd, int pidfd, struct nono_start *start)
 		close_fd(&start->notify_fd);
 		return error < 0 ? error : -error;
 	}
-	close_shared(init); /* the init has a table of its own now */
+	if (start->probe == NULL)
+		close_shared(init); /* the init has a table of its own now */
 	return 0;
 }
 

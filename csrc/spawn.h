@@ -55,6 +55,8 @@ int nono_run_init(void *init);
 int nono_set_up_mounts(struct nono_prepare *prepare);
 /* agent.c; what clone(2) runs, on the memory and the file table of init and supervisor, which both sleep. */
 int nono_run_agent(void *init);
+/* probe.c: in the place of execve(2). Does not return. */
+void nono_ask_all(const struct init *init, struct nono_probe *probe);
 /*
  * agent.c: empty every capability set. The bounding set matters for uid 0 only, which regains
  * what is in it at every exec, no_new_privs or not; an ordinary user outside a user namespace

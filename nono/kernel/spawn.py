@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
+    from nono.kernel.probe import Probe
+
 # include/uapi/linux/sched.h
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -308,6 +310,7 @@ class Prepared:
         self._call = call
         self._terminal = terminal
         self._waits = True
+        self._kept: object = None
 
     def __enter__(self) -> Self:
         return self
@@ -341,6 +344,7 @@ class Prepared:
         terminal_access: int = 0,
         procs_fds: Sequence[int] = (),
         rlimits: Sequence[tuple[int, int, int]] = (),
+        probe: Probe | None = None,
     ) -> Child:
         """Start `path` and return once it runs its own code.
 
@@ -349,7 +353,8 @@ class Prepared:
         filter_flags: seccomp.FILTER_FLAG_*; with NEW_LISTENER the child has a notify_fd.
         late_rules: (path, Landlock rights) of what the mounts have made. terminal_access: rights on the agent's
         terminal, where it is one of the host's. procs_fds: cgroup.procs files into which the agent is written.
-        rlimits: (resource, soft, hard).
+        rlimits: (resource, soft, hard). probe: what to ask in the place of executing `path`; then the child's fds stay
+        ours, for the caller to look at, and `abandon` is to be called when EVENT_EXITED has come.
         Raises SpawnError, and ValueError for a NUL byte inside a string; then the init is abandoned.
         """
         keep: list[object] = []
@@ -381,11 +386,14 @@ class Prepared:
             if self._terminal is not None:
                 call.terminal_descriptors = sum(1 << fd for fd in self._terminal.descriptors)
                 call.in_foreground = self._terminal.in_foreground
+            if probe is not None:
+                call.probe = probe.questions
+                self._kept = (keep, call, probe)  # the agent reads it beside us
             made = self._call
             error = lib.nono_start(made.handle, made.control_fd, made.pidfd, call)  # type: ignore[attr-defined]
             if error < 0:
                 raise _error(STEPS[call.step], -error, path, workdir)
-            self._waits = False
+            self._waits = probe is not None
         except BaseException:
             self.abandon()
             raise

@@ -1,94 +1,61 @@
-"""Say what profiles are made of.
+"""List, show, check, make and compare profiles, and say what they are made of.
 
-`nono profile groups` lists the groups of hosts that network profiles are made of. The hosts of package_registries are
-not built in: the package managers of this machine (pip, npm, cargo, go, maven, gem) are asked for theirs, which takes a
-few seconds when the settings of one have changed.
+A profile says what a kind of run may do: `nono run -p NAME`. NAME is one of yours ($XDG_CONFIG_HOME/nono/profiles) or a
+built-in one; a FILE has a slash or ends in .json or .jsonc. docs/profiles.md describes the format.
 
 examples:
-  nono profile groups
-  nono profile groups --json
+  nono profile list
+  nono profile show claude-code             resolved: what it grants, and which profile says so
+  nono profile init mine --extends claude-code
+  nono profile validate mine                every mistake, with its place; exit status 1
+  nono profile diff claude-code mine        as diff(1): exit status 0 the same, 1 different
+  nono profile groups deny_credentials      the paths of one group
+  nono profile schema > profile.schema.json for your editor
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import textwrap
-from typing import Any
+from importlib import import_module
 
-from nono.cli import render
 from nono.cli.args import Parser
-from nono.errors import NonoError
-from nono.policy.network import GROUPS, REGISTRIES
-from nono.registries.ask import is_private
-from nono.registries.group import Group
-from nono.registries.helper import ask_all
-from nono.registries.managers import MANAGERS
-from nono.supervisor.whereabouts import find_place
 
-_WRAP = textwrap.TextWrapper(110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+# An action is a module of nono/cli/profiles, imported when it is called for.
+ACTIONS = {
+    "list": ("listing", "list the profiles there are: yours and the built-in ones"),
+    "show": ("show", "show what a profile comes to, with all that it builds on, and who says what"),
+    "validate": ("validate", "check profiles: every mistake, with its place"),
+    "init": ("start", "write a commented profile to start from"),
+    "diff": ("diff", "compare what two profiles come to"),
+    "schema": ("schema", "print the JSON Schema of profiles, for editors"),
+    "groups": ("groups", "list the groups of paths and of hosts that profiles are made of"),
+}
+_NAMED = "the name of a profile, or a file"
+_JSON = "print one JSON object"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions of `nono profile`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
-    text = "list the groups of hosts that network profiles are made of"
-    groups = actions.add_parser("groups", help=text, description=text)
-    groups.add_argument("--json", action="store_true", help="print one JSON object")
+    of = {name: actions.add_parser(name, help=text, description=text) for name, (_, text) in ACTIONS.items()}
+    of["show"].add_argument("profile", metavar="NAME|FILE", help=_NAMED)
+    of["show"].add_argument("--raw", action="store_true", help="print the file as it is written")
+    of["validate"].add_argument(
+        "profiles", nargs="*", metavar="NAME|FILE", help=f"{_NAMED}, each (default: all of yours)"
+    )
+    of["init"].add_argument("name", nargs="?", metavar="NAME", help="of the new profile (default: that of COMMAND)")
+    of["init"].add_argument(
+        "--extends", action="append", default=[], metavar="NAME", help="build on this profile (several: in this order)"
+    )
+    of["init"].add_argument("--for", dest="command_name", metavar="COMMAND", help="the command that it is for")
+    for name, help_text in (("one", "the profile to begin with"), ("other", "the profile to compare it with")):
+        of["diff"].add_argument(name, metavar="NAME|FILE", help=help_text)
+    of["groups"].add_argument("group", nargs="?", metavar="GROUP", help="show this group only, its paths expanded")
+    for name in ("list", "show", "validate", "diff", "groups"):
+        of[name].add_argument("--json", action="store_true", help=_JSON)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List the groups; return 0."""
-    group = Group(os.environ, find_place(None, os.environ))
-    if group.stale:
-        names = ", ".join(tool.manager.name for tool in group.stale)
-        render.notice(f"asking {names} where packages come from")
-        try:
-            group.answers.update(ask_all(group.stale, group.state, group.closed))
-        except NonoError as error:
-            render.notice(f"no more package managers are asked: {error}")
-    elif cannot := group.cannot_ask:
-        render.notice(cannot)
-    managers = [_described(name, group) for name in (manager.name for manager in MANAGERS)]
-    if arguments.json:
-        groups: dict[str, Any] = {name: {"hosts": hosts} for name, hosts in GROUPS.items()}
-        groups[REGISTRIES] = {"hosts": group.hosts, "managers": managers}
-        print(json.dumps(groups, indent=1))
-        return 0
-    for name, hosts in GROUPS.items():
-        print(name)
-        if name == REGISTRIES:
-            print("".join(map(_lines, managers)), end="")
-        else:
-            print(_WRAP.fill(", ".join(hosts)))
-    return 0
-
-
-def _described(name: str, group: Group) -> dict[str, Any]:
-    """Return what is known of one manager. note: what a reader of its hosts must know; "" for nothing."""
-    tool = next((tool for tool in group.tools if tool.manager.name == name), None)
-    if tool is None:
-        return {"manager": name, "command": "", "hosts": [], "note": "not installed"}
-    answer = group.answers.get(tool.key) if not tool.obstacle else None
-    note = f"left out: {tool.obstacle}" if tool.obstacle else ""
-    if not note and (answer is None or not answer.hosts):
-        note = "named no registry"
-    elif answer is not None and not answer.whole:
-        note = "where its index serves files is not known: the index did not answer; asked again later"
-    hosts = [
-        {"host": host.entry, "source": host.source, "reachable": not is_private(host.entry)}
-        for host in (answer.hosts if answer else ())
-    ]
-    return {"manager": name, "command": tool.path, "hosts": hosts, "note": note}
-
-
-def _lines(manager: dict[str, Any]) -> str:
-    rows = []
-    for host in manager["hosts"]:
-        more = "" if host["reachable"] else f"; a private address, which needs --allow-domain {host['host']}"
-        rows.append(f"{host['host']}  ({host['source']}{more})")
-    if manager["note"]:
-        rows.append(f"({manager['note']})")
-    labels = (manager["manager"], *[""] * len(rows))
-    return "".join(f"  {label:<6} {render.printable(row)}\n" for label, row in zip(labels, rows, strict=False))
+    """Do what `arguments` say; return the exit status."""
+    status: int = import_module(f"nono.cli.profiles.{ACTIONS[arguments.action][0]}").run(arguments)
+    return status

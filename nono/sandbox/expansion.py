@@ -331,10 +331,16 @@ def _find(grant: PathGrant, listing: Listing) -> Entry | None:
     raise UsageError(f"{grant.origin} {grant.path}: {problem}")
 
 
-def _all_pieces(grant: PathGrant, entry: Entry, denies: _Denies, listing: Listing) -> Iterator[Piece]:
-    """Yield the pieces of a grant, and those that a bypass opens in what is denied below it."""
+def _all_pieces(grant: PathGrant, entry: Entry, denies: _Denies, listing: Listing) -> Iterable[Piece]:
+    """Return the pieces of a grant, and those that a bypass opens in what is denied below it."""
+    if entry.kind != DIRECTORY or not denies.within(entry.path, grant):
+        return (Piece(entry.path, entry.kind, grant.access),)  # as most of hundreds are
+    return _pieces_and_holes(grant, entry, denies, listing)
+
+
+def _pieces_and_holes(grant: PathGrant, entry: Entry, denies: _Denies, listing: Listing) -> Iterator[Piece]:
     yield from _pieces(grant, entry, denies, listing)
-    if entry.kind == DIRECTORY and not grant.optional:
+    if not grant.optional:
         for hole in denies.holes(entry.path, grant):
             yield from _pieces(grant, hole, denies, listing)
 

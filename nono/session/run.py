@@ -102,7 +102,7 @@ def run(
 
     tell: called once, before the child starts. notice: called with a sentence for the user, e.g. that the keystore
     waits for his answer. view: called now and then, with the exchanges that have ended since.
-    footer: called at the end, with the reasons of all refusals.
+    footer: called at the end, with all that was denied; None: nobody asks, so the agent's output is not looked at.
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
     decision = decide(order, environment)
@@ -122,7 +122,7 @@ def run(
         limiter = _limiter(capabilities)
         if limiter is not None:
             undo.enter_context(limiter)
-        scratch = undo.enter_context(ScratchDirectory(place.temporary_directory, create=not order.dry_run))
+        scratch = undo.enter_context(ScratchDirectory(place.temporary_directory, create=True))
         terminal = undo.enter_context(Terminal())
         inherited = [fd for fd in _STANDARD if terminal.spec is None or fd not in terminal.spec.descriptors]
         capabilities = complete(

@@ -69,7 +69,7 @@ def decide(order: Order, environment: Mapping[str, str]) -> Decision:
     references = references_of(capabilities)
     for text, variable in capabilities.env_credentials:  # those that the agent itself gets
         references[guard.env_credential_name(variable)] = reference.parse(text)
-    if order.profile is not None:
+    if inherited is not None:
         capabilities = capabilities._replace(grants=own_directories.may_be_missing(capabilities.grants, place))
     return Decision(place, command, inherited, capabilities, references)
 

@@ -106,7 +106,7 @@ def run(
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
     decision = decide(order, environment)
-    if order.profile is not None and not order.dry_run:
+    if decision.inherited is not None and not order.dry_run:
         granted = own_directories.make(decision.capabilities.grants, decision.place)
         decision = decision._replace(capabilities=decision.capabilities._replace(grants=granted))
     place, command, capabilities, references = (

@@ -46,17 +46,18 @@ SHELLS: Mapping[str, Mapping[str, str] | str] = {
 
 
 class Provider(NamedTuple):
-    """Where a provider wants its key, and the protocols it speaks."""
+    """Where a provider is, where it wants its key, and the protocols it speaks."""
 
+    host: str
     header: str
     key_format: str
     protocols: tuple[Protocol, ...]
 
 
 PROVIDERS = {
-    "anthropic": Provider("x-api-key", "{}", (protocols.MESSAGES,)),
-    "openai": Provider("Authorization", "Bearer {}", (protocols.RESPONSES, protocols.CHAT)),
-    "gemini": Provider("x-goog-api-key", "{}", (protocols.CONTENT,)),
+    "anthropic": Provider("api.anthropic.com", "x-api-key", "{}", (protocols.MESSAGES,)),
+    "openai": Provider("api.openai.com", "Authorization", "Bearer {}", (protocols.RESPONSES, protocols.CHAT)),
+    "gemini": Provider("generativelanguage.googleapis.com", "x-goog-api-key", "{}", (protocols.CONTENT,)),
 }
 
 

@@ -1,8 +1,9 @@
 """Real agents, as npm has them, do a task that takes their shell, inside the sandbox: `ci/test --agents`.
 
-Each runs with the profile of profiles/ and the settings that docs/agents.md gives it, in a home that has nothing else,
-against a model that wants one call of the shell tool (models.py): once by its command for scripts, once on a terminal.
-The script that the call runs leaves a file, and the environment of every process that it sees, the agent's among them.
+Each runs as docs/agents.md says, `nono run -p NAME --credential PROVIDER`, with nono's own profile and the settings
+that are given there, in a home that has nothing else. The provider is a host of a World, where a model wants one call
+of the shell tool (models.py): once by the agent's command for scripts, once on a terminal. The script that the call
+runs leaves a file, and the environment of every process that it sees, the agent's among them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +23,10 @@ import pytest
 
 from tests.agents.models import MARK, PROVIDERS, SCRIPT, TEXT, Model
 from tests.e2e.terminals import TerminalSession, nono
-from tests.fakes import Upstream
+from tests.e2e.world import World
 from tests.runs import KEYS, Site, missing, require_command
 
 INSTALLED = Path(sys.prefix) / "agents"  # put there by ci/test --agents
-PROFILES = Path(__file__).parent / "profiles"
 WALL = os.environ.get("NONO_TEST_SANDBOX", "")
 TIMEOUT_S = 180  # they take seconds, and a minute where others compute
 MADE, SEEN = "made-by-agent.txt", "environments.txt"
@@ -45,8 +44,8 @@ class Agent(NamedTuple):
     """One agent, and how its user has set it up.
 
     command: the words before a prompt that is worked off without a terminal. interactive: the words for a terminal.
-    settings: files below the home directory, with PORT, WORKDIR and INTERACTIVE for what a run knows. keys: what is
-    typed on a terminal before the prompt, each when a text has appeared.
+    settings: files below the home directory, with WORKDIR and INTERACTIVE for what a run knows. keys: what is typed on
+    a terminal before the prompt, each when a text has appeared. flags: nono's, besides profile and credential.
     """
 
     profile: str
@@ -56,6 +55,7 @@ class Agent(NamedTuple):
     settings: Mapping[str, str]
     keys: tuple[tuple[bytes, bytes], ...]
     websockets: bool = True
+    flags: tuple[str, ...] = ()
 
 
 OWN = ".local/share/nono"
@@ -83,7 +83,7 @@ CODEX = Agent(
             model_provider = "nono"
             [model_providers.nono]
             name = "OpenAI through nono"
-            base_url = "http://127.0.0.1:PORT/openai"
+            base_url = "http://127.0.0.1:8100/openai"
             env_key = "OPENAI_API_KEY"
             supports_websockets = true
             [projects."WORKDIR"]
@@ -91,13 +91,14 @@ CODEX = Agent(
         """
     },
     keys=((b"Ask", b""),),
+    flags=("--proxy-port", "8100"),
 )
 OPENCODE = Agent(
     profile="opencode",
     provider="openai",
     command=["opencode", "run", "-m", "openai/gpt-5"],
     interactive=["opencode", "-m", "openai/gpt-5"],
-    settings={".config/opencode/.gitignore": "node_modules\n"},  # its own; it wants to write one where there is none
+    settings={},
     keys=((b"Ask", b""),),
 )
 ANTHROPIC = """{"provider": {"anthropic": {"options": {"baseURL": "{env:ANTHROPIC_BASE_URL}/v1"}}}}"""
@@ -130,48 +131,39 @@ VARIANTS = {
     "opencode with Anthropic": OPENCODE._replace(
         provider="anthropic",
         command=["opencode", "run", "-m", "anthropic/claude-sonnet-4-5"],
-        settings={**OPENCODE.settings, ".config/opencode/opencode.json": ANTHROPIC},
+        settings={f"{OWN}/opencode/config/opencode/opencode.json": ANTHROPIC},
     ),
     "opencode with chat completions": OPENCODE._replace(
         command=["opencode", "run", "-m", "compatible/stand-in-1"],
-        settings={**OPENCODE.settings, ".config/opencode/opencode.json": COMPATIBLE},
+        settings={f"{OWN}/opencode/config/opencode/opencode.json": COMPATIBLE},
     ),
 }
 
 
-def settle(site: Site, agent: Agent, url: str) -> list[str]:
-    """Make the home of the agent's user, and his profile, whose route leads to `url`; return nono's flags."""
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path / "world") as made:
+        yield made
+
+
+def settle(site: Site, agent: Agent) -> list[str]:
+    """Make the home of the agent's user, and store his key; return nono's flags."""
     require_command("node")
     if not (INSTALLED / "bin" / agent.command[0]).exists():
         missing(f"{agent.command[0]} in {INSTALLED} (ci/test --agents installs it)")
     site.environment["PATH"] = f"{INSTALLED / 'bin'}:{site.environment['PATH']}"
     # Terminals for what runs inside take /dev/pts of its own, and so a mount namespace.
     interactive = json.dumps(WALL in ("", "namespace"))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    profile = json.loads((PROFILES / f"{agent.profile}.json").read_text())
-    for directory in (*profile["filesystem"]["allow"], *profile["filesystem"].get("read", ())):
-        (site.home / directory.removeprefix("~/")).mkdir(parents=True)
     for file, text in agent.settings.items():
-        for word, value in {"PORT": port, "WORKDIR": str(site.work), "INTERACTIVE": interactive}.items():
+        for word, value in {"WORKDIR": str(site.work), "INTERACTIVE": interactive}.items():
             text = text.replace(word, value)
-        (site.home / file).parent.mkdir(exist_ok=True)
+        (site.home / file).parent.mkdir(parents=True, exist_ok=True)
         (site.home / file).write_text(text)
     (site.work / SCRIPT).write_text(TOOL)
-    del profile["network"]["network_profile"]  # nobody but the route is asked
-    provider = PROVIDERS[agent.provider]
-    route = {
-        "upstream": url,
-        "credential_key": site.store_in_files()[agent.provider],
-        "inject_header": provider.header,
-        "credential_format": provider.key_format,
-        "tls_ca": site.certificates.authority,
-    }
-    profile["network"]["credentials"] = [agent.provider]
-    profile["network"]["custom_credentials"] = {agent.provider: route}
-    path = site.vault / "profile.json"
-    path.write_text(json.dumps(profile))
-    return ["--profile", str(path), "--proxy-port", port, *(["--sandbox", WALL] if WALL else [])]
+    stored = site.nono(["credential", "set", agent.provider, "--store", "file"], stdin=KEYS[agent.provider])
+    assert stored.returncode == 0, stored.stderr
+    wall = ["--sandbox", WALL] if WALL else []
+    return ["-p", agent.profile, "--credential", agent.provider, *agent.flags, *wall]
 
 
 def check(site: Site, model: Model, said: str) -> None:
@@ -185,6 +177,7 @@ def check(site: Site, model: Model, said: str) -> None:
         assert token not in str(seen.request.headers) + seen.request.target
         assert token.encode() not in seen.body
     left = [path for each in (site.home, site.work, site.tmp) for path in each.rglob("*")]
+    left = [path for path in left if not path.is_relative_to(site.state)]  # where the key is stored
     contents = [path.read_bytes() for path in left if path.is_file() and not path.is_symlink()]
     for key in KEYS.values():
         assert key not in said
@@ -192,37 +185,42 @@ def check(site: Site, model: Model, said: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*AGENTS, *VARIANTS])
-def test_agent_uses_its_shell(site: Site, name: str) -> None:
+def test_agent_uses_its_shell(site: Site, world: World, name: str) -> None:
     agent = {**AGENTS, **VARIANTS}[name]
-    model = Model(PROVIDERS[agent.provider], KEYS[agent.provider], websockets=agent.websockets)
-    with Upstream(model, site.upstream.tls) as upstream:
-        flags = settle(site, agent, upstream.url)
-        with site.start(flags, [*agent.command, PROMPT], stdin=subprocess.DEVNULL) as process:
-            try:
-                stdout, stderr = (each.decode(errors="replace") for each in process.communicate(timeout=TIMEOUT_S))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGTERM)
-                pytest.fail(f"{name} did not end: {process.communicate()}")
+    provider = PROVIDERS[agent.provider]
+    model = Model(provider, KEYS[agent.provider], websockets=agent.websockets)
+    world.serve(provider.host, model)
+    flags = settle(site, agent)
+    command = [*agent.command, PROMPT]
+    with site.start(flags, command, wrap=world.enter(site.work), stdin=subprocess.DEVNULL) as process:
+        try:
+            stdout, stderr = (each.decode(errors="replace") for each in process.communicate(timeout=TIMEOUT_S))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            pytest.fail(f"{name} did not end: {process.communicate()}")
     assert process.returncode == 0, stdout + stderr
     assert f"{TEXT} {MARK}42" in stdout, stdout + stderr
     check(site, model, stdout + stderr)
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_agent_uses_its_shell_on_a_terminal(site: Site, name: str) -> None:
+def test_agent_uses_its_shell_on_a_terminal(site: Site, world: World, name: str) -> None:
     agent = AGENTS[name]
-    model = Model(PROVIDERS[agent.provider], KEYS[agent.provider])
-    with Upstream(model, site.upstream.tls) as upstream:
-        flags = settle(site, agent, upstream.url)
-        with TerminalSession(site, nono(*agent.interactive, flags=["--silent", *flags])) as session:
-            session.resize(40, 120)
-            screen = Screen(session)
-            for text, keys in agent.keys:
-                screen.expect(text)
-                screen.rest()
-                session.type(keys)
-            session.type(PROMPT.encode())
-            screen.expect(f"{MARK}42".encode(), press=b"\r")
+    provider = PROVIDERS[agent.provider]
+    model = Model(provider, KEYS[agent.provider])
+    world.serve(provider.host, model)
+    flags = settle(site, agent)
+    nsenter, *enter = world.enter(site.work)
+    command = [require_command(nsenter), *enter, *nono(*agent.interactive, flags=["--silent", *flags])]
+    with TerminalSession(site, command) as session:
+        session.resize(40, 120)
+        screen = Screen(session)
+        for text, keys in agent.keys:
+            screen.expect(text)
+            screen.rest()
+            session.type(keys)
+        session.type(PROMPT.encode())
+        screen.expect(f"{MARK}42".encode(), press=b"\r")
     check(site, model, screen.seen.decode(errors="replace"))
 
 

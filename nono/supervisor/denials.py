@@ -66,8 +66,11 @@ class Attempt(Record):
 
 
 class Found(Record):
-    """What the disk says of a path. real: without links. permitted: what this user may do there. directory: the nearest
-    one above that exists. private: the directory of the agent's own that it lies in; "" for none."""
+    """What the disk says of a path.
+
+    real: without links. permitted: what this user may do there. directory: the nearest one above that exists. private:
+    the directory of the agent's own that it lies in; "" for none. can_run: by its mode, or it is a directory.
+    """
 
     real: str
     exists: bool
@@ -75,6 +78,7 @@ class Found(Record):
     permitted: int
     directory: str
     private: str = ""
+    can_run: bool = False
 
 
 Look = Callable[[str], Found]
@@ -114,7 +118,12 @@ def _is_plausible(attempt: Attempt, found: Found) -> bool:
 
 def _denied_access(attempt: Attempt, path: str, found: Found, judge: Judge) -> int:
     """Return which access the policy denied, 0 for none of those that may be meant."""
-    asked = (attempt.access,) if attempt.access else (READ, WRITE) if found.exists else (WRITE,)
+    if attempt.access:
+        asked: tuple[int, ...] = (attempt.access,)
+    elif not found.exists:
+        asked = (WRITE,)
+    else:  # a file that may be read, but not run by its mode, was perhaps to be run: nobody's fault but the file's
+        asked = (READ, WRITE) if found.can_run else (READ,)
     for access in asked:
         says = judge(path, found, access)
         if not says.allowed and says.reason in _OF_POLICY and not access & ~found.permitted:

@@ -98,7 +98,8 @@ class Policy:
         below = [grant.path for grant in self._grants if is_at_or_below(grant.path, private or "/")]
         if any(is_at_or_below(real, granted) for granted in below):
             private = ""  # it stays where it is
-        found: Found = self._found(real, exists, os.path.isdir(real), permitted, directory, private)
+        can_run = os.access(real, os.X_OK)
+        found: Found = self._found(real, exists, os.path.isdir(real), permitted, directory, private, can_run)
         return found
 
     def judge(self, path: str, found: Found, access: int) -> Verdict:

@@ -45,7 +45,7 @@ VERBS = {
     "why": ("nono.cli.why", "say why the agent may have a path or a host, or may not"),
     "proxy": ("nono.cli.proxy", "run the proxy alone, for an agent isolated by other means"),
     "credential": ("nono.cli.credential", "store, check, list and remove keys in the keystore"),
-    "profile": ("nono.cli.profile", "list the groups of hosts that network profiles are made of"),
+    "profile": ("nono.cli.profile", "list, show, check, make and compare profiles"),
     "completion": ("nono.cli.completion", "print a script that completes nono's command line in your shell"),
     "man": ("nono.cli.man", "print the manual page nono(1)"),
     "setup": ("nono.cli.setup", "say what this machine offers, and what would enable more"),

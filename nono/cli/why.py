@@ -33,6 +33,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from nono.session.probe import Outcome
+
 ALLOWED, DENIED = 0, 3
 _UNBROKEN = "\xa0"
 _OPERATIONS = {"read": READ, "write": WRITE, "readwrite": READ | WRITE}
@@ -48,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--port", type=parse_port, metavar="N", help="at this port (default: 443)")
     asked.add_argument("--url", metavar="URL", help="is a request for this forwarded")
     asked.add_argument("--method", metavar="METHOD", default="GET", help="of the request (default: GET)")
+    asked.add_argument("--probe", action="store_true", help="ask the kernel and the proxy, behind the very wall")
     asked.add_argument("--json", action="store_true", help="answer with one JSON object")
     add_policy_arguments(parser)
 
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         profile=arguments.profile,
         workdir=arguments.workdir,
     )
-    answer = session.explain(order, question, os.environ)
+    answer = session.explain(order, question, os.environ, probe=arguments.probe)
     what = _facts(question, answer)
     if arguments.json:
         text = import_module("json").dumps(what) + "\n"
@@ -97,6 +100,8 @@ def _facts(question: session.Question, answer: session.Answer) -> dict[str, Any]
         what |= {"url": question.url, "method": question.method}
     else:
         what |= {"host": question.host, "port": question.port}
+    if answer.probed is not None:
+        what["probe"] = _probed(answer, answer.probed)
     return what | {
         "detail": verdict.detail,
         "source": {"kind": kind, "name": name},
@@ -104,6 +109,21 @@ def _facts(question: session.Question, answer: session.Answer) -> dict[str, Any]
         "suggested_flag": verdict.flag or None,
         "profile_line": verdict.profile_line or None,
     }
+
+
+def _probed(answer: session.Answer, outcome: Outcome) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "asked": outcome.asked or None,
+        "result": outcome.result,
+        "errno": outcome.errno or None,
+        "code": outcome.code or None,
+        "note": outcome.note or None,
+        "wall": outcome.wall or None,
+        "agrees": answer.agrees,
+    }
+    if answer.policy is not None:
+        said["policy"] = {"reason": answer.policy.reason, "detail": answer.policy.detail}
+    return said
 
 
 def human(what: dict[str, Any], home: str) -> list[tuple[str, str]]:
@@ -125,7 +145,16 @@ def human(what: dict[str, Any], home: str) -> list[tuple[str, str]]:
         rows.append(("would help", what["suggested_flag"].replace(" ", _UNBROKEN)))  # to be copied
     if what["profile_line"]:
         rows.append(("in profile", what["profile_line"].replace(" ", _UNBROKEN)))
+    if "probe" in what:
+        rows.append(("asked", _probe_text(what["probe"])))
     return [(label, _UNBROKEN.join(map(render.printable, text.split(_UNBROKEN)))) for label, text in rows]
+
+
+def _probe_text(said: dict[str, Any]) -> str:
+    if said["asked"] is None:
+        return f"nobody: {said['note']}"
+    why = ", ".join(text for text in (said["errno"], said["code"], said["note"]) if text)
+    return f"the {said['asked']}, behind {said['wall']}: {said['result']}" + (f" ({why})" if why else "")
 
 
 def _short(path: str, home: str) -> str:

@@ -62,11 +62,12 @@ class Reply(Record):
 
 
 class Probe:
-    """The questions of one agent, in memory that it reads and writes."""
+    """The questions of one agent, in memory that it reads and writes. connects: whether the network is asked."""
 
     def __init__(self, questions: Sequence[Open | List | Create | Connect]) -> None:
         self._array = array = ffi.new("struct nono_question[]", len(questions))
         self.questions = ffi.new("struct nono_probe *", (array, len(questions), 0))
+        self.connects = any(isinstance(asked, Connect) for asked in questions)
         self._keep: list[object] = []
         for asked, question in zip(questions, array, strict=True):
             if isinstance(asked, Connect):

@@ -87,7 +87,7 @@ def make_proxy(
         loop.call_soon(audit.flush)
 
     process.raise_open_files_limit()
-    bound = [BoundRoute(route, run.credentials[route.name]) for route in run.capabilities.routes]
+    bound = [BoundRoute(route, run.credentials.get(route.name)) for route in run.capabilities.routes]
     hosts = run.capabilities
     allowlist = hosts.allowlist
     if allowlist is not None and run.registries is not None:

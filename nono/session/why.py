@@ -35,11 +35,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from nono.session.probe import Ground, Outcome
+
 # Where what the agent sees depends on which wall is to be had here.
 _PRIVATE = ("/tmp", "/dev", "/proc")
 # These are each process's own.
 _STREAMS = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr")
 _OWN = ("/proc/self", "/proc/thread-self", *_STREAMS)
+PROBED = "probed"  # the reason, where kernel or proxy disagree with the policy as it was read
 _STREAM = "It is what the agent has open itself."
 # A flag that may be suggested -> the field of Request that it fills.
 _FIELDS = {
@@ -63,13 +66,20 @@ class Question(Record):
 
 
 class Answer(Record):
-    """path, real_path: absolute, of a question about one. verified: a suggested flag has been tried."""
+    """path, real_path: absolute, of a question about one. verified: a suggested flag has been tried.
+
+    probed: what kernel or proxy said, None where they were not asked. agrees: whether that was the verdict, too; where
+    it was not, `verdict` is theirs, and `policy` what was thought.
+    """
 
     verdict: Verdict
     place: Place
     path: str = ""
     real_path: str = ""
     verified: bool = False
+    probed: Outcome | None = None
+    agrees: bool = True
+    policy: Verdict | None = None
 
 
 class Subject(Record):
@@ -82,9 +92,12 @@ class Subject(Record):
     directory: str
 
 
-def explain(order: Order, question: Question, environment: Mapping[str, str]) -> Answer:
-    """Return the verdict on `question` for a run of `order`. Raises NonoError where that run would not start."""
-    answer = _answer(order, question, environment)
+def explain(order: Order, question: Question, environment: Mapping[str, str], *, probe: bool = False) -> Answer:
+    """Return the verdict on `question` for a run of `order`. Raises NonoError where that run would not start.
+
+    probe: kernel and proxy are asked, and what they say counts.
+    """
+    answer = _answer(order, question, environment, probe=probe)
     verdict = answer.verdict
     if verdict.allowed or not verdict.flag:
         return answer
@@ -110,12 +123,46 @@ def with_flag(order: Order, text: str) -> Order:
     return order._replace(request=request)
 
 
-def _answer(order: Order, question: Question, environment: Mapping[str, str]) -> Answer:
+def _answer(order: Order, question: Question, environment: Mapping[str, str], *, probe: bool = False) -> Answer:
     decision = decide(order, environment)
     if question.path:
         with ScratchDirectory(decision.place.temporary_directory, create=True) as scratch:
-            return about_path(Behind(decision, environment, scratch.path), question)
-    return Answer(about_host(decision.capabilities, question, known_registries(decision, environment)), decision.place)
+            behind = Behind(decision, environment, scratch.path)
+            answer = about_path(behind, question)
+            return with_probe(behind, question, answer) if probe else answer
+    registries = known_registries(decision, environment)
+    origins = decision.inherited.origins if decision.inherited is not None else host_verdict.NOBODY
+    answer = Answer(about_host(decision.capabilities, question, registries, origins), decision.place)
+    if not probe:
+        return answer
+    with ScratchDirectory(decision.place.temporary_directory, create=True) as scratch:
+        return with_probe(Behind(decision, environment, scratch.path), question, answer)
+
+
+def with_probe(behind: Behind, question: Question, answer: Answer) -> Answer:
+    """Return the answer with what kernel or proxy say, which counts."""
+    from nono.session import probe
+
+    verdict = answer.verdict
+    if question.path:
+        subject = look(question.path, behind.place, behind.disk)
+        outcome = probe.about_path(behind, subject, question.access)
+        names_only = outcome.result == probe.ALLOWED and subject.is_directory and verdict.reason == SENSITIVE_PATH
+        agrees = probe.agrees(outcome, verdict.allowed) or (names_only and question.access == READ)
+        if names_only and agrees:
+            outcome = outcome._replace(note="its names can be listed; what is in it cannot be read")
+    else:
+        outcome = probe.about_host(behind.ground, question.host, question.port, question.url, question.method, verdict)
+        agrees = probe.agrees(outcome, verdict.allowed)
+    if agrees:
+        return answer._replace(probed=outcome)
+    allowed = outcome.result in (probe.ALLOWED, probe.UNREACHABLE)
+    detail = (
+        f"The {outcome.asked} {'allows' if allowed else 'refuses'} it ({outcome.errno or outcome.code or 'no error'}), "
+        f"though by the policy it is {'allowed' if verdict.allowed else 'denied'}: please tell us, it is a bug."
+    )
+    said = Verdict(allowed, PROBED, "", detail, verdict.closest)
+    return answer._replace(verdict=said, probed=outcome, agrees=False, policy=verdict)
 
 
 def about_host(
@@ -143,6 +190,13 @@ def known_registries(decision: Decision, environment: Mapping[str, str]) -> tupl
 
 class Behind:
     """What a run's paths come to. Expanded once; planned for the wall that is wanted or, where it matters, is here."""
+
+    @property
+    def ground(self) -> Ground:
+        """What a wall is put around."""
+        from nono.session.probe import Ground
+
+        return Ground(self.capabilities, self.expansion, self.temporary_directory, self.place.workdir)
 
     def __init__(self, decision: Decision, environment: Mapping[str, str], temporary_directory: str) -> None:
         self.place = decision.place

@@ -290,6 +290,7 @@ def _supervise(
     from nono.loop import Loop
     from nono.supervisor.diagnostics import Diagnostics
 
+    gc.freeze()  # what is there by now stays; to look through it costs more than 1 ms
     gc.enable()  # see __main__.py
     diagnostics = Diagnostics()
     if behind.watched:

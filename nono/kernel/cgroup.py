@@ -25,6 +25,8 @@ import os
 from signal import SIGKILL
 from time import monotonic, sleep
 
+from nono.kernel import mountinfo
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,7 +35,6 @@ _PREFIX = "nono-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REMOVAL_S = 2.0  # a killed process leaves its group soon, but not at once
 _FIRST_PAUSE_S = 0.001
-_ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))  # proc_pid_mountinfo(5)
 
 
 class Cgroup:
@@ -84,7 +85,7 @@ def make(controllers: Mapping[str, Mapping[str, str]], proc: str = "/proc") -> C
     controllers: for each controller that is needed, what is written to its files. A file whose name ends in "?" may
     be missing.
     """
-    for parent in _ancestors(proc):
+    for parent in groups(proc):
         try:
             if group := _make_below(parent, controllers):
                 return group
@@ -96,25 +97,20 @@ def make(controllers: Mapping[str, Mapping[str, str]], proc: str = "/proc") -> C
 def _mounts(proc: str) -> Iterator[tuple[str, str]]:
     """Yield (root, mount point) of each mount of cgroup v2."""
     try:
-        lines = _read(f"{proc}/self/mountinfo").splitlines()
+        for mounted in mountinfo.read(f"{proc}/self/mountinfo"):
+            if mounted.type == "cgroup2":
+                yield mounted.root, mounted.point
     except OSError:
         return
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        if after.startswith("cgroup2 "):
-            root, point = before.split()[3:5]
-            for escape, character in _ESCAPES:
-                point = point.replace(escape, character)
-            yield root, point
 
 
-def _ancestors(proc: str) -> Iterator[str]:
-    """Yield the directory of this process's group, and those above it."""
+def groups(proc: str = "/proc") -> Iterator[str]:
+    """Yield the directory of this process's group, and those above it; none where none is to be seen."""
     try:
-        groups = _read(f"{proc}/self/cgroup").splitlines()
+        lines = _read(f"{proc}/self/cgroup").splitlines()
     except OSError:
         return
-    path = next((line[3:] for line in groups if line.startswith("0::")), None)
+    path = next((line[3:] for line in lines if line.startswith("0::")), None)
     if path is None or "/.." in path:  # outside of the cgroup namespace that this process sees
         return
     for root, point in _mounts(proc):

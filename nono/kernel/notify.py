@@ -18,6 +18,7 @@ import time
 from errno import E2BIG, EAGAIN, EINVAL, ENOSYS, EPERM
 
 from nono.errors import KernelError
+from nono.kernel import process
 from nono.kernel._shim import ffi, lib
 
 TYPE_CHECKING = False
@@ -56,10 +57,27 @@ _WHY = {
 
 
 def check() -> None:
-    """Raise KernelError where calls cannot be mediated; to be called before the spawn."""
+    """Raise KernelError where calls cannot be mediated; to be called before the spawn. Yama has a say of its own."""
     error = -int(lib.nono_notify_check())
     if error:
         raise KernelError("seccomp", error, _WHY.get(error, ""))
+
+
+def yama_scope(root: str = "/") -> int | None:
+    """Return kernel.yama.ptrace_scope; None where there is no Yama. root: where /proc is."""
+    try:
+        with open(os.path.join(root, "proc/sys/kernel/yama/ptrace_scope"), "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def yama_forbids(scope: int | None) -> bool:
+    """Whether the sockets of the agent, who is a descendant, cannot be taken: 3 forbids it to everybody, root included.
+
+    Source: Documentation/admin-guide/LSM/Yama.rst; pidfd_getfd(2) asks what ptrace(2) asks for an attachment.
+    """
+    return scope is not None and (scope > 2 or (scope == 2 and not process.has_capability(process.CAP_SYS_PTRACE)))
 
 
 def set_filter(program: bytes) -> int:

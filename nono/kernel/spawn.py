@@ -296,9 +296,7 @@ def _sentence(step: str, errno: int, path: bytes, workdir: bytes) -> str:
     if errno == EINTR:
         return f"The command was killed while it was being started (step {step})."
     of = f" of {os.fsdecode(path)}" if step == "mount" and path else ""
-    return (
-        f"The sandbox could not be set up at the step '{step}'{of}: {os.strerror(errno)}; the command was not started."
-    )
+    return f"The sandbox could not be set up at the step '{step}'{of}: {os.strerror(errno)}."
 
 
 class Prepared:

@@ -14,14 +14,13 @@ from collections.abc import Iterable
 from errno import ELOOP
 
 from nono.errors import PolicyError
-from nono.kernel import landlock
+from nono.kernel import landlock, mountinfo
 from nono.kernel.paths import open_real
 from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathGrant, is_at_or_below
 from nono.sandbox import expansion
 from nono.sandbox.expansion import ABSENT, DEVICE, DIRECTORY, FILE, LINK, STREAM, Entry, Expansion, ancestors
 from nono.sandbox.plan import Plan
 
-_MOUNTINFO = "/proc/self/mountinfo"
 _STANDARD_FDS = (0, 1, 2)
 _KINDS = {stat.S_IFDIR: DIRECTORY, stat.S_IFCHR: DEVICE, stat.S_IFBLK: DEVICE}
 
@@ -29,9 +28,9 @@ _KINDS = {stat.S_IFDIR: DIRECTORY, stat.S_IFCHR: DEVICE, stat.S_IFBLK: DEVICE}
 class Disk:
     """A `Listing` of the real file system. Remembers what it looked up, so one lives for one plan."""
 
-    def __init__(self, mountinfo: str = _MOUNTINFO) -> None:
+    def __init__(self, mounts: str = mountinfo.MOUNTINFO) -> None:
         self._seen: dict[str, Entry] = {"/": Entry("/", DIRECTORY)}
-        self._mountinfo = mountinfo
+        self._mountinfo = mounts
         self._mounts: _Mounts | None = None
 
     def look(self, path: str) -> Entry:
@@ -85,18 +84,15 @@ def _kind_of(entry: os.DirEntry[str]) -> str:
 
 
 class _Mounts:
-    """Which file systems are mounted at several places (bind mounts, subvolumes). Source: proc_pid_mountinfo(5)."""
+    """Which file systems are mounted at several places (bind mounts, subvolumes)."""
 
-    def __init__(self, mountinfo: str) -> None:
+    def __init__(self, path: str) -> None:
         self._at: dict[str, tuple[str, str]] = {}  # mount point: device, root within the file system
         try:
-            with open(mountinfo, "rb") as file:
-                lines = file.readlines()
+            for mounted in mountinfo.read(path):
+                self._at[mounted.point] = (mounted.device, mounted.root)
         except FileNotFoundError:
             raise PolicyError("/proc is not mounted here, and tells what is mounted where: mount it first") from None
-        for line in lines:
-            _, _, device, root, point, _ = line.split(b" ", 5)
-            self._at[_unescape(point)] = (device.decode(), _unescape(root))
         self._points: dict[str, list[str]] = {}  # device: mount points
         for path, (device_name, _) in self._at.items():
             self._points.setdefault(device_name, []).append(path)
@@ -121,13 +117,6 @@ class _Mounts:
             elif other != point and is_at_or_below(other_root, inside):
                 found.append(other)
         return found
-
-
-def _unescape(field: bytes) -> str:
-    if b"\\" not in field:
-        return os.fsdecode(field)
-    parts = field.split(b"\\")
-    return os.fsdecode(parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:]))
 
 
 def _join(directory: str, rest: str) -> str:

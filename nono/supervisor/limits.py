@@ -44,8 +44,7 @@ _LONGEST_TIMER_S = 86400.0  # epoll_wait(2) counts milliseconds in an int: 24 da
 _COUNTS_BY_NAMESPACE = (5, 14)  # Linux: ucounts of RLIMIT_NPROC
 _UNITS = {1 << 40: "TiB", 1 << 30: "GiB", 1 << 20: "MiB", 1 << 10: "KiB"}
 _MEMORY, _PIDS = "memory", "pids"
-_USER_MANAGER = "/run/user/{}/systemd/private"
-_SCOPE = "systemd-run --user --scope"
+SCOPE = "systemd-run --user --scope"  # the command that runs what follows in a control group that is delegated
 
 
 class Limiter:
@@ -120,8 +119,8 @@ class Limiter:
         if limits.timeout_s:
             lines.append(f"{_duration(limits.timeout_s)}  (--timeout)")
         if falls_back:
-            has_systemd = cgroup.mount_points() and os.path.exists(_USER_MANAGER.format(os.getuid()))
-            hint = f" ({_SCOPE} has one)" if has_systemd else ", so nothing limits all together"
+            has_one = cgroup.mount_points() and has_user_manager()
+            hint = f" ({SCOPE} has one)" if has_one else ", so nothing limits all together"
             lines.append(f"no control group is delegated here{hint}")
         return tuple(lines)
 
@@ -149,6 +148,11 @@ class Limiter:
 
     def _falls_back(self, controller: str, limit: int) -> bool:
         return bool(limit) and controller not in self._grouped
+
+
+def has_user_manager(root: str = "/") -> bool:
+    """Whether systemd runs services of this user, and so has control groups to give. root: where /run is."""
+    return os.path.exists(os.path.join(root, f"run/user/{os.getuid()}/systemd/private"))
 
 
 class Deadline:

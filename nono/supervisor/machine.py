@@ -21,12 +21,12 @@ from importlib.util import find_spec
 from nono.credentials import keystore, secret_service, user_keyring
 from nono.credentials.keystore import KeystoreError
 from nono.errors import CredentialError, KernelError
-from nono.kernel import landlock, notify, seccomp, secretmem
+from nono.kernel import cgroup, landlock, mountinfo, notify, seccomp, secretmem
 from nono.kernel.spawn import SENTENCES, SpawnError
 from nono.policy.capabilities import SANDBOX_NOTIFY
 from nono.record import Record
 from nono.sandbox.syscalls import AUDIT_ARCH
-from nono.supervisor import enforcement
+from nono.supervisor import enforcement, limits
 from nono.supervisor.enforcement import Row
 
 OK = "ok"
@@ -50,10 +50,10 @@ _SYSCTLS_OF_USER_NS = (  # path below /proc/sys, the value that forbids, the com
     ),
 )
 _YAMA = {
-    "0": "0: every process of the user may trace the others",
-    "1": "1: a process may trace its descendants, as nono does",
-    "2": "2: only who has CAP_SYS_PTRACE may trace",
-    "3": "3: nobody may trace, until the next boot",
+    0: "0: every process of the user may trace the others",
+    1: "1: a process may trace its descendants, as nono does",
+    2: "2: only who has CAP_SYS_PTRACE may trace",
+    3: "3: nobody may trace, until the next boot",
 }
 
 
@@ -174,7 +174,7 @@ def check_notify(root: str = "/") -> Check:
         notify.check()
     except KernelError as error:
         return Check("notify", MISSING, f"{error.call}: {os.strerror(error.errno or 0)}", str(error))
-    if _yama_forbids(root):
+    if notify.yama_forbids(notify.yama_scope(root)):
         finding = "Yama forbids to take a socket from the agent"
         return Check("notify", MISSING, finding, check_yama(root).remedy)
     if seccomp.refused(seccomp.NEW_LISTENER | seccomp.WAIT_KILLABLE_RECV):
@@ -182,21 +182,16 @@ def check_notify(root: str = "/") -> Check:
     return Check("notify", OK, "user notification, pidfd_getfd")
 
 
-def _yama_forbids(root: str) -> bool:
-    scope = read(root, "proc/sys/kernel/yama/ptrace_scope")
-    return scope == "3" or (scope == "2" and os.geteuid() != 0)
-
-
 def check_yama(root: str = "/") -> Check:
     """Check who may take a descriptor out of another process, as the mediator does."""
-    scope = read(root, "proc/sys/kernel/yama/ptrace_scope")
+    scope = notify.yama_scope(root)
     if scope is None:
         return Check("yama", OK, "not active")
-    finding = _YAMA.get(scope, scope)
-    if not _yama_forbids(root):
+    finding = _YAMA.get(scope, str(scope))
+    if not notify.yama_forbids(scope):
         return Check("yama", OK, finding)
     remedy = "sudo sysctl kernel.yama.ptrace_scope=1"
-    if scope == "3":
+    if scope > 2:
         remedy = "take kernel.yama.ptrace_scope=3 out of /etc/sysctl.d and reboot"
     return Check("yama", LIMITED, finding, remedy)
 
@@ -219,30 +214,27 @@ def check_cgroup(root: str = "/") -> Check:
 
     By reading only: what a run does to get one (nono/kernel/cgroup.py) leaves controllers switched on.
     """
-    own = next((line[3:] for line in _lines(root, "proc/self/cgroup") if line.startswith("0::")), None)
-    mounts = [line.partition(" - ") for line in _lines(root, "proc/self/mountinfo")]
-    point, prefix = next(
-        ((before.split()[4], before.split()[3]) for before, _, after in mounts if after.startswith("cgroup2 ")),
-        ("", ""),
-    )
-    has_v1 = any(after.startswith("cgroup ") for _, _, after in mounts)
-    if own is None or not point:
+    proc = os.path.join(root, "proc")
+    groups = [os.path.join(root, group.strip("/")) for group in cgroup.groups(proc)]
+    has_v1 = _has_cgroup_v1(proc)
+    if not groups:
         remedy = _UNIFIED if has_v1 else "sudo mount -t cgroup2 cgroup2 /sys/fs/cgroup"
         return Check("cgroup", LIMITED, "no cgroup v2: limits for each process", remedy)
-    top = os.path.join(root, point.strip("/"))
-    if lacks := {"memory", "pids"} - set((read(top, "cgroup.controllers") or "").split()):
+    if lacks := {"memory", "pids"} - set((read(groups[-1], "cgroup.controllers") or "").split()):
         finding = f"v2 lacks {' and '.join(sorted(lacks))}: limits for each process"
         return Check("cgroup", LIMITED, finding, _UNIFIED if has_v1 else "")
-    below = own.removeprefix(prefix.rstrip("/")).strip("/")
-    while True:
-        if _is_delegated(os.path.join(top, below)):
-            return Check("cgroup", OK, "v2, delegated, with memory and pids")
-        if not below:
-            break
-        below = os.path.dirname(below)
-    has_manager = os.path.exists(os.path.join(root, f"run/user/{os.getuid()}/systemd/private"))
-    remedy = "systemd-run --user --scope nono run …" if has_manager else "sudo loginctl enable-linger $USER"
+    if any(map(_is_delegated, groups)):
+        return Check("cgroup", OK, "v2, delegated, with memory and pids")
+    has_manager = limits.has_user_manager(root)
+    remedy = f"{limits.SCOPE} nono run …" if has_manager else "sudo loginctl enable-linger $USER"
     return Check("cgroup", LIMITED, "v2 is not delegated: limits for each process", remedy)
+
+
+def _has_cgroup_v1(proc: str) -> bool:
+    try:
+        return any(mounted.type == "cgroup" for mounted in mountinfo.read(f"{proc}/self/mountinfo"))
+    except OSError:
+        return False
 
 
 def _is_delegated(directory: str) -> bool:

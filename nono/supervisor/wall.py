@@ -12,7 +12,7 @@ from errno import EADDRINUSE, EPERM
 from importlib import import_module
 
 from nono.errors import KernelError
-from nono.kernel import landlock, process
+from nono.kernel import landlock
 from nono.kernel.spawn import Prepared, SpawnError, TerminalSpec, prepare
 from nono.policy.capabilities import NETWORK_OPEN, SANDBOX_NAMESPACE, SANDBOX_NOTIFY, CapabilitySet
 from nono.record import Record
@@ -30,7 +30,6 @@ _STEPS_OF_THE_WALL = ("clone", "setgroups", "uid_map", "gid_map", "loopback", "n
 # in nobody's way.
 _PROXY_PORTS = range(61000, 65536)
 _ATTEMPTS = 20
-_YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _OWN_MULTIPLEXER, _HOST_MULTIPLEXER = "/dev/pts/ptmx", "/dev/ptmx"
 
 
@@ -92,19 +91,17 @@ def has_own_network(plan: Plan, network: str) -> bool:
 
 def _check_yama(missing: Sequence[SpawnError]) -> None:
     """Refuse a wall behind which every connect would fail: the supervisor may not duplicate the agent's sockets."""
-    try:
-        with open(_YAMA, "rb") as file:
-            scope = int(file.read())
-    except (OSError, ValueError):
-        return  # this kernel has no Yama
-    if scope >= 2 and not process.has_capability(process.CAP_SYS_PTRACE):
+    notify = import_module("nono.kernel.notify")
+    scope = notify.yama_scope()
+    if notify.yama_forbids(scope):
         first = f"{missing[0]} And the wall without namespaces" if missing else "The wall without namespaces"
+        remedy = "sudo sysctl kernel.yama.ptrace_scope=1"
+        if scope > 2:
+            remedy = "take kernel.yama.ptrace_scope=3 out of /etc/sysctl.d and reboot"
         raise KernelError(
             "pidfd_getfd",
             EPERM,
-            f"{first} is not to be had while Yama forbids ptrace (kernel.yama.ptrace_scope is {scope}): "
-            "sudo sysctl kernel.yama.ptrace_scope=1"
-            + (", where the kernel still lets that be changed" if scope > 2 else ""),
+            f"{first} is not to be had while Yama forbids ptrace (kernel.yama.ptrace_scope is {scope}): {remedy}",
         )
 
 
@@ -126,13 +123,8 @@ def _notes(plan: Plan, missing: Sequence[SpawnError]) -> list[str]:
     if not missing or plan.wall.mounts:
         return []
     if plan.wall.name == SANDBOX_NAMESPACE:
-        return [f"no mounts: the agent sees this machine's /proc, /tmp and /dev. {_reason(missing[0])}"]
-    return [f"no namespaces: the agent sees this machine's /proc, /tmp, /dev and ports. {_reason(missing[-1])}"]
-
-
-def _reason(error: SpawnError) -> str:
-    """Return what the error says, but for what is not true here: another wall was taken."""
-    return str(error).replace("; the command was not started", "")
+        return [f"no mounts: the agent sees this machine's /proc, /tmp and /dev. {missing[0]}"]
+    return [f"no namespaces: the agent sees this machine's /proc, /tmp, /dev and ports. {missing[-1]}"]
 
 
 def _any_port(taken: Sequence[int]) -> int:

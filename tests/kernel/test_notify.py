@@ -248,3 +248,24 @@ def test_admissions_are_for_one_port_and_once() -> None:
     assert served.admits(65535)
     assert not served.admits(65535)
     served.close()
+
+
+@pytest.mark.parametrize(
+    ("scope", "forbidden", "forbidden_without_capability"),
+    [(None, False, False), (0, False, False), (1, False, False), (2, False, True), (3, True, True)],
+)
+def test_yama(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scope: int | None,
+    forbidden: bool,
+    forbidden_without_capability: bool,
+) -> None:
+    """1 permits descendants, 3 forbids it even to root."""
+    if scope is not None:
+        (tmp_path / "proc/sys/kernel/yama").mkdir(parents=True)
+        (tmp_path / "proc/sys/kernel/yama/ptrace_scope").write_text(f"{scope}\n")
+    assert notify.yama_scope(str(tmp_path)) == scope
+    for has, expected in ((True, forbidden), (False, forbidden_without_capability)):
+        monkeypatch.setattr(process, "has_capability", lambda _, has=has: has)
+        assert notify.yama_forbids(scope) is expected

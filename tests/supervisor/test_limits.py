@@ -196,7 +196,7 @@ def test_a_controller_alone_is_better_than_none(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("no_group")
 def test_without_a_control_group_the_difference_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: ANYBODY)
-    monkeypatch.setattr(limits, "_USER_MANAGER", "/dev/null")
+    monkeypatch.setattr(limits, "has_user_manager", lambda: True)
     monkeypatch.setattr(cgroup, "mount_points", lambda: ("/sys/fs/cgroup",))
     with Limiter(Limits(memory_bytes=1536 * MIB, max_processes=50)) as limiter:
         assert (limiter.procs_fds, limiter.denies) == ((), ())
@@ -214,7 +214,7 @@ def test_without_a_control_group_the_difference_is_said(monkeypatch: pytest.Monk
         _, processes, _ = limiter.sentences(own_user_namespace=False)
         assert processes == "50 processes and threads, less what you start meanwhile  (--max-processes)"
         monkeypatch.setattr(cgroup, "mount_points", lambda: ("/sys/fs/cgroup",))
-        monkeypatch.setattr(limits, "_USER_MANAGER", "/nonexistent/{}")
+        monkeypatch.setattr(limits, "has_user_manager", lambda: False)
         *_, why = limiter.sentences(own_user_namespace=True)
         assert why == "no control group is delegated here, so nothing limits all together"
 

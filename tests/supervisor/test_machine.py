@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nono.kernel import process
 from nono.kernel.spawn import SENTENCES, SpawnError
 from nono.supervisor import enforcement, machine
 from nono.supervisor.machine import LIMITED, MISSING, OK, UNKNOWN, Check
@@ -132,14 +133,15 @@ def test_a_namespace_within_another_is_explained_where_it_failed() -> None:
 
 
 def test_yama(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(process, "has_capability", lambda _: False)
     assert machine.check_yama(str(root)) == Check("yama", OK, "not active")
     for scope, state in (("0", OK), ("1", OK), ("2", LIMITED), ("3", LIMITED)):
         here = put(root, proc__sys__kernel__yama__ptrace_scope=f"{scope}\n")
         assert machine.check_yama(here).state == state, scope
     assert "reboot" in machine.check_yama(here).remedy
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(process, "has_capability", lambda number: number == process.CAP_SYS_PTRACE)
     assert machine.check_yama(put(root, proc__sys__kernel__yama__ptrace_scope="2")).state == OK
+    assert machine.check_yama(put(root, proc__sys__kernel__yama__ptrace_scope="3")).state == LIMITED  # also for root
 
 
 def test_apparmor(root: Path) -> None:
@@ -282,7 +284,7 @@ def test_without_linux_no_wall_stands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_yama_keeps_an_ordinary_user_from_the_notifier(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(process, "has_capability", lambda _: False)
     here = put(root, proc__sys__kernel__yama__ptrace_scope="2")
     check = machine.check_notify(here)
     assert (check.state, check.remedy) == (MISSING, "sudo sysctl kernel.yama.ptrace_scope=1")

@@ -78,6 +78,11 @@ class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, **{**options, "max_help_position": 26, "width": COLUMNS})
 
+    def _format_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None) -> str:
+        if usage is None:
+            return super()._format_usage(usage, actions, groups, prefix)
+        return "\n       ".join(_filled(f"usage: {usage}", COLUMNS - len("usage: "))) + "\n\n"
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(indent + line for line in folded(text.strip(), width - len(indent)))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from nono.cli.profiles import sources
+from nono.credentials import reference
 from nono.errors import NonoError, PolicyError
 from nono.policy import groups, jsonc, profile
 from nono.policy.allowlist import Allowlist
@@ -23,7 +24,8 @@ from nono.policy.network import select_routes
 from nono.policy.paths import Place, expand, unescaped
 from nono.policy.protection import PROFILES_DENY
 from nono.policy.resolve import PATH_FIELDS, Request, resolve, sensitive_paths
-from nono.policy.shape import Each, Kind, Map, Maybe, Mistake, Shape, UnknownKey
+from nono.policy.shape import Each, Kind, Map, Maybe, Mistake, Shape, UnknownKey, shown
+from nono.session.policy import Order, decide
 
 _TLS_FILES = ("tls_ca", "tls_client_cert", "tls_client_key")
 
@@ -52,7 +54,7 @@ def examine(name: str, place: Place, environment: Mapping[str, str]) -> Findings
         except NonoError as error:
             found.append(str(error))
         else:
-            found += _of_whole(inherited, place, environment)
+            found += _of_whole(name, inherited, environment)
             warnings += _warnings(inherited, source, place)
     if source.path != BUILT_IN and os.stat(source.path).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         warnings.append(
@@ -75,6 +77,7 @@ def _of_text(text: str, label: str) -> Iterator[str]:
         yield str(error)
         return
     found = list(_mistakes(profile.SHAPE, value, ""))
+    found += _of_credentials(value, found)
     yield from found
     try:
         profile.parse(text, label)
@@ -127,7 +130,29 @@ def _first(kind: Kind, value: Any, at: str, but: str = "") -> Iterator[str]:
             yield f"{text}; did you mean {where}?" if where else text
 
 
-def _of_whole(inherited: Inherited, place: Place, environment: Mapping[str, str]) -> Iterator[str]:
+def _of_credentials(value: Any, found: list[str]) -> Iterator[str]:
+    """Yield what is wrong with the custom credentials and references of a file, where their shape is right."""
+    network = value.get("network") if isinstance(value, dict) else None
+    custom = network.get("custom_credentials") if isinstance(network, dict) else None
+    for name, fields in custom.items() if isinstance(custom, dict) else ():
+        place = f"network.custom_credentials.{name}"
+        if any(text.startswith(place) for text in found):
+            continue
+        route = profile.make({"network": {"custom_credentials": {name: fields}}}).custom_routes()
+        try:
+            select_routes([name], route)
+            reference.parse(route[name]["credential_key"])
+        except NonoError as error:
+            yield f"{place}: {error}"
+    mapped = value.get("env_credentials") if isinstance(value, dict) else None
+    for text in mapped if isinstance(mapped, dict) else ():
+        try:
+            reference.parse(text)
+        except NonoError as error:
+            yield f"env_credentials.{shown(text)}: {error}"
+
+
+def _of_whole(name: str, inherited: Inherited, environment: Mapping[str, str]) -> Iterator[str]:
     """Yield what is wrong with what the profile comes to."""
     found: list[str] = []
     wanted = inherited.profile
@@ -144,12 +169,10 @@ def _of_whole(inherited: Inherited, place: Place, environment: Mapping[str, str]
     check("groups.exclude", wanted.groups.exclude, lambda name: groups.select(exclude=[name]))
     check("network.allow_domain", wanted.network.allow_domain, lambda host: Allowlist((host,), (), ()))
     check("network.deny_domain", wanted.network.deny_domain, lambda host: Allowlist((), (host,), ()))
-    custom = wanted.custom_routes()
-    check("network.custom_credentials", custom, lambda name: select_routes([name], {name: custom[name]}))
     yield from found
     if not found:
         try:
-            resolve(Request(), inherited, place, (), environment)
+            decide(Order((), Request(), name), environment)  # what a run would say
         except NonoError as error:
             yield str(error)
 
@@ -177,10 +200,10 @@ def _warnings(inherited: Inherited, source: Source, place: Place) -> Iterator[st
                 yield f"{where}: {text} is a directory; write it into filesystem.{field.removesuffix('_file')}"
             elif not is_file and not os.path.isdir(path):
                 yield f"{where}: {text} is not a directory; write it into filesystem.{field}_file"
-    for name, fields in inherited.profile.custom_routes().items():
+    for route, fields in inherited.profile.custom_routes().items():
         for field in _TLS_FILES:
             if fields.get(field) and not os.path.isfile(expand(unescaped(fields[field]), place)):
-                where = inherited.place("network.custom_credentials", name)
+                where = inherited.place("network.custom_credentials", route)
                 yield f"{where}.{field}: {fields[field]} does not exist here"
 
 

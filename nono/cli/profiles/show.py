@@ -72,7 +72,7 @@ def _lines(inherited: Inherited, place: Place, home: str) -> Iterator[str]:
         if first != section:
             section = first
             yield section
-        for at, each in enumerate(value if isinstance(value, LISTS) else [value]):
+        for at, each in enumerate((value or ["none"]) if isinstance(value, LISTS) else [value]):
             text = said(each)
             if first == _FILESYSTEM and rest not in _NO_PATHS and each != _OWN_SOCKETS:
                 text = short(expand(unescaped(each), place), home)

@@ -64,7 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     place = find_place(None, os.environ)
     command = arguments.command_name or ""
     stem = os.path.basename(command)
-    name = arguments.name or (stem if stem and _NAME.issuperset(stem) and stem[0] not in ".-" else _DEFAULT_NAME)
+    name = arguments.name
+    if name is None:
+        name = stem if stem and _NAME.issuperset(stem) and stem[0] not in ".-" else _DEFAULT_NAME
     if not _NAME.issuperset(name) or name[:1] in ("", ".", "-") or name.endswith((".json", ".jsonc")):
         raise UsageError(
             f"'{name}' is no name for a profile: letters, digits, - _ and . only, without an ending such as .json"

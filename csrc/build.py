@@ -19,7 +19,7 @@ BEGIN = "/* cffi declarations start here */"
 END = "/* cffi declarations end here */"
 SOURCES = (
     *("spawn", "init", "mounts", "agent", "probe"),
-    *("keyctl", "landlock", "network", "notify", "process", "seatbelt", "seccomp", "secret", "splice"),
+    *("keyctl", "landlock", "network", "notify", "process", "record", "seatbelt", "seccomp", "secret", "splice"),
 )
 
 # The wrappers are compiled with -Werror by ci/lint; here a newer compiler's new warning must not stop an installation.

@@ -379,6 +379,7 @@ receive(struct nono_mediation *mediation, struct nono_call *call)
 	call->id = notification.id;
 	call->tid = (int)notification.pid;
 	call->kind = kind_of(notification.data.nr);
+	call->nr = (uint32_t)notification.data.nr;
 	memcpy(call->arguments, notification.data.args, sizeof(call->arguments));
 	return 0;
 }
@@ -395,7 +396,11 @@ nono_notify_serve(struct nono_mediation *mediation, struct nono_call *call)
 			continue;
 		if (error != 0)
 			return -error;
-		if (call->kind == NONO_CALL_OTHER)
+		if (call->kind == NONO_CALL_OTHER && mediation->recording != NULL) {
+			if (nono_record(mediation->recording, mediation->notify_fd, call) == NONO_RECORD_FULL)
+				return NONO_NOTIFY_JUDGE;
+			answer(mediation->notify_fd, call, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+		} else if (call->kind == NONO_CALL_OTHER)
 			answer(mediation->notify_fd, call, EPERM, 0);
 		else if (handle(mediation, call) == NONO_NOTIFY_JUDGE)
 			return NONO_NOTIFY_JUDGE;

@@ -258,9 +258,12 @@ long nono_tee(int fd_in, int fd_out, size_t size, unsigned int flags);
 #define NONO_CALL_BIND 2
 #define NONO_CALL_LISTEN 3
 
+struct nono_recording;
+
 /* One for all threads that serve a notification fd. The arrays are the caller's. */
 struct nono_mediation {
 	int notify_fd;
+	struct nono_recording *recording; /* NULL: calls of kind OTHER are refused; else they go on */
 	int as_it_is;                /* TCP and UDP connects: 1 as they are, 0 by the tables */
 	size_t port_count;
 	const uint16_t *asked_ports; /* on 127.0.0.1 or ::ffff:127.0.0.1 */
@@ -281,6 +284,7 @@ struct nono_call {
 	uint8_t address[128];        /* connect, bind: a copy, zero beyond address_size */
 	size_t address_size;
 	uint32_t kind;               /* NONO_CALL_* */
+	uint32_t nr;                 /* of the system call */
 	int tid;
 	int fd;                      /* our duplicate of the socket; -1 where `error` says why not */
 	int domain, type, protocol;
@@ -312,6 +316,48 @@ int nono_bind(int fd, const void *address, size_t size);
 int nono_listen(int fd, int backlog);
 int nono_getsockname(int fd, void *address, size_t size);
 int nono_openat2(int directory_fd, const char *path, uint64_t flags, uint64_t resolve);
+
+/* ---- record.c: the paths that calls name --------------------------------------------- */
+
+/* One row for each path of a call, so a call may have two. */
+struct nono_recorded_call {
+	uint32_t nr;
+	int directory;               /* index of the argument: a descriptor; -1: the working directory */
+	int path;                    /* index of the argument: a string */
+	int flags;                   /* index of the argument; -1: none */
+	uint32_t flags_mask;
+	int may_be_empty;            /* without a path the directory is meant */
+};
+
+/* What stands in the buffer for each path that is new: this, and `size` bytes, absolute. */
+struct nono_record_head {
+	uint32_t size;
+	uint32_t row;                /* index of the row */
+	uint32_t flags;
+};
+
+/* One for all threads, like nono_mediation. The arrays are the caller's. */
+struct nono_recording {
+	const struct nono_recorded_call *calls;
+	size_t call_count;
+	uint64_t *seen;              /* zero; hashes of what was recorded. Atomic */
+	size_t seen_count;
+	uint64_t seed;
+	uint8_t *buffer;             /* of `size`; under `lock`, as `used` */
+	size_t size;
+	size_t used;
+	int lock;
+	int stopped;                 /* record no more. Atomic, as all below */
+	uint32_t received;
+	uint32_t unread;             /* paths that could not be read from their process */
+};
+
+#define NONO_RECORD_FULL 1    /* nono_record_take, and again; nono_notify_serve hands the call up */
+
+/* Record the paths of a call that waits: 0 or NONO_RECORD_FULL. */
+int nono_record(struct nono_recording *recording, int notify_fd, const struct nono_call *call);
+/* Copy what is in the buffer to `into`, which is as large, and empty it: the bytes. */
+size_t nono_record_take(struct nono_recording *recording, void *into);
 
 /* ---- seatbelt.c: macOS -------------------------------------------------------------- */
 

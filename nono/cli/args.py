@@ -43,6 +43,7 @@ VERBS = {
     "run": ("nono.cli.run", "run a command in the sandbox, with the proxy beside it"),
     "shell": ("nono.cli.shell", "start your shell in the sandbox"),
     "why": ("nono.cli.why", "say why the agent may have a path or a host, or may not"),
+    "learn": ("nono.cli.learn", "run a command once, record what it uses, and write a profile to review"),
     "proxy": ("nono.cli.proxy", "run the proxy alone, for an agent isolated by other means"),
     "credential": ("nono.cli.credential", "store, check, list and remove keys in the keystore"),
     "profile": ("nono.cli.profile", "list, show, check, make and compare profiles"),

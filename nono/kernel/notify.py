@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from threading import Thread
     from typing import Any
 
+    from nono.kernel.recording import Recording
+
 ENDED = lib.NONO_NOTIFY_ENDED
 JUDGE = lib.NONO_NOTIFY_JUDGE
 
 CONNECT = lib.NONO_CALL_CONNECT
 BIND = lib.NONO_CALL_BIND
 LISTEN = lib.NONO_CALL_LISTEN
+
+OTHER = lib.NONO_CALL_OTHER  # one that is recorded
 
 CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE: the kernel reads the arguments again; whoever uses it says why it may
 
@@ -139,17 +143,27 @@ class Line:
     """
 
     def __init__(
-        self, notify_fd: int, *, as_it_is: bool, ports: Mapping[int, int], guarded_port: int, reports: int
+        self,
+        notify_fd: int,
+        *,
+        as_it_is: bool,
+        ports: Mapping[int, int],
+        guarded_port: int,
+        reports: int,
+        recording: Recording | None = None,
     ) -> None:
         """as_it_is: INET connects are made to where they were asked; else to `ports` (asked: real) on 127.0.0.1 alone.
 
         guarded_port: the real port for which `admits` keeps account; 0 none. reports: so many refusals are handed up.
+        recording: of the calls that are none of CONNECT, BIND and LISTEN, which go on; without it they are refused.
         """
         self.raw: Any = ffi.new("struct nono_mediation *")
         self._asked = ffi.new("uint16_t[]", list(ports))
         self._real = ffi.new("uint16_t[]", list(ports.values()))
         self._admitted: Any = ffi.new("uint32_t[]", _PORTS)
+        self._recording = recording
         self.raw.notify_fd = notify_fd
+        self.raw.recording = recording.raw if recording is not None else ffi.NULL
         self.raw.as_it_is = as_it_is
         self.raw.port_count = len(ports)
         self.raw.asked_ports = self._asked

@@ -458,6 +458,11 @@ def prepare(
     return Prepared(pid, call, tuple(listener_fds), terminal)
 
 
+def address_of(path: bytes) -> int:
+    """Return where the argument of execve(2) will be when `path`, this very object, is started."""
+    return int(ffi.cast("uintptr_t", ffi.from_buffer("char[]", path)))
+
+
 def _string(value: bytes, keep: list[object]) -> object:
     """Return const char *; it lives as long as `keep`. Raises ValueError for a NUL byte."""
     if b"\0" in value:

@@ -144,6 +144,21 @@ class Allowlist:
         raise refusal
 
 
+class EveryPublicHost(Allowlist):
+    """An allowlist on which every host stands, none of them by its name, so that none may have a private address.
+
+    For `nono learn`, which tells afterwards what was reached. What is denied stays denied, and so do metadata services.
+    """
+
+    def __call__(self, host: str, port: int, *, tunnel: bool) -> Verdict:
+        try:
+            return super().__call__(host, port, tunnel=tunnel)
+        except Refusal as refusal:
+            if refusal.unlisted:
+                return _REACHABLE
+            raise
+
+
 class _Table:
     """Entries by the name that they begin or end with."""
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from nono.errors import PolicyError, UsageError
 from nono.policy import groups
-from nono.policy.allowlist import Allowlist
+from nono.policy.allowlist import Allowlist, EveryPublicHost
 from nono.policy.capabilities import (
     LANDLOCK_LEAKS,
     NETWORK_BLOCKED,
@@ -100,6 +100,7 @@ class Request(Record):
     env_credential: tuple[str, ...] = ()
     env_credential_map: tuple[tuple[str, str], ...] = ()
     extends: tuple[str, ...] = ()
+    every_public_host: bool = False  # of nono learn
 
 
 def resolve(
@@ -197,7 +198,8 @@ def _with_network(
         tls_intercept, no_proxy, restricted = network.tls_intercept, network.no_proxy, network.restricted
         custom = _custom_routes(inherited, place)
     selected = [profile_hosts(name) for name in wanted.network_profile.split(_AND) if name]
-    proxied = bool(wanted.credential or wanted.allow_domain or selected)
+    is_open = wanted.every_public_host and not wanted.block_net
+    proxied = bool(wanted.credential or wanted.allow_domain or selected or is_open)
     if wanted.block_net and proxied:
         what = "--allow-domain" if wanted.allow_domain else "--network-profile"
         what = "a credential" if wanted.credential else what
@@ -207,7 +209,8 @@ def _with_network(
             "--deny-domain takes hosts out of what --allow-domain or --network-profile grants; alone it has no effect"
         )
     group_hosts = tuple(dict.fromkeys(host for hosts, _ in selected for host in hosts))
-    allowlist = Allowlist(wanted.allow_domain, wanted.deny_domain, group_hosts)  # raises for an entry that is not sound
+    make = EveryPublicHost if is_open else Allowlist
+    allowlist = make(wanted.allow_domain, wanted.deny_domain, group_hosts)  # raises for an entry that is not sound
     if allowlist.has_paths and tls_intercept is False:
         raise PolicyError(
             "network.tls_intercept is false, but a URL with a path in allow_domain can be judged no other way"
@@ -229,7 +232,7 @@ def _with_network(
         allowed_hosts=tuple(dict.fromkeys(wanted.allow_domain)),
         denied_hosts=tuple(dict.fromkeys(wanted.deny_domain)),
         group_hosts=group_hosts,
-        allowlist=allowlist if wanted.allow_domain or selected else None,
+        allowlist=allowlist if wanted.allow_domain or selected or is_open else None,
         registries=any(registries for _, registries in selected),
         network_profile=wanted.network_profile,
         upstream_proxy=_upstream_proxy(request, wanted, proxied, environment),

@@ -28,6 +28,9 @@ of the world where it needs no privilege) and a connect that happens later (TCP_
 socket's family. Making one by bind(2) is left to Landlock's MAKE_SOCK where a path is meant; abstract names are the
 network namespace's own, and without one (the network is open) listen is judged too, which alone makes a name answer.
 
+What is only recorded (`recorded`, for `nono learn`; sandbox/recorded.py): the calls that name a path wait, too, and go
+on after the supervisor has looked. That decides nothing: whatever another rule stops is stopped before.
+
 Arguments are compared as the kernel reads them: an int argument by its low 32 bits only, because a comparison of all 64
 bits is evaded by setting one that the kernel ignores.
 
@@ -100,6 +103,13 @@ class Rule(Record):
     syscalls: tuple[str, ...]
     verdict: int
     tests: tuple[Test, ...] = ()
+
+
+class Recorded(Record):
+    """Calls that are recorded, but for the execve whose path is at the address `first_exec`: the child's own start."""
+
+    calls: tuple[str, ...]
+    first_exec: int
 
 
 def low(argument: int) -> int:
@@ -240,9 +250,17 @@ _NO_OTHER_JUDGE = (
 
 
 def judged(
-    *, network: str, notify: bool = False, unix_sockets: bool = False, own_sockets: bool = False
+    *,
+    network: str,
+    notify: bool = False,
+    unix_sockets: bool = False,
+    own_sockets: bool = False,
+    recorded: Recorded | None = None,
 ) -> tuple[str, ...]:
     """Return the names of the calls that wait for the supervisor; () when no mediator is needed. See `rules()`."""
+    if recorded is not None:
+        calls = judged(network=network, notify=notify, unix_sockets=unix_sockets, own_sockets=own_sockets)
+        return (*calls, *recorded.calls)
     if notify and network != NETWORK_OPEN:
         return ("connect", "bind", "listen")
     if unix_sockets or own_sockets:
@@ -258,6 +276,7 @@ def rules(
     notify: bool = False,
     unix_sockets: bool = False,
     own_sockets: bool = False,
+    recorded: Recorded | None = None,
 ) -> tuple[Rule, ...]:
     """Return the rules in the order in which they are tried.
 
@@ -266,10 +285,12 @@ def rules(
     landlock_truncate: whether Landlock handles truncation (ABI 3); if not, the filter does.
     notify: no network namespace stands behind the filter, so the supervisor judges addresses. Without effect where the
     network is open. unix_sockets, own_sockets: AF_UNIX streams can be made; the supervisor judges where they connect.
+    recorded: calls that wait, too, and then go on.
     A filter with one of these is installed with a listener, where `judged()` names a call that waits for it.
     """
     open_network = network == NETWORK_OPEN
-    calls = judged(network=network, notify=notify, unix_sockets=unix_sockets, own_sockets=own_sockets)
+    sockets = {"unix_sockets": unix_sockets, "own_sockets": own_sockets}
+    calls = judged(network=network, notify=notify, recorded=recorded, **sockets)
     return (
         *(() if landlock_truncate else _TRUNCATION),
         *_SET_USER_ID,
@@ -280,10 +301,16 @@ def rules(
         *_OTHER_FAMILIES,
         *(_TCP_UDP_AND_PING if open_network else _TCP_ONLY),
         *(_NO_DETOURS if notify and not open_network else ()),
+        *(() if recorded is None else (_nonos_own(recorded.first_exec),)),
         *((*_NO_OTHER_JUDGE, Rule(calls, USER_NOTIF)) if calls else ()),
         Rule(_ALWAYS_ENOSYS, ENOSYS),
         Rule(_ALWAYS_EPERM if allow_ipc else _ALWAYS_EPERM + _SYSV_AND_MQ_IPC, EPERM),
     )
+
+
+def _nonos_own(path_address: int) -> Rule:
+    halves = ((low(0), path_address & _ALL), (high(0), path_address >> 32))
+    return Rule(("execve",), ALLOW, tuple(Test(word, _ALL, (value,)) for word, value in halves))
 
 
 # The assembler. Opcodes of <linux/filter.h>; jump targets are labels until _resolve() makes distances of them.
@@ -414,6 +441,7 @@ def build(
     notify: bool = False,
     unix_sockets: bool = False,
     own_sockets: bool = False,
+    recorded: Recorded | None = None,
 ) -> bytes:
     """Return the filter as packed `struct sock_filter`s, 8 bytes each, ready for seccomp(2).
 
@@ -427,6 +455,7 @@ def build(
         notify=notify,
         unix_sockets=unix_sockets,
         own_sockets=own_sockets,
+        recorded=recorded,
     )
     return assemble(table, arch)
 

@@ -124,11 +124,13 @@ def make_plan(
     workdir: str = "/",
     connect_ports: tuple[int, ...] = (),
     bind_ports: tuple[int, ...] = (),
+    recorded: bpf.Recorded | None = None,
 ) -> Plan:
     """Return the plan for a kernel with Landlock ABI `abi` on `arch` (as os.uname() names it).
 
     temporary_directory: the run's own, granted; needed with mounts. connect_ports, bind_ports: which the child may
-    reach, and have, on the host's loopback.
+    reach, and have, on the host's loopback. recorded: for `nono learn`, see bpf.rules(); then AF_UNIX sockets can be
+    made, so that the mediator sees, and refuses, where they would connect.
     Raises KernelError when the kernel has no Landlock, or one too old for the wall, or nono has no filter for the
     architecture.
     """
@@ -154,10 +156,11 @@ def make_plan(
     if not scoped and not namespaces & CLONE_NEWPID:
         notes += (f"Landlock {abi} does not confine signals (Linux 6.12 does): the agent can end your other programs",)
     view = private_view(expansion, temporary_directory, workdir) if wall.mounts else View((), (), False)
-    sockets = {"unix_sockets": bool(expansion.unix_sockets), "own_sockets": expansion.own_sockets}
+    is_recorded = recorded is not None
+    sockets = {"unix_sockets": is_recorded or bool(expansion.unix_sockets), "own_sockets": expansion.own_sockets}
     notify = wall.name == SANDBOX_NOTIFY
     mediated = notify and restricted  # what the supervisor performs is not in the domain, so nothing need be granted
-    judged = bpf.judged(network=expansion.network, notify=notify, **sockets)
+    judged = bpf.judged(network=expansion.network, notify=notify, recorded=recorded, **sockets)
     return Plan(
         wall=wall,
         namespaces=namespaces,
@@ -177,6 +180,7 @@ def make_plan(
             allow_ipc=bool(namespaces & CLONE_NEWIPC),
             landlock_truncate=abi >= _TRUNCATE_ABI,
             notify=notify,
+            recorded=recorded,
             **sockets,
         ),
         text=_TEXTS[wall.name].format(abi=abi),

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from nono.loop import Loop
     from nono.proxy.server import Exchange
     from nono.sandbox.expansion import Expansion
+    from nono.session.learn import Learner
     from nono.supervisor.denials import Denial
     from nono.supervisor.diagnostics import Diagnostics
     from nono.supervisor.limits import Limiter
@@ -97,12 +98,14 @@ def run(
     notice: Callable[[str], None],
     view: Callable[[Sequence[Exchange]], None] | None = None,
     footer: Callable[[Sequence[Denial]], None] | None = None,
+    learner: Learner | None = None,
 ) -> int:
     """Carry out `order`; return the child's exit status.
 
     tell: called once, before the child starts. notice: called with a sentence for the user, e.g. that the keystore
     waits for his answer. view: called now and then, with the exchanges that have ended since.
     footer: called at the end, with all that was denied; None: nobody asks, so the agent's output is not looked at.
+    learner: opens more to the child, and records what it uses (session/learn.py).
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
     decision = decide(order, environment)
@@ -132,7 +135,7 @@ def run(
             inherited=inherited,
             denies=limiter.denies if limiter is not None else (),
         )
-        expansion = filesystem.expand(capabilities)
+        expansion = filesystem.expand(capabilities if learner is None else learner.widened(decision, capabilities))
         authority = authority_of(capabilities)
         ca_bundle = os.path.join(scratch.path, "ca-bundle.pem") if authority else ""
         if authority and not order.dry_run:
@@ -147,12 +150,14 @@ def run(
             from nono.registries.settings import hand_over
 
             settings = hand_over(place, environment, scratch.path)
+        path = os.fsencode(command.path)
         standing = wall.put_up(
             expansion,
             capabilities,
             temporary_directory=scratch.path,
             proxy_port=order.proxy_port,
             terminal=terminal.spec,
+            recorded=None if learner is None else learner.recorded(path),
         )
         plan = standing.plan
         undo.enter_context(standing.prepared)
@@ -196,7 +201,7 @@ def run(
                 lent.enter_context(errors)
             try:
                 child = standing.prepared.start(
-                    path=os.fsencode(command.path),
+                    path=path,
                     argv=[os.fsencode(argument) for argument in order.argv],
                     envp=[
                         *(os.fsencode(f"{name}={value}") for name, value in variables.variables.items()),
@@ -214,7 +219,7 @@ def run(
             finally:
                 lent.close()
                 os.close(ruleset)
-            behind = _Behind(plan, expansion, child, host_listeners, limiter, errors, footer is not None)
+            behind = _Behind(plan, expansion, child, host_listeners, limiter, errors, footer is not None, learner)
             status, diagnostics = _supervise(parts, behind, terminal, signals, audit, notice)
         except SpawnError as error:
             raise CommandNotExecutable(str(error)) if error.step == "exec" else error from None
@@ -226,6 +231,8 @@ def run(
             if errors is not None:
                 errors.finish(lambda: status > _KILLED or not _ENDING.isdisjoint(signals.take()))
             guard.close_store(place.state)
+            if learner is not None:
+                learner.ended(plan, expansion, scratch.path)
         if footer is not None:
             footer(diagnostics.denials(audit.refused, capabilities, plan, place))
         return status
@@ -244,6 +251,7 @@ class _Behind(Record):
     limiter: Limiter | None
     errors: ErrorOutput | None
     watched: bool
+    learner: Learner | None
 
 
 def _limiter(capabilities: CapabilitySet) -> Limiter | None:
@@ -349,6 +357,8 @@ def _supervise(
                 served.close()
         os.close(child.control_fd)
         _record(diagnostics.refusals, audit)
+        if behind.learner is not None:
+            behind.learner.refusals += diagnostics.refusals
     for sentence in behind.limiter.outcome() if behind.limiter is not None else ():
         notice(sentence)
     return (deadline.exit_status(statuses[0]) if deadline is not None else statuses[0]), diagnostics
@@ -360,7 +370,10 @@ def _mediator(parts: Parts, behind: _Behind, refused: Callable[[Denial], None]) 
         return None
     from nono.supervisor.mediation import mediate
 
-    return mediate(behind.child.notify_fd, behind.plan, behind.expansion, parts.capabilities, parts.port, refused)
+    recorder = behind.learner.recorder if behind.learner is not None else None
+    return mediate(
+        behind.child.notify_fd, behind.plan, behind.expansion, parts.capabilities, parts.port, refused, recorder
+    )
 
 
 def _record(refusals: Sequence[Denial], audit: AuditLog) -> None:

@@ -13,6 +13,10 @@ from nono.supervisor import mediator
 from nono.supervisor.denials import Denial
 from nono.supervisor.mediator import Mediator
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nono.supervisor.recorder import Recorder
+
 
 def mediate(
     notify_fd: int,
@@ -21,8 +25,9 @@ def mediate(
     capabilities: CapabilitySet,
     port: int,
     refused: Callable[[Denial], None],
+    recorder: Recorder | None = None,
 ) -> Mediator:
-    """Perform from now on what the filter makes wait. notify_fd: owned from now on."""
+    """Perform from now on what the filter makes wait. notify_fd: owned from now on. recorder: of what only goes on."""
     if capabilities.network == NETWORK_OPEN:
         network = mediator.OPEN_NETWORK
     else:
@@ -38,7 +43,7 @@ def mediate(
         own_trees=_own_trees(plan, expansion) if capabilities.own_sockets else (),
         denied=tuple({path for deny in capabilities.denies for path in (deny.path, os.path.realpath(deny.path))}),
     )
-    return mediator.Mediator(notify_fd, rules, refused)
+    return mediator.Mediator(notify_fd, rules, refused, recorder)
 
 
 def _own_trees(plan: Plan, expansion: Expansion) -> tuple[str, ...]:

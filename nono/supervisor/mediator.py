@@ -58,6 +58,10 @@ from nono.policy.verdict import shell_quoted
 from nono.record import Record
 from nono.supervisor.denials import MEDIATOR, OUTSIDE_THE_WALL, SOCKET, Denial
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nono.supervisor.recorder import Recorder
+
 MAX_THREADS = 32
 _MAX_UNIX_CONNECTS = 24  # at once
 MAX_REPORTS = 64
@@ -102,8 +106,13 @@ class Rules(Record):
 class Mediator:
     """Serves a notification fd, which it owns, until `close`."""
 
-    def __init__(self, notify_fd: int, rules: Rules, refused: Callable[[Denial], None]) -> None:
-        """refused: called once for each thing that was refused, MAX_REPORTS of them, in a thread of the mediator."""
+    def __init__(
+        self, notify_fd: int, rules: Rules, refused: Callable[[Denial], None], recorder: Recorder | None = None
+    ) -> None:
+        """refused: called once for each thing that was refused, MAX_REPORTS of them, in a thread of the mediator.
+
+        recorder: of the paths of all other calls, which are not judged (`nono learn`).
+        """
         self._rules = rules
         self._refused = refused
         self._reported: set[str] = set()
@@ -113,7 +122,9 @@ class Mediator:
             ports=rules.ports,
             guarded_port=rules.proxy_port,
             reports=_MAX_HANDED_UP,
+            recording=recorder.recording if recorder is not None else None,
         )
+        self._recorder = recorder
         self._lock = threading.Lock()
         self._threads: dict[threading.Thread, notify.Call] = {}
         self._prepared: set[threading.Thread] = set()  # before that, the signal that interrupts would end the process
@@ -203,9 +214,13 @@ class Mediator:
     def _answer(self, call: notify.Call) -> None:
         error, flags = EACCES, 0
         try:
-            error, flags = self._judge(call)
+            if call.raw.kind == notify.OTHER and self._recorder is not None:
+                error, flags = 0, notify.CONTINUE  # also when the recorder fails: it is no judge
+                self._recorder.add(self._line.raw.notify_fd, call)
+            else:
+                error, flags = self._judge(call)
         except OSError as failure:
-            error = failure.errno or EACCES
+            error, flags = failure.errno or EACCES, 0
         except Exception as failure:  # noqa: BLE001  (a mistake of ours must not take the thread away: the child waits)
             self._tell("", "", f"a call, by a mistake in nono ({type(failure).__name__})")
         self._line.answer(call, error, flags)

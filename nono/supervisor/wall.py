@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nono.sandbox.bpf import Recorded
     from nono.sandbox.expansion import Expansion
 
 # Where a wall is not to be had here, one of these fails. Whatever else fails would fail behind the next one as well.
@@ -48,8 +49,9 @@ def put_up(
     temporary_directory: str,
     proxy_port: int | None,
     terminal: TerminalSpec | None,
+    recorded: Recorded | None = None,
 ) -> Standing:
-    """Prepare a wall around what `expansion` grants. proxy_port: None: any.
+    """Prepare a wall around what `expansion` grants. proxy_port: None: any. recorded: see make_plan().
 
     Raises SpawnError where none is to be had, KernelError where the kernel lacks Landlock.
     """
@@ -66,6 +68,7 @@ def put_up(
                 workdir=capabilities.workdir,
                 connect_ports=(port, *capabilities.open_ports),
                 bind_ports=capabilities.listen_ports,
+                recorded=recorded,
             )
             if plan.judged:
                 import_module("nono.kernel.notify").check()  # which few runs need

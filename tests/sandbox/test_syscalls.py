@@ -30,7 +30,7 @@ def numbers_of_the_headers(include: str, *flags: str) -> dict[str, int]:
 @pytest.mark.skipif(not Path("/usr/include/asm-generic/unistd.h").exists(), reason="no kernel headers")
 @pytest.mark.parametrize(
     ("column", "include", "flags"),
-    [(0, X86_64, []), (1, GENERIC, ["-D__BITS_PER_LONG=64", "-D__ARCH_WANT_SYS_CLONE3"])],
+    [(0, X86_64, []), (1, GENERIC, ["-D__BITS_PER_LONG=64", "-D__ARCH_WANT_SYS_CLONE3", "-D__ARCH_WANT_RENAMEAT"])],
     ids=["x86_64", "aarch64"],
 )
 def test_are_those_of_the_headers(column: int, include: str, flags: list[str]) -> None:

@@ -23,8 +23,10 @@ from nono.errors import KernelError
 from nono.kernel import landlock, notify, process
 from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY
 from nono.sandbox import bpf
+from nono.sandbox.recorded import RECORDED
 from nono.supervisor.denials import Denial
 from nono.supervisor.mediator import HOST_PORTS, OPEN_NETWORK, OWN_NETWORK, Mediator, Rules
+from nono.supervisor.recorder import Recorder
 
 TIMEOUT_S = 30
 LOOPBACK = "127.0.0.1"
@@ -119,11 +121,12 @@ def confined(
     namespaces: int = 0,
     prepare: Callable[[], None] = lambda: None,
     writable: str = "",
+    recorder: Recorder | None = None,
 ) -> Iterator[Confined]:
     """Run `work`, whose result JSON can carry, behind the filter that belongs to `rules`.
 
     namespaces: CLONE_NEW* bits of the child's own. prepare: called in the child before the filter. writable: a tree,
-    the only one, by Landlock.
+    the only one, by Landlock. recorder: of the paths that it names.
     """
     need_notifications()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -131,7 +134,7 @@ def confined(
     if pid == 0:
         ours.close()
         try:
-            _child(work, rules, namespaces, prepare, writable, theirs)
+            _child(work, rules, namespaces, prepare, writable, theirs, recorder is not None)
         finally:
             os._exit(0)
     theirs.close()
@@ -145,7 +148,7 @@ def confined(
         if not fds:
             error, text = json.loads(message)
             pytest.skip(f"this kernel or container does not give the test what it needs: {text}") if error else None
-        mediator = Mediator(fds[0], rules, told)
+        mediator = Mediator(fds[0], rules, told, recorder)
         try:
             yield Confined(pid, ours, mediator, refused)
         finally:
@@ -163,6 +166,7 @@ def _child(
     prepare: Callable[[], None],
     writable: str,
     control: socket.socket,
+    is_recorded: bool,
 ) -> None:
     try:
         if namespaces:
@@ -178,6 +182,7 @@ def _child(
             notify=rules.network == HOST_PORTS,
             unix_sockets=bool(rules.unix_sockets),
             own_sockets=bool(rules.own_trees),
+            recorded=bpf.Recorded(RECORDED, 0) if is_recorded else None,
         )
         fd = notify.set_filter(program)
     except OSError as error:

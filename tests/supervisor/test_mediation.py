@@ -35,7 +35,9 @@ def rules(monkeypatch: pytest.MonkeyPatch) -> Any:
         plan = SimpleNamespace(
             wall=SimpleNamespace(name=wall), mounts=[SimpleNamespace(kind=kind, target=to) for kind, to in mounts]
         )
-        expansion = SimpleNamespace(writable=("/project",), unix_sockets=[Entry(path, "other") for path in everything.unix_sockets])
+        expansion = SimpleNamespace(
+            writable=("/project",), unix_sockets=[Entry(path, "other") for path in everything.unix_sockets]
+        )
         return mediation.mediate(7, plan, expansion, everything, 4711, print)  # type: ignore[arg-type, return-value]
 
     return make

@@ -243,3 +243,7 @@ class Server:
 def connect(address: Any, family: int = socket.AF_INET) -> int:
     with socket.socket(family) as sock:
         return answer_of(lambda: sock.connect(address))
+
+
+def to_ports(*ports: int, **rules: Any) -> Rules:
+    return Rules(HOST_PORTS, {port: port for port in ports}, **rules)

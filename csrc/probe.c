@@ -55,18 +55,20 @@ list_directory(const struct nono_question *question)
 	return size == -EINVAL ? 0 : error_of(size); /* EINVAL: a name longer than the buffer */
 }
 
-/* Something new, never in the place of what is there; and removed again at once. */
+/* Something new, never in the place of what is there; opened as is asked; and removed again at once. */
 static int
 create_file(struct nono_question *question)
 {
+	int error;
 	long fd = bare(__NR_openat, AT_FDCWD, (long)question->path,
 		       O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | CAREFULLY, 0600, 0);
 
 	if (fd < 0)
 		return error_of(fd);
 	bare(__NR_close, fd, 0, 0, 0, 0);
+	error = open_file(question);
 	question->left_behind = bare(__NR_unlinkat, AT_FDCWD, (long)question->path, 0, 0, 0) < 0;
-	return 0;
+	return error;
 }
 
 /* 1 when `fd` is ready, 0 when it is not until the deadline. */

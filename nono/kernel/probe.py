@@ -39,9 +39,10 @@ class List(Record):
 
 
 class Create(Record):
-    """Make a file that does not exist yet, and remove it at once."""
+    """Make a file that does not exist yet, open it, and remove it at once. flags: os.O_WRONLY or O_RDWR."""
 
     path: str
+    flags: int = os.O_WRONLY
 
 
 class Connect(Record):
@@ -79,10 +80,11 @@ class Probe:
                 self._keep.append(answer)
                 continue
             question.path = self._held(os.fsencode(asked.path))
-            if isinstance(asked, Open):
-                question.kind, question.flags = lib.NONO_ASK_OPEN, asked.flags
+            if isinstance(asked, List):
+                question.kind = lib.NONO_ASK_LIST
             else:
-                question.kind = lib.NONO_ASK_LIST if isinstance(asked, List) else lib.NONO_ASK_CREATE
+                question.kind = lib.NONO_ASK_OPEN if isinstance(asked, Open) else lib.NONO_ASK_CREATE
+                question.flags = asked.flags
 
     def replies(self) -> tuple[Reply, ...]:
         """Return the answers, in order. Raises KernelError where the agent was ended before the last."""

@@ -15,7 +15,7 @@ import os
 import select
 import stat
 from collections.abc import Callable, Sequence
-from errno import EACCES, ENETUNREACH, ENOENT, ENOTDIR, ENXIO, EPERM, EROFS, errorcode
+from errno import EACCES, ECONNREFUSED, ENETUNREACH, ENOENT, ENOTDIR, ENXIO, EPERM, EROFS, errorcode
 
 from nono.credentials import phantom
 from nono.kernel import process
@@ -33,6 +33,7 @@ from nono.policy.host_verdict import (
     ROUTE,
     split_url,
 )
+from nono.policy.verdict import SENSITIVE_PATH, Verdict
 from nono.record import Record
 from nono.sandbox import filesystem
 from nono.sandbox.expansion import Expansion
@@ -42,7 +43,6 @@ from nono.supervisor.wall import Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from nono.policy.verdict import Verdict
     from nono.session.why import Behind, Subject
 
 Question = Open | List | Create | Connect
@@ -77,17 +77,24 @@ class Outcome(Record):
     wall: str = ""
 
 
-def about_path(behind: Behind, subject: Subject, access: int) -> Outcome:
-    """Ask the kernel about one path."""
+_NOT_ASKED = Outcome("", UNKNOWN, note="opening it may do something, or it is each process's own")
+
+
+def about_paths(behind: Behind, asked: Sequence[tuple[Subject, int]]) -> list[Outcome]:
+    """Ask the kernel about paths, each with READ | WRITE bits; all by one agent."""
+    questions = [_questions(behind, subject, access) for subject, access in asked]
+    replies, text = ask_kernel(behind.ground, [question for some in questions for question in some])
+    left = iter(replies)
+    return [read_path([next(left) for _ in some], text) if some else _NOT_ASKED for some in questions]
+
+
+def _questions(behind: Behind, subject: Subject, access: int) -> tuple[Question, ...]:
     own = behind.reach(subject.real_path).own(subject.real_path)
     is_own = bool(own) and subject.real_path != own
-    questions = questions_about(
+    return questions_about(
         subject.real_path, access, is_directory=subject.is_directory, exists=subject.exists,
         directory=own if is_own else subject.directory, own=is_own,
     )  # fmt: skip
-    if not questions:
-        return Outcome("", UNKNOWN, note="it is not opened, because that may do something or is each process's own")
-    return read_path(*ask_kernel(behind.ground, questions))
 
 
 def about_host(ground: Ground, host: str, port: int, url: str, method: str, verdict: Verdict) -> Outcome:
@@ -118,6 +125,11 @@ def agrees(outcome: Outcome, allowed: bool) -> bool:
     return outcome.result in (UNKNOWN, NOT_FOUND) or not allowed
 
 
+def lists_names(outcome: Outcome, subject: Subject, access: int, verdict: Verdict) -> bool:
+    """Whether it is no more than the names in a protected directory, which Landlock grants with what is above."""
+    return outcome.result == ALLOWED and subject.is_directory and access == READ and verdict.reason == SENSITIVE_PATH
+
+
 def questions_about(
     path: str, access: int, *, is_directory: bool, exists: bool, directory: str, own: bool
 ) -> tuple[Question, ...]:
@@ -137,9 +149,8 @@ def questions_about(
         return tuple(Open(path, flag) for flag in flags)
     if not access & WRITE:
         return (Open(path, os.O_RDONLY),)
-    if path.rpartition("/")[0] == directory.rstrip("/"):
-        return (Create(path),)
-    return (Create(f"{directory.rstrip('/')}/{_name()}"),)
+    name = path if path.rpartition("/")[0] == directory.rstrip("/") else f"{directory.rstrip('/')}/{_name()}"
+    return (Create(name, os.O_RDWR if access & READ else os.O_WRONLY),)
 
 
 def ask_kernel(ground: Ground, questions: Sequence[Question]) -> tuple[tuple[Reply, ...], str]:
@@ -168,7 +179,7 @@ def ask_network(ground: Ground, host: str, port: int, *, target: str = "", metho
     if ground.capabilities.network != NETWORK_PROXY:
         replies, text = _ask(ground, lambda standing: (Connect(port, b"", _NOBODY, 1),), None)
         errno = replies[0].errno
-        refused = errno in (*_REFUSALS, ENETUNREACH)
+        refused = errno in (*_REFUSALS, ENETUNREACH, ECONNREFUSED)  # the last is the mediator's
         return Outcome("kernel", DENIED if refused else UNKNOWN, errorcode.get(errno, ""), "", "", text)
     token = phantom.new_token()
     where = target.split("/")[2] if target else host_and_port(host, port)

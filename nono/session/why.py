@@ -146,11 +146,10 @@ def with_probe(behind: Behind, question: Question, answer: Answer) -> Answer:
     verdict = answer.verdict
     if question.path:
         subject = look(question.path, behind.place, behind.disk)
-        outcome = probe.about_path(behind, subject, question.access)
-        names_only = outcome.result == probe.ALLOWED and subject.is_directory and verdict.reason == SENSITIVE_PATH
-        agrees = probe.agrees(outcome, verdict.allowed) or (names_only and question.access == READ)
-        if names_only and agrees:
-            outcome = outcome._replace(note="its names can be listed; what is in it cannot be read")
+        (outcome,) = probe.about_paths(behind, [(subject, question.access)])
+        agrees = probe.agrees(outcome, verdict.allowed)
+        if not agrees and probe.lists_names(outcome, subject, question.access, verdict):
+            agrees, outcome = True, outcome._replace(note="its names can be listed; what is in it cannot be read")
     else:
         outcome = probe.about_host(behind.ground, question.host, question.port, question.url, question.method, verdict)
         agrees = probe.agrees(outcome, verdict.allowed)
@@ -236,7 +235,11 @@ class Behind:
 
 def about_path(behind: Behind, question: Question) -> Answer:
     """Return the verdict on a path."""
-    subject = look(question.path, behind.place, behind.disk)
+    return judge(behind, look(question.path, behind.place, behind.disk), question.access)
+
+
+def judge(behind: Behind, subject: Subject, access: int) -> Answer:
+    """Return the verdict on a path that was looked at."""
     if any(is_at_or_below(subject.path, link) for link in _STREAMS):
         return Answer(
             Verdict(True, PRIVATE_DIRECTORY, BUILT_IN, _STREAM), behind.place, subject.path, subject.real_path
@@ -246,20 +249,20 @@ def about_path(behind: Behind, question: Question) -> Answer:
     reached = reach.access(subject.real_path, is_directory=subject.is_directory, to_make_in=to_make_in)
     grants = tuple(grant._replace(path=behind.disk.look(grant.path).path) for grant in behind.expansion.grants)
 
-    def judge(denies: tuple[PathDeny, ...]) -> Verdict:
+    def judged(denies: tuple[PathDeny, ...]) -> Verdict:
         return judge_path(
-            subject.path, subject.real_path, question.access, grants, denies, behind.place, subject.is_directory,
+            subject.path, subject.real_path, access, grants, denies, behind.place, subject.is_directory,
             exists=subject.exists, reached=reached, permitted=permitted(subject), private=reach.own(subject.real_path),
             directory=subject.directory,
         )  # fmt: skip
 
-    verdict = judge(behind.capabilities.denies)
+    verdict = judged(behind.capabilities.denies)
     if not verdict.allowed and verdict.reason != SENSITIVE_PATH:
         # By another name: a second mount, or a link in a protected directory.
-        deny = expansion.protection(behind.capabilities, subject.path, question.access, behind.disk)
+        deny = expansion.protection(behind.capabilities, subject.path, access, behind.disk)
         if deny is not None:
             there = deny._replace(path=subject.real_path, holes=(), group=deny.group)
-            verdict = judge((*behind.capabilities.denies, there))._replace(flag="", profile_line="")
+            verdict = judged((*behind.capabilities.denies, there))._replace(flag="", profile_line="")
     return Answer(verdict, behind.place, subject.path, subject.real_path)
 
 

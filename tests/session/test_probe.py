@@ -1,0 +1,100 @@
+"""What is said of a path and what the kernel says are one: generated policies, on a real tree, behind the real wall."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nono.errors import NonoError
+from nono.policy.capabilities import READ, WRITE
+from nono.policy.resolve import Request
+from nono.policy.verdict import WORDS
+from nono.session import probe, why
+from nono.session.policy import Order, decide
+from nono.supervisor import wall
+from nono.supervisor.scratch import ScratchDirectory
+from tests.confined import TESTED
+
+BOTH = READ | WRITE
+FIELDS = ("allow", "read", "write", "allow_file", "read_file", "write_file")
+POLICIES = int(os.environ.get("NONO_TEST_POLICIES", "12"))
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(wall, "walls_to_try", lambda sandbox: (TESTED,))
+    monkeypatch.setattr(why, "walls_to_try", lambda sandbox: (TESTED,))
+    path = Path(tempfile.mkdtemp(prefix="nono-test-", dir="/var/tmp"))
+    for directory in ("app/src/deep", "app/.git", "notes", ".ssh", ".aws", ".config/nono", "empty"):
+        (path / directory).mkdir(parents=True)
+    for file in ("app/a", "app/src/b", "app/src/deep/c", "notes/n", ".ssh/id", ".aws/credentials", ".profile", "x"):
+        (path / file).write_text("kept")
+    (path / "unreadable").write_text("kept")
+    (path / "unreadable").chmod(0)
+    (path / "app/to-key").symlink_to(path / ".ssh/id")
+    (path / "app/to-notes").symlink_to("../notes")
+    (path / "app/nowhere").symlink_to("gone")
+    (path / ".ssh/linked").symlink_to(path / "notes/n")
+    os.mkfifo(path / "app/fifo")
+    yield path
+    shutil.rmtree(path)
+
+
+def asked_about(home: Path) -> list[str]:
+    found = [str(home)]
+    for directory, names, files in os.walk(home):
+        found += [os.path.join(directory, name) for name in (*names, *files)]
+    absent = ["new", "app/new", "app/new/er", "app/src/new", "notes/new", ".ssh/new", "empty/new", ".netrc", "gone/x"]
+    system = ["/etc/passwd", "/etc/shadow", "/usr/bin", "/proc/version", "/tmp", "/tmp/new", "/dev/null", "/dev/shm/n"]
+    return [*found, *(f"{home}/{name}" for name in absent), *system]
+
+
+def tree(home: Path) -> list[tuple[str, bytes]]:
+    paths = sorted(path for path in home.rglob("*") if not path.is_symlink())
+    return [(str(path), path.read_bytes() if path.is_file() and not path.is_fifo() else b"") for path in paths]
+
+
+def some_policy(choose: random.Random, home: Path) -> Request:
+    directories = [str(path) for path in (home, *home.rglob("*")) if path.is_dir()]
+    files = [str(path) for path in home.rglob("*") if not path.is_dir() and path.exists()]
+    request: dict[str, object] = {}
+    for field in choose.sample(FIELDS, choose.randint(1, 3)):
+        request[field] = tuple(choose.sample(files if field.endswith("file") else directories, choose.randint(1, 2)))
+    request["deny"] = tuple(choose.sample([*directories[1:], *files, f"{home}/app/new"], choose.randint(0, 2)))
+    request["bypass_protection"] = tuple(
+        choose.sample([f"{home}/.ssh", f"{home}/.aws/credentials"], choose.randint(0, 1))
+    )
+    return Request(**request)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_verdict_is_the_kernels(seed: int, home: Path) -> None:
+    choose = random.Random(seed)
+    before = tree(home)
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
+    compared = {True: 0, False: 0}
+    for _ in range(POLICIES):
+        order = Order((), some_policy(choose, home), workdir=str(home / "app"))
+        try:
+            decision = decide(order, environment)
+            with ScratchDirectory("/tmp", create=True) as scratch:
+                behind = why.Behind(decision, environment, scratch.path)
+                looked = [why.look(path, behind.place, behind.disk) for path in asked_about(home)]
+                asked = [(subject, access) for subject in looked for access in (READ, WRITE, BOTH)]
+                answers = [why.judge(behind, subject, access) for subject, access in asked]
+                outcomes = probe.about_paths(behind, asked)
+        except NonoError:
+            continue  # no such run: a grant that is itself denied
+        for (subject, access), answer, outcome in zip(asked, answers, outcomes, strict=True):
+            verdict = answer.verdict
+            said = f"{WORDS[access]} {subject}: {verdict}\n{outcome}\n{order.request}"
+            assert probe.agrees(outcome, verdict.allowed) or probe.lists_names(outcome, subject, access, verdict), said
+            compared[outcome.result == probe.ALLOWED] += 1
+    assert tree(home) == before
+    assert min(compared.values()) > 50, compared

@@ -25,7 +25,7 @@ _SECTION = re.compile(r"\[[\w.-]+\]")
 _SCOPE = re.compile(r"@[\w.~-]+:registry")
 # What a word of an option looks like once user and password are gone; one that looks otherwise is not copied.
 _HOST = r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::\d+)?"
-_URL = rf"https?://{_HOST}(?:/[\w.~%+/-]*)?"
+HTTP_URL = rf"https?://{_HOST}(?:/[\w.~%+/-]*)?"
 _PATH = r"[~/][\w.~+/-]*"
 _LIST = r"[\w.:/*,|~%+=-]+"
 
@@ -46,10 +46,12 @@ class _Settings(Record):
 PIP = _Settings(
     "PIP_CONFIG_FILE",
     ("~/.pip/pip.conf", "$CONFIG/pip/pip.conf"),
-    {"index-url": _URL, "extra-index-url": _URL, "trusted-host": _HOST, "cert": _PATH},
+    {"index-url": HTTP_URL, "extra-index-url": HTTP_URL, "trusted-host": _HOST, "cert": _PATH},
     True,
 )
-NPM = _Settings("npm_config_userconfig", ("~/.npmrc",), {"registry": _URL, "@*:registry": _URL, "cafile": _PATH})
+NPM = _Settings(
+    "npm_config_userconfig", ("~/.npmrc",), {"registry": HTTP_URL, "@*:registry": HTTP_URL, "cafile": _PATH}
+)
 GO = _Settings(
     "GOENV",
     ("$CONFIG/go/env",),
@@ -65,7 +67,7 @@ def hand_over(place: Place, environment: Mapping[str, str], directory: str) -> d
         if variable in environment or variable.upper() in environment:
             continue
         for path in reversed(settings.files):
-            text = _read(path.replace("~", place.home, 1).replace("$CONFIG", place.config_home, 1))
+            text = read_settings(path.replace("~", place.home, 1).replace("$CONFIG", place.config_home, 1))
             if text is not None:
                 copy = os.path.join(directory, variable.lower())
                 with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
@@ -73,6 +75,12 @@ def hand_over(place: Place, environment: Mapping[str, str], directory: str) -> d
                 variables[variable] = copy
                 break
     return variables
+
+
+def has_maven(environment: Mapping[str, str], workdir: str) -> bool:
+    """Whether Maven may be run, which has settings of its own kind (maven.py)."""
+    programs = [f"{directory}/mvn" for directory in environment.get("PATH", "").split(":")]
+    return any(os.path.exists(path) for path in (*programs, f"{workdir}/mvnw"))
 
 
 def excerpt(text: str, settings: _Settings) -> str:
@@ -114,13 +122,19 @@ def _words(value: str, form: str) -> str | None:
         return None
     sound = words[:1]
     for word in words[1:]:
-        if not re.fullmatch(_URL, word):
+        if not re.fullmatch(HTTP_URL, word):
             break
         sound.append(word)
     return " ".join(sound)
 
 
-def _read(path: str) -> str | None:
+def without_users(text: str) -> str:
+    """Return `text` without the user and password of each URL in it."""
+    return _USER.sub("", text)
+
+
+def read_settings(path: str) -> str | None:
+    """Return the text of a user's file of settings, as far as it is of sound length; None where there is none."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

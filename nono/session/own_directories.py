@@ -1,7 +1,7 @@
 """The directories that profiles keep for their agents, ~/.local/share/nono/NAME: made when they are not there.
 
-An agent's settings and sessions have to last from run to run, and the user's own of the same program are not what it may
-write: hooks, servers and programs that it leaves there would run outside of the sandbox. So its profile grants a
+An agent's settings and sessions have to last from run to run, and the user's own of the same program are not what it
+may write: hooks, servers and programs that it leaves there would run outside of the sandbox. So its profile grants a
 directory that nobody else reads. It is the user's alone (0700). Every other path of a profile has to be there already.
 """
 

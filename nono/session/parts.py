@@ -39,6 +39,14 @@ class Parts(Record):
     authority: Authority | None = None
 
 
+class Access(Record):
+    """How the agent reaches the proxy of a run. directory: the run's temporary one, for files that say so."""
+
+    port: int
+    token: str
+    directory: str
+
+
 def authority_of(capabilities: CapabilitySet) -> Authority | None:
     """Return the authority for hosts whose TLS is intercepted; None where none is, or its library is missing."""
     if not capabilities.intercept:
@@ -62,6 +70,24 @@ def registries_of(
     for note in group.notes:
         notice(note)
     return group
+
+
+def settings_for_managers(
+    capabilities: CapabilitySet, environment: Mapping[str, str], place: Place, proxy: Access
+) -> dict[str, str]:
+    """Return the variables that lead package managers to their settings for this run, which are written."""
+    if capabilities.allowlist is None:
+        return {}
+    from nono.registries.settings import hand_over, has_maven
+
+    variables = hand_over(place, environment, proxy.directory)
+    if has_maven(environment, place.workdir):
+        from nono.registries import maven
+
+        variables.update(
+            maven.hand_over(place, proxy.directory, port=proxy.port, token=proxy.token, no_proxy=capabilities.no_proxy)
+        )
+    return variables
 
 
 def references_of(capabilities: CapabilitySet) -> dict[str, reference.Reference]:

@@ -36,11 +36,13 @@ from nono.sandbox.plan import Plan
 from nono.session import own_directories
 from nono.session.parts import (
     UPSTREAM_PROXY,
+    Access,
     Parts,
     authority_of,
     make_proxy,
     recorder,
     registries_of,
+    settings_for_managers,
 )
 from nono.session.policy import Order as Order
 from nono.session.policy import complete, decide
@@ -145,11 +147,6 @@ def run(
         token = phantom.new_token()
         guard.check_keys(capabilities.routes, credentials)
         guard.refuse_keys_in_argv(order.argv, credentials)
-        settings: dict[str, str] = {}
-        if capabilities.allowlist is not None and not order.dry_run:
-            from nono.registries.settings import hand_over
-
-            settings = hand_over(place, environment, scratch.path)
         path = os.fsencode(command.path)
         standing = wall.put_up(
             expansion,
@@ -162,12 +159,14 @@ def run(
         plan = standing.plan
         undo.enter_context(standing.prepared)
         rlimits, limits = _limits(limiter, own_user_namespace=bool(plan.namespaces))
+        proxy = Access(standing.port, token.decode(), scratch.path)
+        settings = {} if order.dry_run else settings_for_managers(capabilities, environment, place, proxy)
         variables = child_environment(
             environment,
             network=capabilities.network,
             routes=capabilities.routes,
-            proxy_port=standing.port,
-            token=token.decode(),
+            proxy_port=proxy.port,
+            token=proxy.token,
             temporary_directory=scratch.path,
             secret_variables=guard.secret_variables(environment, references.values(), credentials),
             ca_bundle=ca_bundle,

@@ -23,6 +23,7 @@ from tests.runs import Site, use_if_present
 
 INDEX, REGISTRY = "python-packages.example-corp.test", "node-packages.example-corp.test"
 MODULES, CRATES = "go-packages.example-corp.test", "rust-packages.example-corp.test"
+ARTIFACTS = "java-packages.example-corp.test"
 PYTHON = ["--read", sys.prefix, "--read", sys.base_prefix]  # this one may stand anywhere
 
 
@@ -62,7 +63,10 @@ FILES = {
         "src/main.rs": f'fn main() {{ println!("{{}}", {PACKAGE}::says()) }}\n',
     },
     "java-dev": {
-        "Main.java": f'class Main {{ public static void main(String[] a) {{ System.out.println("{SAYS}"); }} }}\n'
+        "pom.xml": '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion><parent>'
+        f"<groupId>{sources.GROUP}</groupId><artifactId>{PACKAGE}</artifactId><version>{VERSION}</version>"
+        "<relativePath/></parent><artifactId>example</artifactId><packaging>pom</packaging></project>",
+        "Main.java": f'class Main {{ public static void main(String[] a) {{ System.out.println("{SAYS}"); }} }}\n',
     },
 }
 SETTINGS = {
@@ -71,6 +75,8 @@ SETTINGS = {
     ".config/go/env": f"GOPROXY=https://{MODULES}\nGOSUMDB=off\n",
     ".cargo/config.toml": '[source.crates-io]\nreplace-with = "company"\n'
     f'[source.company]\nregistry = "sparse+https://{CRATES}/index/"\n',
+    ".m2/settings.xml": "<settings><mirrors><mirror><id>company</id><mirrorOf>*</mirrorOf>"
+    f"<url>https://{ARTIFACTS}/repository</url></mirror></mirrors></settings>",
 }
 
 
@@ -82,6 +88,7 @@ def developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Developer]:
         world.serve(REGISTRY, standins.npm_registry(f"https://{REGISTRY}"))
         world.serve(MODULES, sources.go_proxy())
         world.serve(CRATES, sources.crates(f"https://{CRATES}"))
+        world.serve(ARTIFACTS, sources.maven_repository())
         for name, text in SETTINGS.items():
             (site.home / name).parent.mkdir(parents=True, exist_ok=True)
             (site.home / name).write_text(text)
@@ -124,6 +131,22 @@ def test_go_fetches_a_module_and_builds(developer: Developer) -> None:
 def test_rust_fetches_a_crate_and_builds(developer: Developer) -> None:
     use_rust(developer.site)
     assert developer.run("rust-dev", "cargo run --quiet").stdout == f"{SAYS}\n"
+
+
+def trust_in_java(world: World) -> None:
+    """Let Java trust the World's certificates: the system's bundle for it lies beside those that a World replaces."""
+    bundle = world.directory / "certificates" / "java" / "cacerts"
+    bundle.parent.mkdir()
+    command = [use_if_present("keytool"), "-importcert", "-noprompt", "-storetype", "JKS", "-storepass", "changeit"]
+    command += ["-file", world.authority.ca, "-keystore", str(bundle)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_maven_fetches_through_the_mirror_of_the_user(developer: Developer) -> None:
+    use_if_present("mvn")
+    trust_in_java(developer.world)
+    script = f"mvn --quiet validate; cat $TMPDIR/.m2/repository/test/example-corp/{PACKAGE}/{VERSION}/*.pom"
+    assert f"<name>{SAYS}</name>" in developer.run("java-dev", script).stdout
 
 
 def test_java_compiles_and_runs(developer: Developer) -> None:

@@ -74,24 +74,11 @@ add_late_rules(struct nono_start *start, int terminal_fd)
 }
 
 int
-nono_run_agent(void *argument)
+nono_confine(struct nono_start *args, uid_t uid, int terminal_fd)
 {
-	struct init *init = argument;
-	struct nono_start *args = init->start;
-	int terminal_fd = init->fds[TERMINAL];
 	size_t index;
 	int rc;
 
-	/* Outside of a PID namespace the end of the init would not be ours. */
-	STEP(NONO_STEP_DEATH_SIGNAL, prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0UL, 0UL, 0UL) < 0);
-	if (getppid() != init->pid) { /* it ended before the call */
-		errno = ESRCH;
-		goto fail;
-	}
-	/* SIGTTOU is blocked, so taking the terminal from the background does not stop us. */
-	STEP(NONO_STEP_PROCESS_GROUP, setpgid(0, 0) < 0);
-	if (terminal_fd >= 0 && args->in_foreground)
-		STEP(NONO_STEP_FOREGROUND, tcsetpgrp(terminal_fd, getpgrp()) < 0);
 	for (index = 0; index < args->procs_count; index++)
 		STEP(NONO_STEP_LIMITS, write(args->procs_fds[index], "0", 1) < 0);
 	for (index = 0; index < args->limit_count; index++) {
@@ -99,7 +86,7 @@ nono_run_agent(void *argument)
 
 		STEP(NONO_STEP_LIMITS, setrlimit((__rlimit_resource_t)args->limits[index].resource, &limit) < 0);
 	}
-	STEP(NONO_STEP_CAPABILITIES, nono_drop_capabilities(init->uid) < 0);
+	STEP(NONO_STEP_CAPABILITIES, nono_drop_capabilities(uid) < 0);
 	STEP(NONO_STEP_NO_NEW_PRIVS, prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL) < 0);
 	STEP(NONO_STEP_WORKDIR, chdir(args->workdir) < 0);
 	STEP(NONO_STEP_LANDLOCK, add_late_rules(args, terminal_fd) < 0);
@@ -120,9 +107,34 @@ nono_run_agent(void *argument)
 	/* A file table of our own, of which only 0, 1 and 2 survive the exec. */
 	STEP(NONO_STEP_CLOSE_RANGE,
 	     syscall(__NR_close_range, 3U, ~0U, CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC) < 0);
-	for (rc = 0; rc < 3; rc++)
-		if (terminal_fd >= 0 && args->terminal_descriptors & 1U << rc)
-			STEP(NONO_STEP_TERMINAL, dup2(terminal_fd, rc) < 0);
+	return 0;
+fail:
+	return -1;
+}
+
+int
+nono_run_agent(void *argument)
+{
+	struct init *init = argument;
+	struct nono_start *args = init->start;
+	int terminal_fd = init->fds[TERMINAL];
+	int fd;
+
+	/* Outside of a PID namespace the end of the init would not be ours. */
+	STEP(NONO_STEP_DEATH_SIGNAL, prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0UL, 0UL, 0UL) < 0);
+	if (getppid() != init->pid) { /* it ended before the call */
+		errno = ESRCH;
+		goto fail;
+	}
+	/* SIGTTOU is blocked, so taking the terminal from the background does not stop us. */
+	STEP(NONO_STEP_PROCESS_GROUP, setpgid(0, 0) < 0);
+	if (terminal_fd >= 0 && args->in_foreground)
+		STEP(NONO_STEP_FOREGROUND, tcsetpgrp(terminal_fd, getpgrp()) < 0);
+	if (nono_confine(args, init->uid, terminal_fd) < 0)
+		goto fail;
+	for (fd = 0; fd < 3; fd++)
+		if (terminal_fd >= 0 && args->terminal_descriptors & 1U << fd)
+			STEP(NONO_STEP_TERMINAL, dup2(terminal_fd, fd) < 0);
 	args->step = NONO_STEP_EXEC;
 	if (args->probe != NULL)
 		nono_ask_all(init, args->probe);

@@ -74,6 +74,25 @@ loopback_up(void)
 	return rc;
 }
 
+int
+nono_settle(uint64_t namespaces, const struct ids *ids, int *step)
+{
+	if (namespaces & CLONE_NEWUSER) {
+		*step = NONO_STEP_SETGROUPS;
+		/* gid_map without CAP_SETGID outside: only once setgroups is given up. */
+		if (write_file("/proc/self/setgroups", "deny") < 0)
+			return -1;
+		*step = NONO_STEP_UID_MAP;
+		if (write_file("/proc/self/uid_map", ids->uid_map) < 0)
+			return -1;
+		*step = NONO_STEP_GID_MAP;
+		if (write_file("/proc/self/gid_map", ids->gid_map) < 0)
+			return -1;
+	}
+	*step = NONO_STEP_LOOPBACK;
+	return namespaces & CLONE_NEWNET ? loopback_up() : 0;
+}
+
 /* The fd lands in *listener_fd at once, so that the supervisor can close it on failure. */
 static int
 open_listener(uint16_t port, int *listener_fd)
@@ -119,8 +138,8 @@ open_terminal(struct init *init, struct nono_prepare *prepare)
 	return ioctl(fd, TIOCSCTTY, 0);
 }
 
-static int
-reset_signal_actions(void)
+int
+nono_reset_signal_actions(void)
 {
 	struct kernel_sigaction action;
 	int number;
@@ -317,15 +336,9 @@ nono_run_init(void *argument)
 		goto fail;
 	}
 	/* Python's own handlers must not be called here, nor SIGCHLD be ignored. */
-	STEP(NONO_STEP_SIGNALS, reset_signal_actions() < 0);
-	if (args->namespaces & CLONE_NEWUSER) {
-		/* gid_map without CAP_SETGID outside: only once setgroups is given up. */
-		STEP(NONO_STEP_SETGROUPS, write_file("/proc/self/setgroups", "deny") < 0);
-		STEP(NONO_STEP_UID_MAP, write_file("/proc/self/uid_map", init->uid_map) < 0);
-		STEP(NONO_STEP_GID_MAP, write_file("/proc/self/gid_map", init->gid_map) < 0);
-	}
-	if (args->namespaces & CLONE_NEWNET)
-		STEP(NONO_STEP_LOOPBACK, loopback_up() < 0);
+	STEP(NONO_STEP_SIGNALS, nono_reset_signal_actions() < 0);
+	if (nono_settle(args->namespaces, &init->ids, &args->step) < 0)
+		goto fail;
 	if (args->keep_network) {
 		args->step = NONO_STEP_NETWORK;
 		args->network_fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);

@@ -139,7 +139,7 @@ struct nono_limit {
  */
 #define NONO_ASK_OPEN 1    /* path; flags: O_RDONLY, O_WRONLY or O_RDWR */
 #define NONO_ASK_LIST 2    /* path, of a directory */
-#define NONO_ASK_CREATE 3  /* path */
+#define NONO_ASK_CREATE 3  /* path; flags: O_WRONLY, or O_RDWR to read it, too */
 #define NONO_ASK_CONNECT 4 /* TCP: address, port; then the request is sent, if there is one */
 
 struct nono_question {
@@ -206,6 +206,14 @@ int nono_prepare(struct nono_prepare *prepare);
  * `start` points to stays until nono_abandon, which is to be called then, too.
  */
 int nono_start(void *handle, int control_fd, int pidfd, struct nono_start *start);
+/*
+ * Without an init, and without anybody who stays: the calling process, which must have one
+ * thread only, becomes the program, behind new namespaces (no PID and no mount namespace),
+ * Landlock and seccomp. Only -errno is returned, `step` says where; what was given up by then
+ * is given up for good. Needs to be dumpable, for CLONE_NEWUSER. Of `start`, what is about a
+ * terminal and the probe is not looked at.
+ */
+int nono_wrap(uint64_t namespaces, struct nono_start *start);
 /* End an init whose agent was not started; its descriptors stay the caller's. */
 void nono_abandon(void *handle, int pid);
 

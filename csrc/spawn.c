@@ -91,6 +91,13 @@ release_memory(struct init *init)
 	munmap(init->agent_stack - STACK_SIZE - GUARD_SIZE, 2 * (GUARD_SIZE + STACK_SIZE));
 }
 
+static void
+own_ids(struct ids *ids)
+{
+	snprintf(ids->uid_map, sizeof(ids->uid_map), "%u %u 1", geteuid(), geteuid());
+	snprintf(ids->gid_map, sizeof(ids->gid_map), "%u %u 1", getegid(), getegid());
+}
+
 int
 nono_prepare(struct nono_prepare *prepare)
 {
@@ -132,9 +139,7 @@ nono_prepare(struct nono_prepare *prepare)
 	init->fds[CONTROL] = ends[1];
 	init->fds[SUPERVISOR] = supervisor_fd;
 	init->fds[CHILDREN] = init->fds[TERMINAL] = -1;
-	/* One id, mapped to itself: the program sees who it is, and can become no one else. */
-	snprintf(init->uid_map, sizeof(init->uid_map), "%u %u 1", geteuid(), geteuid());
-	snprintf(init->gid_map, sizeof(init->gid_map), "%u %u 1", getegid(), getegid());
+	own_ids(&init->ids);
 
 	sigfillset(&all_signals);
 	pthread_sigmask(SIG_SETMASK, &all_signals, &init->signal_mask);
@@ -195,6 +200,26 @@ nono_start(void *handle, int control_fd, int pidfd, struct nono_start *start)
 	return 0;
 }
 
+int
+nono_wrap(uint64_t namespaces, struct nono_start *start)
+{
+	struct ids ids;
+
+	start->notify_fd = -1;
+	own_ids(&ids); /* outside: in a new user namespace there is none yet */
+	start->step = NONO_STEP_CLONE;
+	if (namespaces != 0 && unshare((int)namespaces) < 0)
+		return -errno;
+	if (nono_settle(namespaces, &ids, &start->step) < 0)
+		return -errno;
+	start->step = NONO_STEP_SIGNALS;
+	if (nono_reset_signal_actions() < 0 || nono_confine(start, geteuid(), -1) < 0)
+		return -errno;
+	start->step = NONO_STEP_EXEC;
+	execve(start->path, start->argv, start->envp);
+	return -errno;
+}
+
 void
 nono_abandon(void *handle, int pid)
 {
@@ -224,6 +249,14 @@ nono_start(void *handle, int control_fd, int pidfd, struct nono_start *start)
 	(void)handle, (void)control_fd, (void)pidfd;
 	start->step = NONO_STEP_AGENT;
 	start->notify_fd = -1;
+	return -ENOSYS;
+}
+
+int
+nono_wrap(uint64_t namespaces, struct nono_start *start)
+{
+	(void)namespaces;
+	start->step = NONO_STEP_CLONE;
 	return -ENOSYS;
 }
 

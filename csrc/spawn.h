@@ -25,6 +25,12 @@ enum {
 	OWN_FDS
 };
 
+/* One id each, mapped to itself: the program sees who it is, and can become no one else. */
+struct ids {
+	char uid_map[MAP_TEXT_SIZE];
+	char gid_map[MAP_TEXT_SIZE];
+};
+
 /* Lies at the top of the init's stack, for as long as the init lives. */
 struct init {
 	struct nono_prepare *prepare; /* while nono_prepare() waits */
@@ -38,8 +44,7 @@ struct init {
 	int fds[OWN_FDS];             /* -1: none */
 	int error;                    /* errno of the step that failed */
 	char *agent_stack;
-	char uid_map[MAP_TEXT_SIZE];
-	char gid_map[MAP_TEXT_SIZE];
+	struct ids ids;
 };
 
 #define STEP(name, failed)                                                                    \
@@ -51,12 +56,18 @@ struct init {
 
 /* init.c; what clone(2) runs, on shared memory and with all signals blocked; the supervisor sleeps. */
 int nono_run_init(void *init);
+/* init.c: in new namespaces, become the one user that they have, and have a loopback. 0, or -1 and errno. */
+int nono_settle(uint64_t namespaces, const struct ids *ids, int *step);
+/* init.c: 0, or -1 and errno. */
+int nono_reset_signal_actions(void);
 /* mounts.c: 0, or -1 and errno; `mount_index` says at which. */
 int nono_set_up_mounts(struct nono_prepare *prepare);
 /* agent.c; what clone(2) runs, on the memory and the file table of init and supervisor, which both sleep. */
 int nono_run_agent(void *init);
 /* probe.c: in the place of execve(2). Does not return. */
 void nono_ask_all(const struct init *init, struct nono_probe *probe);
+/* agent.c: give up all that the program must not have, 0, 1 and 2 aside its files close at exec. 0, or -1 and errno. */
+int nono_confine(struct nono_start *start, uid_t uid, int terminal_fd);
 /*
  * agent.c: empty every capability set. The bounding set matters for uid 0 only, which regains
  * what is in it at every exec, no_new_privs or not; an ordinary user outside a user namespace

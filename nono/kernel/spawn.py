@@ -26,40 +26,16 @@ from __future__ import annotations
 
 import os
 import struct
-from errno import (
-    E2BIG,
-    EACCES,
-    EADDRINUSE,
-    EAGAIN,
-    EBADF,
-    EBUSY,
-    EINTR,
-    EINVAL,
-    ELOOP,
-    EMFILE,
-    ENAMETOOLONG,
-    ENFILE,
-    ENOENT,
-    ENOEXEC,
-    ENOMEM,
-    ENOSPC,
-    ENOSYS,
-    ENOTDIR,
-    EOPNOTSUPP,
-    EPERM,
-    ESRCH,
-    EUSERS,
-)
 
-from nono.errors import KernelError
 from nono.kernel import process
 from nono.kernel._shim import ffi, lib
+from nono.kernel.spawn_errors import STEPS, SpawnError, sentence
 from nono.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Self
+    from typing import Any, NoReturn, Self
 
     from nono.kernel.probe import Probe
 
@@ -162,143 +138,6 @@ class Child(Record):
     notify_fd: int = -1
 
 
-class SpawnError(KernelError):
-    """The program was not started. `step` is the name of what failed, `errno` the kernel's answer.
-
-    For step "exec" (and "workdir") the errno is what a shell looks at: ENOENT is 127, EACCES and ENOEXEC are 126.
-    """
-
-    def __init__(self, step: str, errno: int, message: str) -> None:
-        super().__init__(step, errno, message)
-        self.step = step
-
-
-STEPS: dict[int, str] = {
-    lib.NONO_STEP_PREPARE: "prepare",
-    lib.NONO_STEP_CLONE: "clone",
-    lib.NONO_STEP_DEATH_SIGNAL: "death_signal",
-    lib.NONO_STEP_SETGROUPS: "setgroups",
-    lib.NONO_STEP_UID_MAP: "uid_map",
-    lib.NONO_STEP_GID_MAP: "gid_map",
-    lib.NONO_STEP_LOOPBACK: "loopback",
-    lib.NONO_STEP_NETWORK: "network",
-    lib.NONO_STEP_LISTEN: "listen",
-    lib.NONO_STEP_MOUNT: "mount",
-    lib.NONO_STEP_SESSION: "session",
-    lib.NONO_STEP_TERMINAL: "terminal",
-    lib.NONO_STEP_PREPARED: "prepared",
-    lib.NONO_STEP_AGENT: "agent",
-    lib.NONO_STEP_PROCESS_GROUP: "process_group",
-    lib.NONO_STEP_FOREGROUND: "foreground",
-    lib.NONO_STEP_LIMITS: "limits",
-    lib.NONO_STEP_CAPABILITIES: "capabilities",
-    lib.NONO_STEP_NO_NEW_PRIVS: "no_new_privs",
-    lib.NONO_STEP_DUMPABLE: "dumpable",
-    lib.NONO_STEP_CLOSE_RANGE: "close_range",
-    lib.NONO_STEP_WORKDIR: "workdir",
-    lib.NONO_STEP_SIGNALS: "signals",
-    lib.NONO_STEP_LANDLOCK: "landlock",
-    lib.NONO_STEP_SECCOMP: "seccomp",
-    lib.NONO_STEP_EXEC: "exec",
-}
-
-_APPARMOR = (
-    "The kernel gave a user namespace but no rights in it, as Ubuntu's AppArmor restriction does: allow it with "
-    "`sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or give this Python an AppArmor profile "
-    "with `userns,`."
-)
-_MOUNTS = (
-    "This environment forbids mounts inside of a user namespace (a container whose /proc is masked, an AppArmor or "
-    "seccomp profile): run nono outside of it, or leave the choice of the wall to nono with `--sandbox auto`."
-)
-_NO_PROC = "/proc is not mounted here, or hides this process; user namespaces are set up through it: mount /proc."
-
-# (step, errno) → the whole sentence. {path} and {workdir} are filled in.
-SENTENCES: dict[tuple[str, int], str] = {
-    ("clone", ENOSYS): "This system has no Linux namespaces; nono can start agents on Linux 5.13 or newer only.",
-    ("clone", ENOSPC): "No namespace is left: one of the limits `user.max_user_namespaces`, `user.max_net_namespaces` "
-    "and `user.max_ipc_namespaces` is 0 or used up; raise it, as with `sudo sysctl user.max_user_namespaces=15000`.",
-    ("clone", EUSERS): "User namespaces are nested too deep here (the kernel's limit is 32): run nono further out.",
-    ("clone", EPERM): "This environment forbids user namespaces (a container's seccomp profile, another sandbox, "
-    "a chroot, or `kernel.unprivileged_userns_clone=0`): run nono outside of it, or allow them there (Docker: "
-    "`--security-opt seccomp=unconfined`; Debian: `sudo sysctl kernel.unprivileged_userns_clone=1`).",
-    ("clone", EINVAL): "This kernel lacks a namespace that the sandbox needs: user, network and IPC namespaces "
-    "(CONFIG_USER_NS, CONFIG_NET_NS, CONFIG_IPC_NS) have to be built in.",
-    ("clone", EAGAIN): "Too many processes run under this user: end some, or raise `ulimit -u`.",
-    ("clone", ENOMEM): "The kernel is out of memory for another process: free some and try again.",
-    ("death_signal", ESRCH): "nono was killed while it started the command; the command was not started.",
-    ("setgroups", ENOENT): _NO_PROC,
-    ("setgroups", EACCES): _APPARMOR,
-    ("setgroups", EPERM): _APPARMOR,
-    ("uid_map", ENOENT): _NO_PROC,
-    ("uid_map", EACCES): _APPARMOR,
-    ("uid_map", EPERM): _APPARMOR,
-    ("gid_map", ENOENT): _NO_PROC,
-    ("gid_map", EACCES): _APPARMOR,
-    ("gid_map", EPERM): _APPARMOR,
-    ("loopback", EPERM): _APPARMOR,
-    ("loopback", EACCES): _APPARMOR,
-    ("network", ENOENT): _NO_PROC,
-    ("listen", EACCES): _APPARMOR,
-    ("listen", EPERM): _APPARMOR,
-    ("listen", EADDRINUSE): "The proxy's port is taken by another program: choose another with --proxy-port.",
-    ("mount", EACCES): _MOUNTS,
-    ("mount", EPERM): _MOUNTS,
-    ("mount", ENOSPC): "No mount is left: the limit `fs.mount-max` is used up; raise it with sysctl.",
-    ("terminal", ENOSPC): "No pseudo-terminal is left: close some, or raise the limit `kernel.pty.max`.",
-    ("agent", EAGAIN): "Too many processes run under this user: end some, or raise `ulimit -u`.",
-    ("process_group", EPERM): "The command could not be put into a process group of its own.",
-    ("capabilities", EPERM): "This root user may not give up its capabilities (no CAP_SETPCAP), so the command would "
-    "keep them: run nono as an ordinary user, or with CAP_SETPCAP.",
-    ("close_range", ENOSYS): "This kernel has no close_range (Linux 5.11 or newer has it), so files that are open here "
-    "could leak into the sandbox.",
-    ("close_range", EPERM): "A seccomp profile around nono forbids close_range, so files that are open here could leak "
-    "into the sandbox: allow it, or run nono outside of that container.",
-    ("workdir", ENOENT): "The working directory {workdir} does not exist.",
-    ("workdir", ENOTDIR): "The working directory {workdir} is not a directory.",
-    ("workdir", EACCES): "The working directory {workdir} may not be entered by this user without its privileges.",
-    ("landlock", ENOSYS): "This kernel has no Landlock (Linux 5.13 or newer has it).",
-    ("landlock", EOPNOTSUPP): "Landlock is built into this kernel but switched off: add landlock to the lsm= list on "
-    "the kernel's command line and reboot.",
-    ("landlock", E2BIG): "Sixteen Landlock sandboxes are nested here, the kernel's limit: run nono further out.",
-    ("landlock", EPERM): "A seccomp profile around nono forbids Landlock: allow landlock_restrict_self there, or run "
-    "nono outside of that container.",
-    ("landlock", EBADF): "No Landlock ruleset was given; nothing is started without one.",
-    ("seccomp", ENOSYS): "This kernel has no seccomp filters (CONFIG_SECCOMP_FILTER).",
-    (
-        "seccomp",
-        EBUSY,
-    ): "Another sandbox around nono listens to system calls already (a seccomp notifier), and the "
-    "kernel allows one: run nono outside of it.",
-    ("seccomp", EINVAL): "The kernel refused the seccomp filter as malformed, or has no seccomp filters "
-    "(CONFIG_SECCOMP_FILTER).",
-    ("seccomp", ENOMEM): "The kernel refused the seccomp filter as too long together with those already in force: run "
-    "nono further out.",
-    ("exec", ENOENT): "The command {path} does not exist, or the interpreter that it names does not.",
-    ("exec", ENOTDIR): "The command {path} does not exist: a part of its path is not a directory.",
-    ("exec", EACCES): "The command {path} is not executable, or is outside of what the sandbox may read: "
-    "`--read` its directory.",
-    ("exec", EPERM): "The command {path} may not be executed inside the sandbox (set-user-ID or mount options).",
-    ("exec", ENOEXEC): "The command {path} is not a program for this machine and names no interpreter (a script needs "
-    "a first line such as `#!/bin/sh`).",
-    ("exec", E2BIG): "The command's arguments and environment are larger than the kernel takes.",
-    ("exec", ELOOP): "The command {path} cannot be found: its links, or the interpreters it names, form a loop.",
-    ("exec", ENAMETOOLONG): "The command's path is longer than the kernel takes.",
-}
-
-
-def _sentence(step: str, errno: int, path: bytes, workdir: bytes) -> str:
-    text = SENTENCES.get((step, errno))
-    if text is not None:
-        return text.format(path=os.fsdecode(path), workdir=os.fsdecode(workdir))
-    if errno in (EMFILE, ENFILE):
-        return f"Too many files are open here for the sandbox (step {step}): close some, or raise `ulimit -n`."
-    if errno == EINTR:
-        return f"The command was killed while it was being started (step {step})."
-    of = f" of {os.fsdecode(path)}" if step == "mount" and path else ""
-    return f"The sandbox could not be set up at the step '{step}'{of}: {os.strerror(errno)}."
-
-
 class Prepared:
     """An init that waits: `start` lets it start the agent, `abandon` ends it, and so does leaving the context."""
 
@@ -357,30 +196,11 @@ class Prepared:
         """
         keep: list[object] = []
         try:
-            count, rest = divmod(len(seccomp_filter), INSTRUCTION_BYTES)
-            if rest:
-                raise ValueError("a seccomp filter is a whole number of instructions")
-            if not (path.startswith(b"/") and workdir.startswith(b"/")):
-                raise ValueError("the command and the working directory are absolute paths")
-            call = ffi.new("struct nono_start *")
-            call.path = _string(path, keep)
-            call.argv = _strings(argv, keep)
-            call.envp = _strings(envp, keep)
-            call.workdir = _string(workdir, keep)
-            call.ruleset_fd = ruleset_fd
-            call.rules = rules = ffi.new("struct nono_path_access[]", len(late_rules))
-            for rule, (late_path, access) in zip(rules, late_rules, strict=True):
-                rule.path, rule.access = _string(os.fsencode(late_path), keep), access
-            call.rule_count = len(late_rules)
-            call.terminal_access = terminal_access
-            call.filter = ffi.from_buffer(seccomp_filter)
-            call.filter_count = count
-            call.filter_flags = filter_flags
-            call.procs_fds = procs = ffi.new("int[]", procs_fds)
-            call.procs_count = len(procs_fds)
-            call.limits = limits = ffi.new("struct nono_limit[]", rlimits)
-            call.limit_count = len(rlimits)
-            keep += (rules, procs, limits)
+            call = _start_call(
+                keep, path=path, argv=argv, envp=envp, workdir=workdir, ruleset_fd=ruleset_fd,
+                seccomp_filter=seccomp_filter, filter_flags=filter_flags, late_rules=late_rules,
+                terminal_access=terminal_access, procs_fds=procs_fds, rlimits=rlimits,
+            )  # fmt: skip
             if self._terminal is not None:
                 call.terminal_descriptors = sum(1 << fd for fd in self._terminal.descriptors)
                 call.in_foreground = self._terminal.in_foreground
@@ -399,6 +219,75 @@ class Prepared:
             self.pid, made.pidfd, made.control_fd, self.listener_fds, made.network_fd,  # type: ignore[attr-defined]
             made.terminal_fd, call.notify_fd,  # type: ignore[attr-defined]
         )  # fmt: skip
+
+
+def wrap(
+    *,
+    namespaces: int,
+    path: bytes,
+    argv: Sequence[bytes],
+    envp: Sequence[bytes],
+    workdir: bytes,
+    ruleset_fd: int,
+    seccomp_filter: bytes,
+) -> NoReturn:
+    """Become `path`, behind Landlock, the filter and new namespaces: the same process, and nobody beside it.
+
+    For a process with one thread. namespaces: CLONE_NEW* bits, neither NEWPID nor NEWNS. The rest: see Prepared.start.
+    Raises SpawnError; what was given up until then is given up for good, so the caller can only say so and exit.
+    """
+    if namespaces & ~(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS):
+        raise ValueError("unsupported namespace")
+    keep: list[object] = []
+    call = _start_call(
+        keep, path=path, argv=argv, envp=envp, workdir=workdir, ruleset_fd=ruleset_fd, seccomp_filter=seccomp_filter
+    )
+    process.set_dumpable(True)  # an undumpable process does not own /proc/self/uid_map
+    error = lib.nono_wrap(namespaces, call)
+    raise _error(STEPS[call.step], -error, path, workdir)
+
+
+def _start_call(
+    keep: list[object],
+    *,
+    path: bytes,
+    argv: Sequence[bytes],
+    envp: Sequence[bytes],
+    workdir: bytes,
+    ruleset_fd: int,
+    seccomp_filter: bytes,
+    filter_flags: int = 0,
+    late_rules: Sequence[tuple[str, int]] = (),
+    terminal_access: int = 0,
+    procs_fds: Sequence[int] = (),
+    rlimits: Sequence[tuple[int, int, int]] = (),
+) -> Any:
+    """Return a struct nono_start; `keep` is what must live as long."""
+    count, rest = divmod(len(seccomp_filter), INSTRUCTION_BYTES)
+    if rest:
+        raise ValueError("a seccomp filter is a whole number of instructions")
+    if not (path.startswith(b"/") and workdir.startswith(b"/")):
+        raise ValueError("the command and the working directory are absolute paths")
+    call = ffi.new("struct nono_start *")
+    call.path = _string(path, keep)
+    call.argv = _strings(argv, keep)
+    call.envp = _strings(envp, keep)
+    call.workdir = _string(workdir, keep)
+    call.ruleset_fd = ruleset_fd
+    call.rules = rules = ffi.new("struct nono_path_access[]", len(late_rules))
+    for rule, (late_path, access) in zip(rules, late_rules, strict=True):
+        rule.path, rule.access = _string(os.fsencode(late_path), keep), access
+    call.rule_count = len(late_rules)
+    call.terminal_access = terminal_access
+    call.filter = ffi.from_buffer(seccomp_filter)
+    call.filter_count = count
+    call.filter_flags = filter_flags
+    call.procs_fds = procs = ffi.new("int[]", procs_fds)
+    call.procs_count = len(procs_fds)
+    call.limits = limits = ffi.new("struct nono_limit[]", rlimits)
+    call.limit_count = len(rlimits)
+    keep += (rules, procs, limits, seccomp_filter)
+    return call
 
 
 def prepare(
@@ -480,4 +369,4 @@ def _strings(values: Sequence[bytes], keep: list[object]) -> object:
 
 
 def _error(step: str, errno: int, path: bytes, workdir: bytes) -> SpawnError:
-    return SpawnError(step, errno, _sentence(step, errno, path, workdir))
+    return SpawnError(step, errno, sentence(step, errno, path, workdir))

@@ -27,7 +27,8 @@ from nono.credentials import env, phantom
 from nono.credentials.loading import Credential, Loader
 from nono.errors import CommandNotExecutable, Refusal
 from nono.kernel import process
-from nono.kernel.spawn import Child, SpawnError
+from nono.kernel.spawn import Child
+from nono.kernel.spawn_errors import SpawnError
 from nono.policy.capabilities import NETWORK_PROXY, CapabilitySet, PathGrant
 from nono.policy.environment import ChildEnvironment, child_environment
 from nono.record import Record

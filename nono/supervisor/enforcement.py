@@ -26,10 +26,10 @@ from nono.kernel.spawn import (
     EVENT_EXITED,
     MOUNT_NEW,
     Mount,
-    SpawnError,
     prepare,
     receive_event,
 )
+from nono.kernel.spawn_errors import SpawnError
 from nono.policy.capabilities import (
     LANDLOCK_LEAKS,
     NETWORK_PROXY,

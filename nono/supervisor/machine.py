@@ -22,7 +22,7 @@ from nono.credentials import keystore, secret_service, user_keyring
 from nono.credentials.keystore import KeystoreError
 from nono.errors import CredentialError, KernelError
 from nono.kernel import cgroup, landlock, mountinfo, notify, seccomp, secretmem
-from nono.kernel.spawn import SENTENCES, SpawnError
+from nono.kernel.spawn_errors import SENTENCES, SpawnError
 from nono.policy.capabilities import SANDBOX_NOTIFY
 from nono.record import Record
 from nono.sandbox.syscalls import AUDIT_ARCH

@@ -13,7 +13,8 @@ from importlib import import_module
 
 from nono.errors import KernelError
 from nono.kernel import landlock
-from nono.kernel.spawn import Prepared, SpawnError, TerminalSpec, prepare
+from nono.kernel.spawn import Prepared, TerminalSpec, prepare
+from nono.kernel.spawn_errors import SpawnError
 from nono.policy.capabilities import NETWORK_OPEN, SANDBOX_NAMESPACE, SANDBOX_NOTIFY, CapabilitySet
 from nono.record import Record
 from nono.sandbox.plan import Plan, make_plan, walls_to_try

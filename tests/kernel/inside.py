@@ -27,12 +27,12 @@ from nono.kernel.spawn import (
     MOUNT_NEW,
     Child,
     Mount,
-    SpawnError,
     TerminalSpec,
     prepare,
     receive_event,
     send_command,
 )
+from nono.kernel.spawn_errors import SpawnError
 
 ISOLATED = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC
 OWN_PROCESSES = ISOLATED | CLONE_NEWNS | CLONE_NEWPID

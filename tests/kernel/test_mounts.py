@@ -16,9 +16,9 @@ from nono.kernel.spawn import (
     MOUNT_READ_ONLY,
     MOUNT_WRITABLE,
     Mount,
-    SpawnError,
     prepare,
 )
+from nono.kernel.spawn_errors import SpawnError
 
 NAMESPACES = CLONE_NEWUSER | CLONE_NEWNS
 

@@ -16,7 +16,8 @@ import pytest
 
 from nono.errors import KernelError
 from nono.kernel import network, process, seccomp
-from nono.kernel.spawn import CLONE_NEWNET, CLONE_NEWUSER, EVENT_EXITED, Child, SpawnError
+from nono.kernel.spawn import CLONE_NEWNET, CLONE_NEWUSER, EVENT_EXITED, Child
+from nono.kernel.spawn_errors import SpawnError
 from tests.kernel import inside
 from tests.kernel.inside import ISOLATED, in_fork, start
 

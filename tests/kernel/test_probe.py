@@ -14,7 +14,8 @@ import pytest
 from nono.errors import KernelError
 from nono.kernel import landlock
 from nono.kernel.probe import Connect, Create, List, Open, Probe, Reply
-from nono.kernel.spawn import EVENT_EXITED, SpawnError, prepare, receive_event
+from nono.kernel.spawn import EVENT_EXITED, prepare, receive_event
+from nono.kernel.spawn_errors import SpawnError
 from tests.kernel.inside import ALLOW_ALL, EVERYWHERE, ISOLATED, OWN_PROC, OWN_PROCESSES, ruleset
 
 Question = Open | List | Create | Connect

@@ -15,16 +15,8 @@ import pytest
 
 from nono.errors import KernelError
 from nono.kernel import process, seccomp
-from nono.kernel.spawn import (
-    CLONE_NEWPID,
-    CLONE_NEWUSER,
-    MOUNT_BIND,
-    SENTENCES,
-    STEPS,
-    Mount,
-    SpawnError,
-    prepare,
-)
+from nono.kernel.spawn import CLONE_NEWPID, CLONE_NEWUSER, MOUNT_BIND, Mount, prepare
+from nono.kernel.spawn_errors import SENTENCES, STEPS, SpawnError
 from tests.kernel import inside
 from tests.kernel.inside import ALLOW_ALL, EVERYWHERE, ISOLATED, OWN_PROCESSES, failure, in_fork, run, start
 

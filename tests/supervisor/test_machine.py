@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nono.kernel import process
-from nono.kernel.spawn import SENTENCES, SpawnError
+from nono.kernel.spawn_errors import SENTENCES, SpawnError
 from nono.supervisor import enforcement, machine
 from nono.supervisor.machine import LIMITED, MISSING, OK, UNKNOWN, Check
 from tests.keyring_service import KeyringService

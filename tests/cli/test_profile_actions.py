@@ -41,7 +41,9 @@ def profile(site: Site, *words: str, status: int = 0) -> str:
     )
     assert result.returncode == status, (result.returncode, result.stdout, result.stderr)
     if not {"--json", "--raw", "init"} & set(words):
-        assert [line for line in result.stdout.splitlines() if len(line) > 80 and " " in line.strip()] == []
+        assert [
+            line for line in result.stdout.splitlines() if len(line) > 80 and max(map(len, line.split())) < 40
+        ] == []
     return result.stdout or result.stderr
 
 
@@ -244,3 +246,17 @@ def test_which_profiles_there_are_is_known_inside_no_sandbox(site: Site, profile
     command = [sys.executable, "-c", "import os, sys; print(os.listdir(sys.argv[1]))", str(profiles)]
     result = site.run(["--allow", str(site.home)], command)
     assert "mine.json" not in result.stdout
+
+
+def test_a_hostile_file_repaints_no_screen(site: Site) -> None:
+    hostile = {
+        "meta": {"name": "a\x1b[2J", "description": "b\x1b[31m"},
+        "filesystem": {"read": ["/\x1b[1mx"]},
+        "environment": {"set_vars": {"A": "\x1b]0;title\x07"}},
+    }
+    (site.work / "hostile.json").write_text(json.dumps(hostile))
+    (site.work / "\x1b[5m.json").write_text('{"\\u001b[7m": 1}')
+    for words in (["show", "./hostile.json"], ["validate", "./hostile.json"], ["show", "hostile.json", "--json"]):
+        assert "\x1b" not in profile(site, *words)
+    assert "\x1b" not in profile(site, "diff", "hostile.json", "default", status=1)
+    assert "\x1b" not in profile(site, "validate", "\x1b[5m.json", status=1)

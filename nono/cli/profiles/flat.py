@@ -1,4 +1,4 @@
-"""What a profile comes to, flat: a value by key, as ("filesystem.read", ("~/notes",)). Empty ones are left out."""
+"""What a profile comes to, flat: a value by key, as ("filesystem.read", ("~/notes",)). What is not said is left out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ LISTS, MAPS = (tuple, list), (dict,)
 def flat(profile: Profile) -> dict[str, Any]:
     """Return all that `profile` says, in the order of the format."""
     found: dict[str, Any] = {}
+    nothing = Profile()
     for section, value in profile._asdict().items():
         if section == _SHOWN_ONLY:
             continue
@@ -20,8 +21,10 @@ def flat(profile: Profile) -> dict[str, Any]:
             found |= {f"{section}.{name}": each for name, each in value.items()}
             continue
         for field, inner in value._asdict().items():
+            if inner == getattr(getattr(nothing, section), field):
+                continue
             if isinstance(inner, MAPS):
                 found |= {f"{section}.{field}.{name}": each for name, each in inner.items()}
-            elif inner not in ((), "", None, False) or (inner == () and field == "allow_vars"):
+            else:
                 found[f"{section}.{field}"] = inner
     return found

@@ -19,7 +19,7 @@ from nono.cli.profiles.layout import hanging, said, short, shown
 from nono.policy import groups
 from nono.policy.inherit import BUILT_IN, Inherited
 from nono.policy.paths import Place, expand, unescaped
-from nono.policy.profile import Filesystem
+from nono.policy.profile import Filesystem, Profile
 from nono.supervisor.whereabouts import find_place
 
 _FILESYSTEM = "filesystem"
@@ -131,14 +131,17 @@ def _object(inherited: Inherited, place: Place) -> dict[str, Any]:
 
 
 def _tree(inherited: Inherited) -> dict[str, Any]:
-    """Return the merged profile without what is not said."""
+    """Return the merged profile, without what is not said."""
     found: dict[str, Any] = {}
+    nothing = Profile()
     for section, value in inherited.profile._asdict().items():
-        said_there = value if isinstance(value, dict) else {
-            field: inner for field, inner in value._asdict().items() if inner not in ((), "", None, False, {})
-        }  # fmt: skip
-        if said_there:
-            found[section] = shown(said_there)
+        default = getattr(nothing, section)
+        if value != default:
+            found[section] = shown(
+                value
+                if isinstance(value, dict)
+                else {field: each for field, each in value._asdict().items() if each != getattr(default, field)}
+            )
     return found
 
 

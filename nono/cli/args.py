@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 VERBS = {
     "run": ("nono.cli.run", "run a command in the sandbox, with the proxy beside it"),
     "shell": ("nono.cli.shell", "start your shell in the sandbox"),
+    "wrap": ("nono.cli.wrap", "become a command in the sandbox: no supervisor, so no proxy"),
     "why": ("nono.cli.why", "say why the agent may have a path or a host, or may not"),
     "learn": ("nono.cli.learn", "run a command once, record what it uses, and write a profile to review"),
     "proxy": ("nono.cli.proxy", "run the proxy alone, for an agent isolated by other means"),
@@ -141,7 +142,7 @@ def _in_columns(line: str, width: int) -> list[str]:
         ]
         return [" " * indent + part for part in lines]
     column = len(line) - len(second.lstrip())
-    if width - column >= 30:
+    if width - column >= max(30, *map(len, second.split())):
         first, *more = _filled(second, width - column)
         return [line[:column] + first, *(" " * column + part for part in more)]
     return [" " * indent + first, *(" " * (indent + 6) + part for part in _filled(second, width - indent - 6))]
@@ -154,6 +155,8 @@ def parse(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
     Raises UsageError. Exits with 0 after --help and --version.
     """
     argv = list(argv)
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
     if not argv or argv[0] not in VERBS:
         _top_level(argv)
     module, parser = parser_of(argv[0])
@@ -316,5 +319,8 @@ def _top_level(argv: list[str]) -> NoReturn:
         raise UsageError(
             f"unknown verb '{argv[0]}'. The verbs are: {', '.join(VERBS)}; to run a command: nono run -- {argv[0]}"
         )
+    flags, (verb, *_) = _split(argv)[0], (*(word for word in argv if word in VERBS), "")
+    if verb and not {"-h", "--help", "--version"}.intersection(flags):
+        raise UsageError(f"flags stand behind the verb: nono {verb} {argv[0]}. See: nono {verb} --help")
     parser.parse_args(argv)
     raise UsageError("say what to do, e.g.: nono run --allow-cwd -- COMMAND. See: nono --help")

@@ -20,7 +20,9 @@ SHELLS = ("bash", "zsh", "fish")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the argument of `nono completion`."""
     parser.usage = f"nono completion {'|'.join(SHELLS)}"
-    parser.add_argument_group("arguments").add_argument("shell", choices=SHELLS, metavar="SHELL", help="whose script")
+    parser.add_argument_group("arguments").add_argument(
+        "shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nono.cli import describe
-from tests.runs import use_if_present
+from tests.runs import require_command
 
 SHOWN = re.compile(r"<<<(.*?)>>>", re.DOTALL)
 # How each shell is started without settings, reads the script, and binds ^T to showing the line as it is.
@@ -62,7 +62,7 @@ class Terminal:
 
     def __init__(self, shell: str, home: Path) -> None:
         argv, setup = SETUP[shell]
-        use_if_present(argv[0])
+        require_command(argv[0])
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.chdir(home)
@@ -145,7 +145,7 @@ def test_a_name_of_a_file_is_never_run(terminal: Terminal, home: Path) -> None:
 
 def candidates(home: Path, line: str) -> list[str]:
     """What fish would offer."""
-    use_if_present("fish")
+    require_command("fish")
     script = f"source {home}/script.fish; complete -C '{line}'"
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "TERM": "dumb", "LC_ALL": "C.UTF-8"}
     result = subprocess.run(

@@ -307,3 +307,23 @@ def test_without_the_file_nothing_more_is_imported(site: Site, written: Path) ->
         ]
         result = subprocess.run(command, env=site.environment, capture_output=True, text=True, check=True)
         assert result.stdout.strip() == imported
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_agent_makes_none_where_there_is_none(site: Site, linked: bool) -> None:
+    directory = site.home / ".config" / "nono"
+    elsewhere = site.home / "src" / "dotfiles"
+    elsewhere.mkdir(parents=True)
+    if linked:
+        directory.parent.mkdir(exist_ok=True)
+        directory.symlink_to(elsewhere)
+    (site.home / "src" / "note").write_text("")
+    script = (
+        f"cd {site.home}; echo > src/note && echo wrote; mkdir -p .config/nono; "
+        "echo '[run]' > .config/nono/config.toml; mv .config moved; rm .config/nono; mv src/dotfiles src/moved; "
+        "echo '[run]' > src/dotfiles/config.toml"
+    )
+    result = nono(site, "run", "-s", "--allow", str(site.home), "--", "sh", "-c", script)
+    assert result.stdout == "wrote\n", result.stderr
+    assert not (directory / "config.toml").exists()
+    assert directory.is_symlink() == linked

@@ -55,6 +55,8 @@ def test_help_imports_no_more_than_it_needs() -> None:
         (["rnu"], "unknown verb 'rnu'; did you mean run? See: nono --help"),
         (["RUN"], "did you mean run?"),
         (["credentials"], "did you mean credential?"),
+        (["--silent", "run", "--", "true"], "flags stand behind the verb: nono run --silent"),
+        (["--nothing"], "unrecognized arguments: --nothing. See: nono --help"),
         (["claude"], "to run a command: nono run -- claude"),
         (
             ["run", "--alow-domain", "x"],
@@ -111,3 +113,12 @@ def test_paragraphs_are_filled_and_examples_are_not() -> None:
         "        then what",
     ]
     assert args.folded("x" * 90, 80) == ["x" * 90]
+
+
+def test_help_is_a_verb_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="unknown verb 'x'"):
+        args.parse(["help", "x"])
+    for words, title in ((["help"], "usage: nono VERB"), (["help", "run"], "usage: nono run")):
+        with pytest.raises(SystemExit):
+            args.parse(words)
+        assert capsys.readouterr().out.startswith(title)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nono.cli import describe, man
-from tests.runs import use_if_present
+from tests.runs import require_command
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,14 @@ def test_every_verb_and_every_flag_is_named(page: Path) -> None:
 
 
 def test_groff_finds_no_mistake(page: Path) -> None:
-    groff = use_if_present("groff")
+    groff = require_command("groff")
     result = subprocess.run([groff, "-man", "-Tutf8", "-ww", page], capture_output=True, text=True, check=True)
     assert result.stderr == ""
     assert "Run a command in the sandbox, with the proxy beside it." in result.stdout
 
 
 def test_mandoc_finds_no_mistake_but_that_it_has_no_date(page: Path) -> None:
-    mandoc = use_if_present("mandoc")
+    mandoc = require_command("mandoc")
     result = subprocess.run([mandoc, "-Tlint", page], capture_output=True, text=True, check=False)
     assert [line for line in result.stdout.splitlines() if "missing date" not in line] == []
 

@@ -25,6 +25,7 @@ from nono.cli import render
 from nono.cli.flags import add_policy_arguments, parse_port, policy_request
 from nono.errors import UsageError
 from nono.policy.capabilities import READ, WRITE
+from nono.policy.resolve import Request
 from nono.policy.verdict import source
 from nono.session import why as session
 from nono.session.policy import Order
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--url", metavar="URL", help="is a request for this forwarded")
     asked.add_argument("--method", metavar="METHOD", default="GET", help="of the request (default: GET)")
     asked.add_argument("--probe", action="store_true", help="ask the kernel and the proxy, behind the very wall")
+    asked.add_argument("--self", dest="inside", action="store_true", help="about the run that this is called in")
     asked.add_argument("--json", action="store_true", help="answer with one JSON object")
     add_policy_arguments(parser)
 
@@ -58,13 +60,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer; return 0 for allowed, 3 for denied."""
     question = _question(arguments)
+    if arguments.inside:
+        return _show(arguments, question, _inside(arguments, question))
     order = Order(
         argv=tuple(arguments.command or ()),
         request=policy_request(arguments),
         profile=arguments.profile,
         workdir=arguments.workdir,
     )
-    answer = session.explain(order, question, os.environ, probe=arguments.probe)
+    return _show(arguments, question, session.explain(order, question, os.environ, probe=arguments.probe))
+
+
+def _inside(arguments: argparse.Namespace, question: session.Question) -> session.Answer:
+    if policy_request(arguments) != Request() or arguments.profile or arguments.workdir or arguments.command:
+        raise UsageError("--self asks about the run that it is in; leave out the flags of policy and the command")
+    answer: session.Answer = import_module("nono.session.inside").explain(question, os.environ)
+    return answer
+
+
+def _show(arguments: argparse.Namespace, question: session.Question, answer: session.Answer) -> int:
     what = _facts(question, answer)
     if arguments.json:
         text = import_module("json").dumps(what) + "\n"
@@ -107,6 +121,7 @@ def _facts(question: session.Question, answer: session.Answer) -> dict[str, Any]
         "source": {"kind": kind, "name": name},
         "closest": verdict.closest or None,
         "suggested_flag": verdict.flag or None,
+        "tried": answer.verified,
         "profile_line": verdict.profile_line or None,
     }
 

@@ -21,7 +21,7 @@ from nono.credentials import phantom
 from nono.kernel import process
 from nono.kernel.probe import Connect, Create, List, Open, Probe, Reply
 from nono.kernel.spawn import EVENT_EXITED, Child, receive_event
-from nono.policy.allowlist import host_and_port
+from nono.policy.allowlist import host_and_port, normalise
 from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, is_at_or_below
 from nono.policy.host_verdict import (
     BAD_HOST,
@@ -77,7 +77,7 @@ class Outcome(Record):
     wall: str = ""
 
 
-_NOT_ASKED = Outcome("", UNKNOWN, note="opening it may do something, or it is each process's own")
+NOT_ASKED = Outcome("", UNKNOWN, note="opening it may do something, or it is each process's own")
 
 
 def about_paths(behind: Behind, asked: Sequence[tuple[Subject, int]]) -> list[Outcome]:
@@ -85,7 +85,7 @@ def about_paths(behind: Behind, asked: Sequence[tuple[Subject, int]]) -> list[Ou
     questions = [_questions(behind, subject, access) for subject, access in asked]
     replies, text = ask_kernel(behind.ground, [question for some in questions for question in some])
     left = iter(replies)
-    return [read_path([next(left) for _ in some], text) if some else _NOT_ASKED for some in questions]
+    return [read_path([next(left) for _ in some], text) if some else NOT_ASKED for some in questions]
 
 
 def _questions(behind: Behind, subject: Subject, access: int) -> tuple[Question, ...]:
@@ -97,23 +97,65 @@ def _questions(behind: Behind, subject: Subject, access: int) -> tuple[Question,
     )  # fmt: skip
 
 
-def about_host(ground: Ground, host: str, port: int, url: str, method: str, verdict: Verdict) -> Outcome:
-    """Ask the proxy about a host or a URL; where there is none, the kernel."""
+class Request(Record):
+    """What to ask the proxy. target: an http:// URL; "" for CONNECT."""
+
+    where: str
+    target: str = ""
+    method: str = "GET"
+
+    def head(self, authorization: bytes) -> bytes:
+        """Return the request, with the value of Proxy-Authorization."""
+        line = f"{self.method} {self.target}" if self.target else f"CONNECT {self.where}"
+        lines = (f"{line} HTTP/1.1".encode(), f"Host: {self.where}".encode(), b"Proxy-Authorization: " + authorization)
+        return b"\r\n".join((*lines, b"Connection: close", b"", b""))
+
+
+def request_for(host: str, port: int, url: str, method: str, verdict: Verdict) -> Request | Outcome:
+    """Return what to ask about a host or a URL, or why nobody is asked."""
     if verdict.reason in (NETWORK_OPEN, PORT_OPENED, OWN_LOOPBACK, BAD_HOST, BAD_URL):
         return Outcome("", UNKNOWN, note="neither proxy nor sandbox has a part in it")
-    target, note = "", ""
-    if url:
-        scheme, host, port, _ = split_url(url)
-        if scheme == "http":
-            target = url
-            if method not in ("GET", "HEAD"):
-                return Outcome("", UNKNOWN, note=f"not asked: a {method} may change something there")
-        else:
-            note = "the proxy was asked about the host; the request itself is judged inside TLS"
-    outcome = ask_network(ground, host, port, target=target, method=method)
+    if not url:
+        return Request(host_and_port(normalise(host), port))
+    scheme, host, port, _ = split_url(url)
+    if scheme == "https":
+        return Request(host_and_port(normalise(host), port))
+    if method not in ("GET", "HEAD"):
+        return Outcome("", UNKNOWN, note=f"a {method} may change something there")
+    target = url.partition("#")[0]
+    if not target.isascii() or not target.isprintable() or " " in target:
+        return Outcome("", UNKNOWN, note="it is not written as it would be sent")
+    return Request(target.split("/")[2].partition("?")[0], target, method)
+
+
+def about_host(ground: Ground, host: str, port: int, url: str, method: str, verdict: Verdict) -> Outcome:
+    """Ask the proxy about a host or a URL; where there is none, the kernel."""
+    request = request_for(host, port, url, method, verdict)
+    if isinstance(request, Outcome):
+        return request
+    if ground.capabilities.network != NETWORK_PROXY:
+        replies, text = _ask(ground, lambda standing: (Connect(port, b"", _NOBODY, 1),), None)
+        return read_refusal(replies[0].errno, text)
+    token = phantom.new_token()
+    head = request.head(b"Bearer " + token)
+    replies, text = _ask(ground, lambda standing: (Connect(standing.port, head),), token)
+    return read_host(read_answer(replies[0], text), verdict, url)
+
+
+def read_refusal(errno: int, wall_text: str) -> Outcome:
+    """Return what the error of a connection to nobody comes to, where there is no proxy."""
+    refused = errno in (*_REFUSALS, ENETUNREACH, ECONNREFUSED)  # the last is the mediator's
+    return Outcome("kernel", DENIED if refused else UNKNOWN, errorcode.get(errno, ""), "", "", wall_text)
+
+
+def read_host(outcome: Outcome, verdict: Verdict, url: str) -> Outcome:
+    """Return the proxy's answer as one to the question."""
     if verdict.reason == ROUTE and outcome.result == DENIED:
         return outcome._replace(result=ALLOWED, note="by its own name it is refused, at the base URL it is served")
-    if url and not target and verdict.reason == ENDPOINT_NOT_ALLOWED and outcome.result != DENIED:
+    if not url.lower().startswith("https:"):
+        return outcome
+    note = "the proxy was asked about the host; the request itself is judged inside TLS"
+    if verdict.reason == ENDPOINT_NOT_ALLOWED and outcome.result != DENIED:
         return outcome._replace(result=UNKNOWN, note=note)
     return outcome._replace(note=outcome.note or note)
 
@@ -172,23 +214,6 @@ def read_path(replies: Sequence[Reply], wall_text: str) -> Outcome:
     elif errno:
         result = UNKNOWN
     return Outcome("kernel", result, errorcode.get(errno, str(errno)) if errno else "", "", note, wall_text)
-
-
-def ask_network(ground: Ground, host: str, port: int, *, target: str = "", method: str = "GET") -> Outcome:
-    """Ask the proxy for a host, or with `target`, an http:// URL, for that; without a proxy ask the kernel for any."""
-    if ground.capabilities.network != NETWORK_PROXY:
-        replies, text = _ask(ground, lambda standing: (Connect(port, b"", _NOBODY, 1),), None)
-        errno = replies[0].errno
-        refused = errno in (*_REFUSALS, ENETUNREACH, ECONNREFUSED)  # the last is the mediator's
-        return Outcome("kernel", DENIED if refused else UNKNOWN, errorcode.get(errno, ""), "", "", text)
-    token = phantom.new_token()
-    where = target.split("/")[2] if target else host_and_port(host, port)
-    line = f"{method} {target}" if target else f"CONNECT {where}"
-    head = (
-        f"{line} HTTP/1.1\r\nHost: {where}\r\nConnection: close\r\nProxy-Authorization: Bearer {token.decode()}\r\n\r\n"
-    )
-    replies, text = _ask(ground, lambda standing: (Connect(standing.port, head.encode()),), token)
-    return read_answer(replies[0], text)
 
 
 def read_answer(reply: Reply, wall_text: str) -> Outcome:

@@ -19,6 +19,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
 from time import time
 
@@ -45,8 +46,9 @@ from nono.session.parts import (
     registries_of,
     settings_for_managers,
 )
+from nono.session.policy import Decision, complete, decide
 from nono.session.policy import Order as Order
-from nono.session.policy import complete, decide
+from nono.session.policy_file import Left, PolicyFile
 from nono.supervisor import guard, wall
 from nono.supervisor.error_output import ErrorOutput, can_be_passed_on
 from nono.supervisor.job import Job, Signals, children, kill_descendants
@@ -129,6 +131,7 @@ def run(
         if limiter is not None:
             undo.enter_context(limiter)
         scratch = undo.enter_context(ScratchDirectory(place.temporary_directory, create=True))
+        told = None if order.dry_run else undo.enter_context(PolicyFile(scratch.path))
         terminal = undo.enter_context(Terminal())
         inherited = [fd for fd in _STANDARD if terminal.spec is None or fd not in terminal.spec.descriptors]
         capabilities = complete(
@@ -162,6 +165,7 @@ def run(
         rlimits, limits = _limits(limiter, own_user_namespace=bool(plan.namespaces))
         proxy = Access(standing.port, token.decode(), scratch.path)
         settings = {} if order.dry_run else settings_for_managers(capabilities, environment, place, proxy)
+        settings = {**settings, **(told.variables if told is not None else {})}
         variables = child_environment(
             environment,
             network=capabilities.network,
@@ -180,7 +184,7 @@ def run(
             unix_sockets=capabilities.unix_sockets,
             workdir=place.workdir,
         )
-        summary = _summary(order, capabilities, plan, variables, credentials, environment)
+        summary = summarize(order, capabilities, plan, variables, credentials, environment)
         tell(summary._replace(intercepts=authority is not None, limits=limits))
         if order.dry_run:
             return 0
@@ -220,7 +224,8 @@ def run(
                 lent.close()
                 os.close(ruleset)
             behind = _Behind(plan, expansion, child, host_listeners, limiter, errors, footer is not None, learner)
-            status, diagnostics = _supervise(parts, behind, terminal, signals, audit, notice)
+            started = partial(_tell_agent, told, decision, capabilities, expansion, plan, scratch.path)
+            status, diagnostics = _supervise(parts, behind, terminal, signals, audit, notice, started)
         except SpawnError as error:
             raise CommandNotExecutable(str(error)) if error.step == "exec" else error from None
         finally:
@@ -252,6 +257,25 @@ class _Behind(Record):
     errors: ErrorOutput | None
     watched: bool
     learner: Learner | None
+
+
+def _tell_agent(
+    file: PolicyFile | None,
+    decision: Decision,
+    capabilities: CapabilitySet,
+    expansion: Expansion,
+    plan: Plan,
+    temporary_directory: str,
+) -> None:
+    """Let the agent know what it may do: for nono why --self."""
+    if file is None:
+        return
+    from nono.sandbox.reach import reach_of
+
+    origins = decision.inherited.origins if decision.inherited is not None else {}
+    private = reach_of(plan, temporary_directory).private
+    known = capabilities._replace(grants=expansion.grants)
+    file.write(Left(decision.place, known, private, plan.text, origins))
 
 
 def _limiter(capabilities: CapabilitySet) -> Limiter | None:
@@ -289,6 +313,7 @@ def _supervise(
     signals: Signals,
     audit: AuditLog,
     notice: Callable[[str], None],
+    started: Callable[[], None],
 ) -> tuple[int, Diagnostics]:
     """Serve the child until it exits; return its exit status, and what tells of denials.
 
@@ -344,6 +369,7 @@ def _supervise(
                 if is_relayed:
                     relays = _make_relays(loop, behind, parts, audit)
         if not statuses:
+            started()
             loop.run()
         if deadline is not None:
             deadline.cancel()
@@ -403,7 +429,7 @@ def _make_relays(loop: Loop, behind: _Behind, parts: Parts, audit: AuditLog) -> 
     return relays
 
 
-def _summary(
+def summarize(
     order: Order,
     capabilities: CapabilitySet,
     plan: Plan,
@@ -411,6 +437,7 @@ def _summary(
     credentials: Mapping[str, Credential],
     environment: Mapping[str, str],
 ) -> Summary:
+    """Return what the user is told. environment: his own, of which `variables` are what the agent gets."""
     routes = []
     for route in capabilities.routes:
         host = route.upstream.partition("://")[2].partition("/")[0]

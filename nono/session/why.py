@@ -153,9 +153,15 @@ def with_probe(behind: Behind, question: Question, answer: Answer) -> Answer:
     else:
         outcome = probe.about_host(behind.ground, question.host, question.port, question.url, question.method, verdict)
         agrees = probe.agrees(outcome, verdict.allowed)
+    return weigh(answer, outcome, agrees=agrees)
+
+
+def weigh(answer: Answer, outcome: Outcome, *, agrees: bool) -> Answer:
+    """Return the answer with what was said; where that is another, it counts."""
+    verdict = answer.verdict
     if agrees:
         return answer._replace(probed=outcome)
-    allowed = outcome.result in (probe.ALLOWED, probe.UNREACHABLE)
+    allowed = outcome.result in ("allowed", "unreachable")
     detail = (
         f"The {outcome.asked} {'allows' if allowed else 'refuses'} it ({outcome.errno or outcome.code or 'no error'}), "
         f"though by the policy it is {'allowed' if verdict.allowed else 'denied'}: please tell us, it is a bug."

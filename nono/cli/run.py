@@ -22,13 +22,16 @@ from nono.cli.flags import add_policy_arguments, policy_request
 from nono.cli.messages import Messages, add_message_arguments
 from nono.errors import NonoError, UsageError
 from nono.session import run as session
+from nono.session.policy import Order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from nono.cli.denials import Report
     from nono.supervisor.denials import Denial
+
+DRY_RUN = "print what would be applied, start nothing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +44,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags that start() reads."""
     add_policy_arguments(parser)
     other = parser.add_argument_group("other")
-    other.add_argument("--dry-run", action="store_true", help="print what would be applied, start nothing")
+    other.add_argument("--dry-run", action="store_true", help=DRY_RUN)
     add_message_arguments(other)
     other.add_argument("--no-diagnostics", action="store_true", help="do not look for what was denied, nor tell it")
     other.add_argument(
@@ -60,22 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def start(arguments: argparse.Namespace, argv: tuple[str, ...]) -> int:
     """Run `argv` as the flags say; return its exit status."""
-    order = session.Order(
-        argv=argv,
-        request=policy_request(arguments),
-        profile=arguments.profile,
-        workdir=arguments.workdir,
-        proxy_port=arguments.proxy_port,
-        dry_run=arguments.dry_run,
-    )
+    order = make_order(arguments, argv)
     home = render.home_of(os.environ)
     with Messages(silent=arguments.silent, log_file=arguments.log_file) as messages:
-
-        def tell(what: session.Summary) -> None:
-            if arguments.dry_run:
-                print(render.table(render.plan(what, home)), end="")
-            elif messages.is_logged or not arguments.silent:
-                messages.rows(render.summary(what, home, verbose=arguments.verbose > 0))
+        tell = teller(arguments, messages, home)
 
         def footer(denied: Sequence[Denial]) -> None:
             found.extend(denied)
@@ -100,6 +91,30 @@ def start(arguments: argparse.Namespace, argv: tuple[str, ...]) -> int:
             if report is not None:
                 report.write(found, status, messages.notice)
         return status
+
+
+def make_order(arguments: argparse.Namespace, argv: tuple[str, ...]) -> Order:
+    """Return what the flags of policy ask for."""
+    return Order(
+        argv=argv,
+        request=policy_request(arguments),
+        profile=arguments.profile,
+        workdir=arguments.workdir,
+        proxy_port=arguments.proxy_port,
+        dry_run=arguments.dry_run,
+    )
+
+
+def teller(arguments: argparse.Namespace, messages: Messages, home: str) -> Callable[[session.Summary], None]:
+    """Return what tells the user what his command may do."""
+
+    def tell(what: session.Summary) -> None:
+        if arguments.dry_run:
+            print(render.table(render.plan(what, home)), end="")
+        elif messages.is_logged or not arguments.silent:
+            messages.rows(render.summary(what, home, verbose=arguments.verbose > 0))
+
+    return tell
 
 
 def _report(arguments: argparse.Namespace) -> Report | None:

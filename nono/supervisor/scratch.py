@@ -33,8 +33,8 @@ _SPARE_BYTES = 1 << 18  # calloc(3), so address space only; opendir(3) takes 32 
 class ScratchDirectory:
     """A context manager; `path` is absolute. With create=False it names a directory that is not made."""
 
-    def __init__(self, parent: str, *, create: bool) -> None:
-        self.path = os.path.join(os.path.realpath(parent), f"nono-{os.urandom(8).hex()}")
+    def __init__(self, parent: str, *, create: bool, prefix: str = "nono-") -> None:
+        self.path = os.path.join(os.path.realpath(parent), f"{prefix}{os.urandom(8).hex()}")
         self._create = create
 
     def __enter__(self) -> Self:
@@ -73,6 +73,35 @@ class ScratchDirectory:
     def _close(self) -> None:
         while self._fds:
             os.close(self._fds.pop())
+
+
+def sweep(parent: str, prefix: str) -> None:
+    """Remove this user's directories in `parent` named PREFIX, the number of a process that is gone, "-" and more."""
+    try:
+        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        for name in os.listdir(parent_fd):
+            number = name.removeprefix(prefix).partition("-")[0] if name.startswith(prefix) else ""
+            try:
+                found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False) if number.isdigit() else None
+                if found is not None and found.st_uid == os.geteuid() and not _is_running(int(number)):
+                    _remove(name, parent_fd, found)
+            except OSError:
+                continue
+    finally:
+        os.close(parent_fd)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _remove(name: str, parent_fd: int, made: os.stat_result) -> None:

@@ -133,7 +133,7 @@ def child_environment(
                 variables[name] = _without_users(variables[name])
     variables.update(settings)
     places = {"$HOME": home, "$WORKDIR": workdir, "$TMPDIR": temporary_directory}
-    variables.update((name, _expanded(value, places)) for name, value in rules.set_vars)
+    variables.update((name, expanded(value, places)) for name, value in rules.set_vars)
     if network == NETWORK_PROXY:
         proxy = f"http://nono:{token}@127.0.0.1:{proxy_port}"
         for name in _PROXY_VARIABLES[:4]:
@@ -174,7 +174,7 @@ def check_rules(rules: EnvironmentRules, own: Container[str]) -> None:
     """Raise PolicyError for rules that cannot be honoured; own: what nono sets itself."""
     for field, names in (("allow_vars", rules.allow_vars or ()), ("deny_vars", rules.deny_vars)):
         for name in names:
-            if not is_variable(name.removesuffix("*") or "X"):
+            if not is_variable(name.replace("*", "X")):
                 raise PolicyError(f"environment.{field}: {name!r} is not NAME, or NAME_* for all that begin with NAME_")
     for name, value in rules.set_vars:
         if not is_variable(name):
@@ -220,7 +220,7 @@ class _Secrets:
         )
 
 
-def _expanded(value: str, places: Mapping[str, str]) -> str:
+def expanded(value: str, places: Mapping[str, str]) -> str:
     """Return `value` with each place's name replaced where it stands as a whole word."""
     for name, place in places.items():
         first, *rest = value.split(name)

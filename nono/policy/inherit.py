@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping, Sequence
 from nono.errors import PolicyError
 from nono.policy import profile as profiles
 from nono.policy.conditions import Facts, holds
-from nono.policy.network import builtin_routes, nearest
+from nono.policy.network import builtin_routes, make_route, nearest
 from nono.policy.profile import PATCH, Profile, Written
-from nono.policy.shape import APPEND, CLEAR, EITHER, KEYS, Conditional, Map, Maybe, Shape
+from nono.policy.shape import APPEND, CLEAR, EITHER, KEYS, Conditional, Map, Maybe, Shape, reason
 from nono.record import Record
 
 TYPE_CHECKING = False
@@ -139,6 +139,7 @@ def _merge(levels: Sequence[tuple[str, Written]], facts: Callable[[], Facts]) ->
         merging.origins,
         merging.places,
     )
+    _check_sockets(inherited)
     _check_credentials(inherited)
     return inherited
 
@@ -231,12 +232,25 @@ def _restricts(network: Mapping[str, Any]) -> bool:
     return any(network.get(name) for name in ("allow_domain", "credentials", "network_profile"))
 
 
+def _check_sockets(inherited: Inherited) -> None:
+    """Refuse what the sandbox cannot do, where it is meant for this machine."""
+    for name in profiles.Filesystem._fields:
+        if name.startswith("unix_socket_") and (paths := getattr(inherited.profile.filesystem, name)):
+            key = f"filesystem.{name}"
+            raise PolicyError(f"{inherited.place(key, paths[0])} is refused: {reason(key)}")
+
+
 def _check_credentials(inherited: Inherited) -> None:
-    """Refuse the name of a credential that there is not."""
+    """Refuse a credential that is not sound, and the name of one that there is not."""
     network = inherited.profile.network
-    if not network.credentials:
+    if not network.credentials and not network.custom_credentials:
         return
-    known = {*builtin_routes(), *network.custom_credentials}
+    known = builtin_routes()
+    for name, fields in inherited.profile.custom_routes().items():
+        try:
+            known[name] = make_route(name, fields, known)
+        except PolicyError as error:
+            raise PolicyError(f"{inherited.place('network.custom_credentials', name)}: {error}") from None
     for name in network.credentials:
         if name not in known:
             hint = f"did you mean {near}? " if (near := nearest(name, known)) else ""

@@ -13,10 +13,12 @@ decodes into types would take as long as Python itself to start (docs/decisions/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from nono.errors import PolicyError
-from nono.policy import jsonc, paths
+from nono.policy import groups, jsonc, paths
+from nono.policy.allowlist import Allowlist
+from nono.policy.environment import is_variable
 from nono.policy.network import NETWORK_PROFILES
 from nono.policy.shape import (
     APPEND,
@@ -37,6 +39,7 @@ from nono.policy.shape import (
     Text,
     UnknownKey,
 )
+from nono.policy.upstream import parse_bypass
 from nono.record import Record
 
 TYPE_CHECKING = False
@@ -187,7 +190,7 @@ class _Hosts(Each):
     """allow_domain: hosts and URLs, or {"domain": …, "endpoints": […]} for paths of one host."""
 
     def __init__(self) -> None:
-        super().__init__(Text(empty=False))
+        super().__init__(Text("a host (string)", rule=_check_host, empty=False))
         self.expected = "a list of hosts"
         self._object = Shape(
             {"domain": Member(Text(empty=False), needed=True), "endpoints": Member(Each(ENDPOINT), needed=True)},
@@ -240,12 +243,36 @@ def _route(fields: Mapping[str, Any]) -> dict[str, Any]:
     return route
 
 
+def _check_group(field: str) -> Callable[[str], object]:
+    def check(name: str) -> None:
+        try:
+            groups.select(**{field: (name,)})
+        except PolicyError as error:
+            raise PolicyError(str(error).removeprefix(f"groups.{field}: ")) from None
+
+    return check
+
+
+def _check_host(entry: str) -> None:
+    Allowlist((entry,))
+
+
+def _check_direct_host(name: str) -> None:
+    if not name or not name.isascii() or not name.isprintable() or "," in name or " " in name:
+        raise PolicyError(f"{name!r} is not one host; write a list of them")
+
+
+def _check_variable(name: str) -> None:
+    if not is_variable(name.replace("*", "X")):
+        raise PolicyError("expected the name of a variable; * stands for any letters (AWS_*, *_TOKEN)")
+
+
 _STRINGS = Each(Text())
+_VARIABLES = Each(Text("the name of a variable (string)", rule=_check_variable, empty=False))
 _MAYBE = Maybe(Text())
 _PORT = Number(1, 65535, "a port (1 to 65535)")
 _PATH = Text("a path (string)", empty=False, rule=paths.check)
 _PATHS = Each(_PATH, named="path")
-_NAMES = Each(Text("a name (string)", empty=False), named="name")
 ENDPOINT = Shape({"method": Member(Text(), needed=True), "path": Member(Text(), needed=True)}, "endpoint")
 _PRESENTATION = (
     "inject_mode", "inject_header", "credential_format", "path_pattern", "path_replacement", "query_param_name",
@@ -266,6 +293,10 @@ _CREDENTIAL = Shape(
     },
     "network.custom_credentials.*",
 )
+
+
+def _group_names(field: str) -> Kind:
+    return Each(Text("the name of a group (string)", rule=_check_group(field), empty=False), named="name")
 
 
 def _choice(*names: str) -> Kind:
@@ -295,8 +326,10 @@ _SECTIONS: dict[str, Member] = {
     "groups": Member(
         Shape(
             {
-                "include": Member(_NAMES, APPEND, "Groups of paths besides those that every run has."),
-                "exclude": Member(_NAMES, APPEND, "Groups that this run shall not have; wins over include."),
+                "include": Member(_group_names("include"), APPEND, "Groups of paths besides those that every run has."),
+                "exclude": Member(
+                    _group_names("exclude"), APPEND, "Groups that this run shall not have; wins over include."
+                ),
             },
             "groups",
         ),
@@ -329,7 +362,9 @@ _SECTIONS: dict[str, Member] = {
                 "block": Member(Flag(), EITHER, "No network."),
                 "network_profile": Member(Maybe(Text(choices=lambda: NETWORK_PROFILES)), REPLACE, "Groups of hosts."),
                 "allow_domain": Member(_Hosts(), APPEND, "Hosts to reach.", ("proxy_allow", "allow_proxy")),
-                "deny_domain": Member(_STRINGS, APPEND, "Hosts not to reach, whatever allows them."),
+                "deny_domain": Member(
+                    Each(Text("a host (string)", rule=_check_host)), APPEND, "Hosts not to reach, whatever allows them."
+                ),
                 "credentials": Member(_STRINGS, CLEAR, "Routes with a key; [] for none.", ("proxy_credentials",)),
                 "custom_credentials": Member(Map(_CREDENTIAL), KEYS, "Routes of your own."),
                 "open_port": Member(
@@ -338,8 +373,17 @@ _SECTIONS: dict[str, Member] = {
                 "listen_port": Member(Each(_PORT), APPEND, "Ports of the agent's own servers."),
                 "upstream_proxy": Member(_MAYBE, REPLACE, "HOST:PORT of your network's proxy.", ("external_proxy",)),
                 "upstream_proxy_credential": Member(_MAYBE, REPLACE, "The stored USER:PASSWORD for it."),
-                "upstream_bypass": Member(_STRINGS, APPEND, "Hosts without it.", ("external_proxy_bypass",)),
-                "no_proxy": Member(_STRINGS, APPEND, "More hosts for the child's NO_PROXY."),
+                "upstream_bypass": Member(
+                    Each(Text("a host (string)", rule=parse_bypass)),
+                    APPEND,
+                    "Hosts without it.",
+                    ("external_proxy_bypass",),
+                ),
+                "no_proxy": Member(
+                    Each(Text("a host (string)", rule=_check_direct_host)),
+                    APPEND,
+                    "More hosts for the child's NO_PROXY.",
+                ),
                 "tls_intercept": Member(
                     Maybe(Either(Flag(), dict, _TLS_INTERCEPT)), REPLACE, "Whether TLS is intercepted."
                 ),
@@ -355,8 +399,8 @@ _SECTIONS: dict[str, Member] = {
         Maybe(
             Shape(
                 {
-                    "allow_vars": Member(_STRINGS, APPEND, "Only these are inherited."),
-                    "deny_vars": Member(_STRINGS, APPEND, "These are not."),
+                    "allow_vars": Member(_VARIABLES, APPEND, "Only these are inherited."),
+                    "deny_vars": Member(_VARIABLES, APPEND, "These are not."),
                     "set_vars": Member(Map(Text()), KEYS, "These are set."),
                 },
                 "environment",

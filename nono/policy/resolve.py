@@ -33,7 +33,7 @@ from nono.policy.capabilities import (
     UpstreamProxy,
 )
 from nono.policy.env_credentials import env_credentials
-from nono.policy.environment import check_rules, own_variables
+from nono.policy.environment import check_rules, expanded, own_variables
 from nono.policy.network import add_endpoints, profile_hosts, select_routes, upstream_host
 from nono.policy.paths import Place as Place
 from nono.policy.paths import expand as expand
@@ -119,12 +119,14 @@ def resolve(
     """
     names = groups.DEFAULT
     grants = list(_flag_grants(request, place))
-    sockets = [(path, path if path == OWN_SOCKETS else expand(path, place)) for path in request.allow_unix_socket]
+    sockets = [path if path == OWN_SOCKETS else expand(path, place) for path in request.allow_unix_socket]
     if inherited is not None:
         chosen = inherited.profile.groups
         names = groups.select(chosen.include, chosen.exclude)
         grants += _profile_grants(inherited, place)
-        sockets = _profile_sockets(inherited, place) + sockets
+        own = OWN_SOCKETS in inherited.profile.filesystem.unix_socket
+        named = [path for _, path, _ in _profile_paths(inherited, "unix_socket", place)]
+        sockets = ([OWN_SOCKETS] if own else []) + named + sockets
     denies, bypassed = _denies(request, inherited, place, names)
     capabilities = CapabilitySet(
         grants=(
@@ -137,8 +139,8 @@ def resolve(
         routes=(),
         workdir=place.workdir,
         sandbox=_sandbox(request),
-        unix_sockets=tuple(dict.fromkeys(path for _, path in sockets if path != OWN_SOCKETS)),
-        own_sockets=any(path == OWN_SOCKETS for _, path in sockets),
+        unix_sockets=tuple(dict.fromkeys(path for path in sockets if path != OWN_SOCKETS)),
+        own_sockets=OWN_SOCKETS in sockets,
         limits=_limits(request),
         bypassed=bypassed,
     )
@@ -152,8 +154,8 @@ def _denies(
     """Return the denied paths, and those whose protection is lifted."""
     denies = sensitive_paths(place, names)
     bypassed: tuple[str, ...] = ()
-    own = [(USERS_DENY, f"{USERS_DENY} {text}", expand(text, place)) for text in request.deny]
-    lifted = [(f"--bypass-protection {text}", expand(text, place)) for text in request.bypass_protection]
+    own = [(USERS_DENY, USERS_DENY, expand(text, place)) for text in request.deny]
+    lifted = [("--bypass-protection", expand(text, place)) for text in request.bypass_protection]
     if inherited is not None:
         own += [(PROFILES_DENY, where, path) for where, path, _ in _profile_paths(inherited, "deny", place)]
         lifted += [(where, path) for where, path, _ in _profile_paths(inherited, "bypass_protection", place)]
@@ -163,7 +165,7 @@ def _denies(
             bypassed += (path,)
     for group, where, path in own:
         if path == "/":
-            raise UsageError(f"{where}: would deny everything; without a grant all is denied already")
+            raise UsageError(f"{where} /: would deny everything; without a grant all is denied already")
         denies += (PathDeny(path, group),)
     return denies, bypassed
 
@@ -193,17 +195,17 @@ def _with_network(
     no_proxy: tuple[str, ...] = ()
     restricted = False
     if inherited is not None:
-        network = inherited.profile.network
-        wanted = _merged(request, network)
-        tls_intercept, no_proxy, restricted = network.tls_intercept, network.no_proxy, network.restricted
+        said = inherited.profile.network
+        wanted = _merged(request, said)
+        tls_intercept, no_proxy, restricted = said.tls_intercept, said.no_proxy, said.restricted
         custom = _custom_routes(inherited, place)
     selected = [profile_hosts(name) for name in wanted.network_profile.split(_AND) if name]
     is_open = wanted.every_public_host and not wanted.block_net
     proxied = bool(wanted.credential or wanted.allow_domain or selected or is_open)
     if wanted.block_net and proxied:
-        what = "--allow-domain" if wanted.allow_domain else "--network-profile"
-        what = "a credential" if wanted.credential else what
-        raise UsageError(f"--block-net and {what} exclude each other: one needs the network; give up one of them")
+        _check_unblocked(request, inherited)
+        wanted = request._replace(block_net=True)  # what profiles name is blocked with the rest
+        selected, proxied = [], False
     if wanted.deny_domain and not (wanted.allow_domain or selected):
         raise UsageError(
             "--deny-domain takes hosts out of what --allow-domain or --network-profile grants; alone it has no effect"
@@ -215,9 +217,6 @@ def _with_network(
         raise PolicyError(
             "network.tls_intercept is false, but a URL with a path in allow_domain can be judged no other way"
         )
-    for name in no_proxy:
-        if not name or not name.isascii() or not name.isprintable() or "," in name or " " in name:
-            raise PolicyError(f"network.no_proxy: {name!r} is not one host; write a list of them")
     routes = add_endpoints(select_routes(wanted.credential, custom), request.allow_endpoint)
     for route in routes:
         host, port = upstream_host(route)
@@ -226,8 +225,10 @@ def _with_network(
                 f"--deny-domain denies the upstream of the credential '{route.name}', {host}; leave one of them out"
             )
     intercept = tls_intercept is True or allowlist.has_paths or any(route.intercept for route in routes)
+    network = NETWORK_PROXY if proxied else NETWORK_BLOCKED if wanted.block_net or restricted else NETWORK_OPEN
+    ports = request if network == NETWORK_OPEN else wanted  # on the machine's own network, a profile's are open anyway
     return capabilities._replace(
-        network=NETWORK_PROXY if proxied else NETWORK_BLOCKED if wanted.block_net or restricted else NETWORK_OPEN,
+        network=network,
         routes=routes,
         allowed_hosts=tuple(dict.fromkeys(wanted.allow_domain)),
         denied_hosts=tuple(dict.fromkeys(wanted.deny_domain)),
@@ -236,11 +237,22 @@ def _with_network(
         registries=any(registries for _, registries in selected),
         network_profile=wanted.network_profile,
         upstream_proxy=_upstream_proxy(request, wanted, proxied, environment),
-        open_ports=tuple(dict.fromkeys(wanted.open_port)),
-        listen_ports=tuple(dict.fromkeys(wanted.listen_port)),
+        open_ports=tuple(dict.fromkeys(ports.open_port)),
+        listen_ports=tuple(dict.fromkeys(ports.listen_port)),
         intercept=intercept and tls_intercept is not False and proxied,
         no_proxy=no_proxy,
     )
+
+
+def _check_unblocked(request: Request, inherited: Inherited | None) -> None:
+    """Refuse flags that need the network where it is blocked."""
+    needs = "a credential" if request.credential else "--allow-domain" if request.allow_domain else "--network-profile"
+    if not (request.credential or request.allow_domain or request.network_profile):
+        return
+    if request.block_net or inherited is None:
+        raise UsageError(f"--block-net and {needs} exclude each other: one needs the network; give up one of them")
+    where = inherited.place("network.block", True)
+    raise UsageError(f"{where} is true, and {needs} needs the network; leave one of them out")
 
 
 def _custom_routes(inherited: Inherited | None, place: Place) -> dict[str, dict[str, Any]]:
@@ -261,7 +273,9 @@ def _with_environment(
     rules, mapped = EnvironmentRules(), request.env_credential_map
     if inherited is not None:
         wanted = inherited.profile.environment
-        rules = EnvironmentRules(wanted.allow_vars, wanted.deny_vars, tuple(wanted.set_vars.items()))
+        places = {f"${name}": value for name, value in place.variables.items() if name[:4] == "XDG_" or name == "UID"}
+        settings = tuple((name, expanded(value, places)) for name, value in wanted.set_vars.items())
+        rules = EnvironmentRules(wanted.allow_vars, wanted.deny_vars, settings)
         check_rules(rules, own)
         mapped = (*inherited.profile.env_credentials.items(), *mapped)
     if not request.env_credential and not mapped:
@@ -361,18 +375,11 @@ def _profile_grants(inherited: Inherited, place: Place) -> list[PathGrant]:
     return grants
 
 
-def _profile_sockets(inherited: Inherited, place: Place) -> list[tuple[str, str]]:
-    """Return (where it is written, path or OWN_SOCKETS) of each Unix socket that profiles name."""
-    sockets = inherited.profile.filesystem.unix_socket
-    paths = _profile_paths(inherited, "unix_socket", place)
-    return [(where, OWN_SOCKETS if text == OWN_SOCKETS else path)
-            for text, (where, path, _) in zip(sockets, paths, strict=True)]  # fmt: skip
-
-
 def _profile_paths(inherited: Inherited, field: str, place: Place) -> list[tuple[str, str, str]]:
     """Return (where it is written, absolute path, "profile NAME") of each path of a field of `filesystem`."""
     key = f"filesystem.{field}"
     return [
         (inherited.place(key, text), expand(unescaped(text), place), inherited.origin(key, text))
         for text in getattr(inherited.profile.filesystem, field)
+        if text != OWN_SOCKETS or field != "unix_socket"
     ]

@@ -184,7 +184,7 @@ class Each(Kind):
     """A list of values of a kind. named: each may be {named: value, "when": …} in its place."""
 
     def __init__(self, kind: Kind, *, named: str = "", least: int = 0) -> None:
-        self.kind, self._named, self._least = kind, named, least
+        self.kind, self.named, self._least = kind, named, least
         self.expected = f"a list of {kind.expected.removeprefix('a ').removeprefix('an ')}s"
         if " (" in kind.expected:
             self.expected = f"a list, each {kind.expected}"
@@ -195,15 +195,15 @@ class Each(Kind):
         checked: list[Any] = []
         for index, entry in enumerate(value):
             place = f"{at}[{index}]"
-            conditional = self._named and isinstance(entry, dict)
-            checked.append(_conditional(entry, self.kind, self._named, place) if conditional
+            conditional = self.named and isinstance(entry, dict)
+            checked.append(_conditional(entry, self.kind, self.named, place) if conditional
                            else self.kind.check(entry, place))  # fmt: skip
         return tuple(checked)
 
     def schema(self) -> dict[str, Any]:
         items = self.kind.schema()
-        if self._named:
-            items = {"anyOf": [items, _conditional_schema(self.kind, self._named)]}
+        if self.named:
+            items = {"anyOf": [items, _conditional_schema(self.kind, self.named)]}
         schema = {"type": "array", "items": items}
         return {**schema, "minItems": self._least} if self._least else schema
 
@@ -212,7 +212,7 @@ class Map(Kind):
     """An object whose keys are the user's. named: a value may be {named: value, "when": …}."""
 
     def __init__(self, kind: Kind, *, key: Kind | None = None, named: str = "") -> None:
-        self.kind, self._key, self._named = kind, key or Text(), named
+        self.kind, self._key, self.named = kind, key or Text(), named
         self.expected = f"an object of {kind.expected}"
 
     def check(self, value: object, at: str) -> Any:
@@ -223,15 +223,15 @@ class Map(Kind):
         for name, entry in value.items():
             self._key.check(name, at)
             place = f"{at}.{shown(name)}"
-            conditional = self._named and isinstance(entry, dict)
-            checked[name] = _conditional(entry, self.kind, self._named, place) if conditional \
+            conditional = self.named and isinstance(entry, dict)
+            checked[name] = _conditional(entry, self.kind, self.named, place) if conditional \
                 else self.kind.check(entry, place)  # fmt: skip
         return checked
 
     def schema(self) -> dict[str, Any]:
         values = self.kind.schema()
-        if self._named:
-            values = {"anyOf": [values, _conditional_schema(self.kind, self._named)]}
+        if self.named:
+            values = {"anyOf": [values, _conditional_schema(self.kind, self.named)]}
         return {"type": "object", "additionalProperties": values}
 
 
@@ -283,13 +283,11 @@ class Shape(Kind):
 
     def _is_without_effect(self, key: str, value: object, at: str) -> bool:
         """Whether a key that this shape lacks may stand there. Raises Mistake for one that is refused by name."""
-        if not _keys:
-            _keys.update(data.read("profile-keys.json"))
         path = f"{self._path}.{key}" if self._path else key
-        if reason := _keys["refused"].get(path):
+        if why := reason(path):
             if asks_for_nothing(value):
                 return True
-            raise Mistake(at, f" is refused: {reason}" if "=" not in key else f"{found(value)} is refused: {reason}")
+            raise Mistake(at, f" is refused: {why}" if "=" not in key else f"{found(value)} is refused: {why}")
         return path in _keys["without_effect"]
 
     def _unknown(self, key: str, at: str) -> Mistake:
@@ -312,6 +310,13 @@ class Shape(Kind):
                 }
         schema = {"type": "object", "additionalProperties": False, "properties": properties}
         return {**schema, "required": list(self._needed)} if self._needed else schema
+
+
+def reason(path: str) -> str:
+    """Return why a key, or KEY=VALUE, is refused; "" where it is not."""
+    if not _keys:
+        _keys.update(data.read("profile-keys.json"))
+    return _keys["refused"].get(path, "")
 
 
 WHEN = Each(Text("a condition (string)", rule=parse_condition), least=1)

@@ -26,17 +26,36 @@ _FUNCTION = "() {"  # how bash up to 4.2 exports a function, under any name
 
 
 class Names:
-    """A set of names, each exact or, with a * at its end, of all that begin like it."""
+    """A set of names, each exact or with * in it, which stands for any letters: NAME_*, *_TOKEN, *SECRET*."""
 
-    __slots__ = ("exact", "prefixes")
+    __slots__ = ("exact", "patterns", "prefixes")
 
     def __init__(self, names: Iterable[str]) -> None:
         names = tuple(names)
-        self.exact = frozenset(name for name in names if not name.endswith("*"))
-        self.prefixes = tuple(name[:-1] for name in names if name.endswith("*"))
+        self.exact = frozenset(name for name in names if "*" not in name)
+        self.prefixes = tuple(name[:-1] for name in names if name.find("*") == len(name) - 1)
+        self.patterns = tuple(name.split("*") for name in names if -1 < name.find("*") < len(name) - 1)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.exact or name.startswith(self.prefixes)
+        return (
+            name in self.exact
+            or name.startswith(self.prefixes)
+            or any(_matches(name, pieces) for pieces in self.patterns)
+        )
+
+
+def _matches(name: str, pieces: list[str]) -> bool:
+    """Whether `name` is these pieces with any letters between them."""
+    first, *middle, last = pieces
+    if not (name.startswith(first) and name.endswith(last) and len(name) >= len(first) + len(last)):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for piece in middle:  # the first place that fits leaves most for the rest
+        at = name.find(piece, at, end)
+        if at < 0:
+            return False
+        at += len(piece)
+    return True
 
 
 HOOKS = Names(name for group in _TABLE["hooks"] for name in group["names"])

@@ -247,7 +247,7 @@ def test_the_profile_sets_variables_with_places_in_them() -> None:
         (EnvironmentRules(set_vars=(("A=B", "x"),)), "'A=B' is not the name"),
         (EnvironmentRules(set_vars=(("", "x"),)), "'' is not the name"),
         (EnvironmentRules(set_vars=(("A", "\0"),)), "NUL"),
-        (EnvironmentRules(("A*B",)), "allow_vars: 'A\\*B'"),
+        (EnvironmentRules(("A=*",)), "allow_vars: 'A=\\*'"),
         (EnvironmentRules(deny_vars=("A B",)), "deny_vars: 'A B'"),
     ],
 )

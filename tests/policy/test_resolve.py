@@ -212,8 +212,10 @@ def test_without_a_proxy_of_its_own_a_run_needs_none_upstream(network: str) -> N
 
 
 def test_ports_of_profile_and_flags() -> None:
-    both = with_profile('{"open_port": [1, 2], "listen_port": [3]}', Request(open_port=(2, 4), listen_port=(5,)))
+    ports = Request(block_net=True, open_port=(2, 4), listen_port=(5,))
+    both = with_profile('{"open_port": [1, 2], "listen_port": [3]}', ports)
     assert (both.open_ports, both.listen_ports) == ((1, 2, 4), (3, 5))
+    assert with_profile('{"open_port": [1]}', Request()).open_ports == ()  # the machine's own network has them anyway
 
 
 def test_no_proxy_is_a_list_of_hosts() -> None:

@@ -25,6 +25,16 @@ def test_names_are_exact_or_all_that_begin_so() -> None:
     assert "ANYTHING" in Names("*")
 
 
+def test_a_star_stands_for_any_letters() -> None:
+    names = Names(["*_TOKEN", "*SECRET*", "A*B*C"])
+    yes = ("X_TOKEN", "_TOKEN", "SECRET", "MY_SECRET_X", "ABC", "AxBBxC", "ABCBC")
+    no = ("TOKEN", "X_TOKENS", "SECRE", "ACB", "AB", "BC", "AC", "xABC", "x_token")
+    assert [name in names for name in yes] == [True] * len(yes)
+    assert [name in names for name in no] == [False] * len(no)
+    assert [name in Names(["AB*BA"]) for name in ("ABA", "ABBA", "ABxBA")] == [False, True, True]
+    assert not names.exact
+
+
 def test_a_key_is_long_and_has_digits_and_nothing_strange() -> None:
     assert looks_like_key("sk-" + "ab12" * 8)
     for other in ("", "sk-", "sk-" + "ab12" * 4, "sk-" + "abcd" * 8, "sk-" + "ab12" * 8 + " x", "x sk-" + "ab12" * 8):

@@ -8,7 +8,6 @@ import pytest
 
 from tests.runs import Site
 
-
 FILES = (
     ".gitconfig",
     ".cargo/registry/crate",

@@ -11,12 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from nono.cli.profiles import schema
 from nono.cli.profiles.mistakes import Findings, examine
 from nono.policy import data, jsonc, profile
 from nono.supervisor.whereabouts import find_place
 
 BUILT_IN = sorted((Path(data.__file__).parent / "profiles").glob("*.json"))
-SCHEMA = Draft202012Validator(profile.schema())
+SCHEMA = Draft202012Validator(schema.schema())
+
+WRITTEN_OUT = Draft202012Validator(profile.schema())
 
 
 @pytest.fixture
@@ -254,7 +257,13 @@ def test_what_is_refused_is_refused_by_the_schema(value: Any) -> None:
 
 
 def test_the_schema_is_one_and_has_all_keys() -> None:
-    schema = profile.schema()
-    Draft202012Validator.check_schema(schema)
-    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert set(schema["properties"]) == set(profile.SHAPE.names)
+    found = schema.schema()
+    Draft202012Validator.check_schema(found)
+    assert found["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert set(found["properties"]) == set(profile.SHAPE.names)
+
+
+@given(value=VALUES)
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=200)
+def test_naming_its_parts_changes_nothing(value: Any) -> None:
+    assert SCHEMA.is_valid(value) == WRITTEN_OUT.is_valid(value)

@@ -95,6 +95,8 @@ def _question(arguments: argparse.Namespace) -> session.Question:
         raise UsageError("ask about one thing: --path PATH, --host HOST or --url URL")
     if arguments.port is not None and named != ["host"]:
         raise UsageError("--port goes with --host")
+    if not getattr(arguments, named[0]):
+        raise UsageError(f"--{named[0]} must not be empty")
     if named == ["path"]:
         return session.Question(path=arguments.path, access=_OPERATIONS[arguments.op])
     if named == ["host"]:

@@ -79,7 +79,7 @@ def judge_path(
     granted = [grant for grant in grants if grant.access]
     covering = sorted((g for g in granted if _covers(g, real_path)), key=lambda g: len(g.path))
     denied = _denied(asked, tuple(denies), reached)
-    if private:
+    if private and not (denied and exists and access & READ):
         return _in_private(asked, private, granted)
     if denied:
         return _sensitive(asked, denied, granted)

@@ -88,12 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
         def tell(what: Summary) -> None:
             own = tuple(grant for grant in what.grants if grant.origin != learn.ORIGIN)
             rows = render.summary(what._replace(grants=own), home, verbose=arguments.verbose > 0)
-            messages.rows([_warning(what), ("read", "everything that is not protected"), *rows])
+            messages.rows([_warning(what), ("read", "everything that is not protected"), *rows, *_network(what)])
 
         status, found = learn.carry_out(order, os.environ, tell, messages.notice)
         if found is not None:
-            extends = arguments.profile if arguments.profile and "/" not in arguments.profile else ""
-            written = file.write(learn.profile(found, name, argv, extends))
+            written = file.write(learn.profile(found, name, order))
             messages.rows(_summary(found, written, arguments.output is None and written == path, name, argv))
     return status
 
@@ -108,6 +107,11 @@ def _warning(what: Summary) -> tuple[str, str]:
     blocked = what.capabilities.network == NETWORK_BLOCKED
     where = "it has no network" if blocked else "whatever it reads it could send to any public host (or --block-net)"
     return "warning", f"learning: the command may read everything that is not protected; {where}"
+
+
+def _network(what: Summary) -> list[tuple[str, str]]:
+    blocked = what.capabilities.network == NETWORK_BLOCKED
+    return [] if blocked else [("network", "any public host, through the proxy")]
 
 
 def _summary(found: learn.Found, path: str, is_named: bool, name: str, argv: tuple[str, ...]) -> list[tuple[str, str]]:

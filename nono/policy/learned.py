@@ -345,12 +345,13 @@ def _upwards(path: str) -> Iterable[str]:
 class Hosts(Record):
     """allowed: entries of the allowlist -> the group of hosts that has them, "" for none. refused: (host, reason).
 
-    credentials: those that were used. open_ports: ports of this machine that the command may reach, by flags.
+    credentials: those that were used. inherits: the network is restricted by a profile that is extended.
     """
 
     allowed: Mapping[str, str] = {}
     refused: tuple[tuple[str, str], ...] = ()
     credentials: tuple[str, ...] = ()
+    inherits: bool = False
 
 
 def entry_of(host: str, *, tunnel: bool) -> str:

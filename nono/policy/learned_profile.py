@@ -8,7 +8,7 @@ JSON's own writing everywhere, so that none ends a comment or paints on a termin
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from nono.errors import NonoError
 from nono.policy.capabilities import READ, WRITE
@@ -17,6 +17,7 @@ from nono.record import Record
 
 FORMAT = "1"
 _ACCESS = {0: "none", READ: "read", WRITE: "write", READ | WRITE: "readwrite"}
+_SHOWN = 3
 _FIELDS = {READ: "read", WRITE: "write", READ | WRITE: "allow"}
 _FLAG = " The operator can grant it with --allow-domain "  # in a refusal's reason (proxy/pins.py)
 _WORDS = {READ: "read", WRITE: "write", READ | WRITE: "read and write"}
@@ -26,7 +27,9 @@ class About(Record):
     """name: of the profile. command: as it was typed. when: the day, for a person. notes: sentences on the recording.
 
     blocked: the network was. home: what ~ is for; variables: (name, directory), to be tried in this order.
-    expand: what the reader of profiles makes of a written path.
+    expand: what the reader of profiles makes of a written path. extends: profiles that this one builds on. sockets:
+    Unix sockets that were denied. groups: (name, path) of groups that have a line. filesystem, network: what flags said
+    besides, by the profile's name for it.
     """
 
     name: str
@@ -36,8 +39,11 @@ class About(Record):
     blocked: bool
     variables: Sequence[tuple[str, str]]
     expand: Callable[[str], str]
-    extends: str = ""
+    extends: Sequence[str] = ()
     sockets: Sequence[str] = ()
+    groups: Sequence[tuple[str, str]] = ()
+    filesystem: Mapping[str, Sequence[str]] = {}
+    network: Mapping[str, Sequence[str | int]] = {}
 
 
 def text(learned: Learned, hosts: Hosts, about: About) -> str:
@@ -49,11 +55,12 @@ def text(learned: Learned, hosts: Hosts, about: About) -> str:
         "{",
     ]
     if about.extends:
-        lines.append(f'  "extends": {_quoted(about.extends)},')
+        lines.append(f'  "extends": {_list(about.extends)},')
     description = f"learned on {about.when}; to be reviewed"
     meta = {"name": about.name, "description": description, "version": FORMAT}
     lines.append(f'  "meta": {json.dumps(meta)},')
     lines.append(f'  "workdir": {{"access": "{_ACCESS[learned.workdir]}"}},')
+    lines += _groups(about)
     lines += _filesystem(learned, about)
     lines += _network(hosts, about)
     lines.append("}")
@@ -87,8 +94,23 @@ def _escaped(rest: str) -> str:
     return rest.replace("$", "$$").replace("*", "\\*")
 
 
+def _groups(about: About) -> list[str]:
+    """Suggest groups: they have more than the run used, and what another version of the same needs."""
+    lines: list[str] = []
+    for name in dict.fromkeys(name for name, _ in about.groups):
+        paths = [_shown(path, about) for other, path in about.groups if other == name]
+        shown = ", ".join(paths[:_SHOWN]) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
+        lines += (
+            f"  // The group {name} has {shown}; with it, they can be left out below:",
+            f'  // "groups": {{"include": [{_quoted(name)}]}},',
+        )
+    return lines
+
+
 def _filesystem(learned: Learned, about: About) -> list[str]:
-    members: dict[str, list[str]] = {}
+    members = {
+        field: [f"{_quoted(value)}," for value in values] for field, values in about.filesystem.items() if values
+    }
     plain: list[str] = []
     for line in learned.lines:
         if entry := written(line.path, about):
@@ -144,24 +166,31 @@ def _network(hosts: Hosts, about: About) -> list[str]:
             suggested += (f"// {_plain(sentence)} If it must, this line", f"// {_quoted(entry)},")
         else:
             comments.append(f"// {_quoted(host)} was not reached: {_plain(reason)}")
-    if not hosts.allowed and not hosts.credentials:
-        if about.extends:
-            return [f"  {comment}" for comment in comments]
-        why = "the run had no network" if about.blocked else "nothing was connected to"
-        inside = [*comments, f'"block": true  // {why}']
-        if suggested:
-            inside += ["// , in place of block:", '// "allow_domain": [', *suggested, "// ]"]
-        return ['  "network": {', *(f"    {line}" for line in inside), "  }"]
-    lines = ['  "network": {', *(f"    {comment}" for comment in comments)]
+    members = [f'"{field}": {_list(values)},' for field, values in about.network.items() if values]
     if hosts.credentials:
-        lines.append(f'    "credentials": {json.dumps(list(hosts.credentials))},')
-    if hosts.allowed or suggested:
-        lines.append('    "allow_domain": [')
-        for entry in sorted(hosts.allowed):
-            group = hosts.allowed[entry]
-            lines.append(f"      {_quoted(entry)}," + (f"  // one of the group {group}" if group else ""))
-        lines += (*(f"      {line}" for line in suggested), "    ],")
-    return [*lines, "  }"]
+        members.append(f'"credentials": {_list(hosts.credentials)},')
+    if hosts.allowed:
+        entries = [f"{_quoted(entry)}," + _of_group(hosts.allowed[entry]) for entry in sorted(hosts.allowed)]
+        members += ('"allow_domain": [', *(f"  {entry}" for entry in (*entries, *suggested)), "],")
+    elif hosts.credentials or hosts.inherits:
+        if suggested:
+            members += ('// "allow_domain": [', *suggested, "// ],")
+    else:
+        why = "the run had no network" if about.blocked else "nothing was connected to"
+        members.append(f'"block": true,  // {why}')
+        if suggested:
+            members += ('// and in the place of "block":', '// "allow_domain": [', *suggested, "// ],")
+    if not comments and not members:
+        return []
+    return ['  "network": {', *(f"    {line}" for line in (*comments, *members)), "  }"]
+
+
+def _of_group(group: str) -> str:
+    return f"  // one of the group {group}" if group else ""
+
+
+def _list(values: Sequence[str | int]) -> str:
+    return "[" + ", ".join(_quoted(value) if isinstance(value, str) else str(value) for value in values) + "]"
 
 
 def _shown(path: str, about: About) -> str:

@@ -28,9 +28,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nono.errors import CommandNotExecutable, CommandNotFound, PolicyError, Refusal
 from nono.kernel.spawn import MOUNT_BIND, address_of
-from nono.policy import learned_profile
-from nono.policy.allowlist import Allowlist, normalise
+from nono.policy import learned_profile, paths
+from nono.policy.allowlist import Allowlist, normalise, parse_entry
 from nono.policy.capabilities import NETWORK_BLOCKED, READ, CapabilitySet, PathDeny, PathGrant, is_at_or_below
+from nono.policy.groups import DEFAULT, GROUPS, system_grants
 from nono.policy.learned import (
     ENTRY,
     EXECUTE,
@@ -44,11 +45,12 @@ from nono.policy.learned import (
     entry_of,
     learn,
 )
-from nono.policy.network import GROUPS
-from nono.policy.resolve import Place, expand
+from nono.policy.network import GROUPS as HOST_GROUPS
+from nono.policy.network import profile_hosts
+from nono.policy.resolve import OWN_SOCKETS, Place, expand
 from nono.record import Record
 from nono.sandbox.bpf import Recorded
-from nono.sandbox.expansion import ABSENT, DIRECTORY, Expansion
+from nono.sandbox.expansion import ABSENT, DIRECTORY, Entry, Expansion
 from nono.sandbox.filesystem import Disk
 from nono.sandbox.plan import Plan
 from nono.sandbox.recorded import RECORDED
@@ -68,10 +70,15 @@ _CLOSED_AT_THE_TOP = ("/dev", "/proc", "/sys", "/tmp", "/lost+found")
 _OWN = ("/proc", "/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/ptmx", "/dev/pts", "/dev/shm")
 _MAX_EXECUTED = 1000
 _MAX_REFUSED = 100
+_MAX_DEPTH = 100
 
 
 class Found(Record):
-    """What a run used. sockets: Unix sockets that it asked for, absolute. notes: on the recording, a sentence each."""
+    """What a run used. sockets: Unix sockets that it asked for, absolute. notes: on the recording, a sentence each.
+
+    extends: the profiles that the run had, on which the learned one builds. groups: (name, line) of groups that are not
+    every run's and cover a line.
+    """
 
     learned: Learned
     hosts: Hosts
@@ -79,12 +86,15 @@ class Found(Record):
     blocked: bool
     sockets: tuple[str, ...]
     notes: tuple[str, ...]
+    extends: tuple[str, ...] = ()
+    groups: tuple[tuple[str, str], ...] = ()
 
 
 class Learner:
     """Opens more, records, and judges what was recorded. One for one run; `found` is there after it."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, order: Order, environment: Mapping[str, str]) -> None:
+        self._order = order
         self.recorder = Recorder()
         self.refusals: list[Denial] = []  # of the mediator
         self.found: Found | None = None
@@ -131,21 +141,47 @@ class Learner:
         names = _Names(disk, plan, expansion, temporary_directory)
         known = self._known(disk, expansion, temporary_directory)
         wishes = [wish for path, access in self.recorder.accesses.items() for wish in names.wishes(path, access)]
-        wishes += self._interpreters(disk)
+        wishes += self._interpreters(disk, wishes)
+        learned = learn(wishes, known)
         sockets = [refusal.what for refusal in self.refusals if refusal.access == "connect" and refusal.what[:1] == "/"]
         for refusal in self.refusals:
             if refusal.what and refusal.what not in sockets:
                 self._refused.setdefault(refusal.what, f"{refusal.detail} was refused")
-        allowed = {host: _group_of(host) for host in self._hosts}
-        refused = tuple((host, reason) for host, reason in self._refused.items() if host not in allowed)
+        extends = self._extends()
+        if extends:
+            for grant in has.grants:
+                if _is_of_profile(grant) and grant.path == place.workdir:
+                    learned = learned._replace(workdir=learned.workdir | grant.access)
         self.found = Found(
-            learned=learn(wishes, known),
-            hosts=Hosts(allowed, refused, tuple(self._credentials)),
+            learned=learned,
+            hosts=self._hosts_found(bool(extends)),
             place=place,
             blocked=has.network == NETWORK_BLOCKED,
             sockets=tuple(sockets),
-            notes=tuple(self._notes()),
+            notes=(*self._notes(), *names.notes()),
+            extends=extends,
+            groups=tuple(_groups(learned, place, disk)),
         )
+
+    def _extends(self) -> tuple[str, ...]:
+        order = self._order
+        named = (*order.request.extends, *([order.profile] if order.profile is not None else ()))
+        return tuple(os.path.abspath(name) if "/" in name else name for name in named)
+
+    def _hosts_found(self, extends: bool) -> Hosts:
+        """What was connected to; not what a profile that is extended has already."""
+        allowed = {host: _group_of(host) for host in self._hosts}
+        credentials = tuple(self._credentials)
+        inherited = self._decision.inherited
+        if extends and inherited is not None:
+            network = inherited.profile.network
+            groups, _ = profile_hosts(network.network_profile) if network.network_profile else ((), False)
+            has = Allowlist(network.allow_domain, (), groups)
+            allowed = {host: group for host, group in allowed.items() if not _covers(has, host)}
+            credentials = tuple(name for name in credentials if name not in network.credentials)
+        refused = tuple((host, reason) for host, reason in self._refused.items() if host not in self._hosts)
+        is_open = extends and self._capabilities.network != NETWORK_BLOCKED
+        return Hosts(allowed, refused, credentials, inherits=is_open)
 
     def _notes(self) -> Iterable[str]:
         if not self.recorder.is_whole:
@@ -162,7 +198,7 @@ class Learner:
             entry = disk.look(grant.path)
             if entry.kind != ABSENT:
                 tree = Tree(entry.path, grant.access, entry.kind == DIRECTORY)
-                (always if grant.optional else granted).append(tree)
+                (always if grant.optional or _is_of_profile(grant) else granted).append(tree)
         given = [Tree(piece.path, piece.access, piece.kind == DIRECTORY) for piece in expansion.pieces]
         denies: dict[PathDeny, None] = {}
         for deny in has.denies:
@@ -172,7 +208,7 @@ class Learner:
         return Known(
             home=home,
             workdir=workdir if has_own_workdir(place) else "",
-            cache=_real(self._environment.get("XDG_CACHE_HOME") or f"{home}/.cache"),
+            cache=_real(place.variables["XDG_CACHE_HOME"]),
             dropped=(_real(temporary_directory),),
             always=tuple(always),
             given=tuple(given),
@@ -181,12 +217,12 @@ class Learner:
             bypassed=tuple(bypassed),
         )
 
-    def _interpreters(self, disk: Disk) -> Iterable[Wish]:
+    def _interpreters(self, disk: Disk, wishes: Iterable[Wish]) -> Iterable[Wish]:
         """Yield what executing scripts took besides: the programs that their first lines name."""
-        executed = (path for path, access in self.recorder.accesses.items() if access & EXECUTE)
-        for path, _ in zip(executed, range(_MAX_EXECUTED), strict=False):
+        executed = dict.fromkeys(wish.path for wish in wishes if wish.access & EXECUTE and wish.kind == FILE)
+        for path in list(executed)[:_MAX_EXECUTED]:
             try:
-                grants = commands.find(os.fsdecode(path), self._environment, self._decision.place.home).grants
+                grants = commands.find(path, self._environment, self._decision.place.home).grants
             except (CommandNotFound, CommandNotExecutable, OSError):
                 continue
             for grant in grants:
@@ -205,6 +241,12 @@ class _Names:
         self._below_tmp = [piece.path for piece in expansion.pieces if piece.path.startswith("/tmp/")]
         self._has_own_tmp = has_own_tmp
         self._own = _OWN if plan.own_terminals else _OWN[:-1]
+        self._too_deep = 0
+
+    def notes(self) -> Iterable[str]:
+        """Say what is missing."""
+        if self._too_deep:
+            yield f"The record is not whole: {self._too_deep} paths had more than {_MAX_DEPTH} names in them."
 
     def wishes(self, path: bytes, access: int) -> Iterable[Wish]:
         """Yield what was wanted of the path `path`, as the command named it."""
@@ -213,21 +255,37 @@ class _Names:
             return
         if self._has_own_tmp and is_at_or_below(name, "/tmp") and not self._is_shown(name):
             name = self._temporary_directory + name[4:]
+        if name.count("/") > _MAX_DEPTH:
+            self._too_deep += 1
+            return
         if access & ENTRY:
             yield self._entry(name, access & (ENTRY | MKDIR))
         access &= ~(ENTRY | MKDIR)
         if not access:
             return
-        entry = self._disk.look(name)
-        directory = entry.path
-        if entry.kind == ABSENT:
-            directory = self._existing(directory)
-        else:
-            directory = os.path.dirname(directory)
-            if access & READ and not os.access(entry.path, os.R_OK):
-                access &= ~READ  # not the sandbox's doing, and not the profile's to change
+        entry, directory = self._look(name)
+        if entry.kind != ABSENT and access & READ and not os.access(entry.path, os.R_OK):
+            access &= ~READ  # not the sandbox's doing, and not the profile's to change
         kind = entry.kind if entry.kind in (ABSENT, DIRECTORY) else FILE
         yield Wish(entry.path, access, kind, directory)
+
+    def _look(self, name: str) -> tuple[Entry, str]:
+        """Return what a path leads to, and the real directory that it is in, or the nearest that there is.
+
+        From the top, and no farther than there is something: so what is not there leaves nothing behind in the Disk.
+        """
+        directory, path = "/", ""
+        for part in name.strip("/").split("/"):
+            path += f"/{part}"
+            entry = self._disk.look(path)
+            if entry.kind != DIRECTORY:
+                break
+            directory = entry.path
+        if path != name and entry.kind != ABSENT:  # a file is no directory
+            return Entry(name, ABSENT), directory
+        if entry.kind == ABSENT:
+            return Entry(entry.path + name[len(path) :], ABSENT), directory
+        return entry, os.path.dirname(entry.path)
 
     def _is_shown(self, name: str) -> bool:
         return any(is_at_or_below(name, shown) for shown in self._below_tmp)
@@ -235,16 +293,11 @@ class _Names:
     def _entry(self, name: str, access: int) -> Wish:
         """Make, remove or rename: of the name itself, wherever it leads."""
         above, _, last = name.rpartition("/")
-        directory = self._disk.look(above or "/")
+        directory, nearest = self._look(above or "/")
         path = f"{directory.path.rstrip('/')}/{last}"
         if directory.kind != DIRECTORY:
-            return Wish(path, access, ABSENT, self._existing(path))
+            return Wish(path, access, ABSENT, nearest)
         return Wish(path, access, FILE if os.path.lexists(path) else ABSENT, directory.path)
-
-    def _existing(self, path: str) -> str:
-        while self._disk.look(path).kind != DIRECTORY:
-            path = os.path.dirname(path)
-        return self._disk.look(path).path
 
 
 def has_own_workdir(place: Place) -> bool:
@@ -259,32 +312,77 @@ def carry_out(
     notice: Callable[[str], None],
 ) -> tuple[int, Found | None]:
     """Run the command of `order`; return its exit status, and what it used. As session.run."""
-    learner = Learner(environment)
+    learner = Learner(order, environment)
     status = session.run(order, environment, tell, notice, learner.seen, learner=learner)
     return status, learner.found
 
 
-def profile(found: Found, name: str, argv: Sequence[str], extends: str = "") -> str:
-    """Return the profile that lets the command run again."""
-    place = found.place
-
-    def read(path: str) -> str:
-        return expand(path, place)
-
-    variables = [("$WORKDIR", _real(place.workdir)), ("$WORKDIR", place.workdir)] if has_own_workdir(place) else []
-    variables += [("~", place.home), ("~", _real(place.home))]
+def profile(found: Found, name: str, order: Order) -> str:
+    """Return the profile that lets the command of `order` run again."""
+    place, request = found.place, order.request
+    variables = [("$WORKDIR", directory) for directory in _names_of(place.workdir) if has_own_workdir(place)]
+    moved = {name: path for name, path in place.variables.items() if name.startswith("XDG_") and path}
+    variables += [
+        (f"${name}", path) for name, path in moved.items() if not is_at_or_below(path, place.home) and path != "/"
+    ]
+    variables += [("~", directory) for directory in _names_of(place.home)]
     about = learned_profile.About(
         name=name,
-        command=argv,
+        command=order.argv,
         when=time.strftime("%Y-%m-%d", time.gmtime()),
         notes=found.notes,
         blocked=found.blocked,
         variables=variables,
-        expand=read,
-        extends=extends,
+        expand=lambda path: _as_a_profile_has_it(path, place),
+        extends=found.extends,
         sockets=found.sockets,
+        groups=found.groups,
+        network={
+            "deny_domain": request.deny_domain if found.hosts.allowed else (),
+            "open_port": request.open_port,
+            "listen_port": request.listen_port,
+        },
     )
-    return learned_profile.text(found.learned, found.hosts, about)
+
+    def rewritten(texts: Sequence[str]) -> list[str]:
+        return [text if text == OWN_SOCKETS else learned_profile.written(expand(text, place), about) for text in texts]
+
+    flags = {"deny": rewritten(request.deny), "unix_socket": rewritten(request.allow_unix_socket)}
+    return learned_profile.text(found.learned, found.hosts, about._replace(filesystem=flags))
+
+
+def _as_a_profile_has_it(path: str, place: Place) -> str:
+    """Return where a path of a profile leads."""
+    paths.check(path)
+    return expand(paths.unescaped(path), place)
+
+
+def _groups(learned: Learned, place: Place, disk: Disk) -> Iterable[tuple[str, str]]:
+    """Yield what groups of language runtimes, which are no run's by default, have of the learned lines."""
+    for name in GROUPS:
+        if name in DEFAULT or not name.endswith("_runtime"):
+            continue
+        grants = system_grants(place.home, place.config_home, platform=place.platform, names=(name,))
+        paths = [disk.look(grant.path).path for grant in grants if is_at_or_below(grant.path, place.home)]
+        for line in learned.lines:
+            if line.access == READ and any(is_at_or_below(line.path, path) for path in paths):
+                yield name, line.path
+
+
+def _is_of_profile(grant: PathGrant) -> bool:
+    return grant.origin.startswith("profile")
+
+
+def _names_of(path: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((path, _real(path))))
+
+
+def _covers(allowlist: Allowlist, entry: str) -> bool:
+    try:
+        written = parse_entry(entry)
+        return not allowlist(written.name, written.port or 443, tunnel=True).rules
+    except (Refusal, PolicyError):
+        return False
 
 
 def _top_level() -> list[str]:
@@ -314,10 +412,4 @@ def _entry(host: str, *, tunnel: bool) -> str:
 
 def _group_of(entry: str) -> str:
     """Return the group of hosts that has this one; "" for none."""
-    for name, hosts in GROUPS.items():
-        try:
-            Allowlist((), (), hosts)(entry, 443, tunnel=True)
-        except (Refusal, PolicyError):
-            continue
-        return name
-    return ""
+    return next((name for name, hosts in HOST_GROUPS.items() if _covers(Allowlist((), (), hosts), entry)), "")

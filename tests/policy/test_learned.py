@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nono.policy import profile
+from nono.policy import paths, profile
 from nono.policy.capabilities import READ, WRITE, PathDeny, is_at_or_below
 from nono.policy.learned import (
     ABSENT,
@@ -30,7 +30,7 @@ from nono.policy.learned import (
     learn,
 )
 from nono.policy.learned_profile import About, text, written
-from nono.policy.resolve import Place, expand
+from nono.policy.resolve import Place
 
 HOME, WORK = "/home/u", "/home/u/work"
 PLACE = Place(HOME, WORK, "/tmp", f"{HOME}/.config", f"{HOME}/.local/state", "/run/user/1")
@@ -225,8 +225,13 @@ def test_a_line_is_needed_and_covers_what_was_read(wishes: list[Wish]) -> None:
 ABOUT = About("tool-learned", ("tool", "x"), "2026-11-22", (), False, (("$WORKDIR", WORK), ("~", HOME)), str)
 
 
+def read(path: str) -> str:
+    paths.check(path)
+    return paths.expand(paths.unescaped(path), PLACE)
+
+
 def about() -> About:
-    return ABOUT._replace(expand=lambda path: expand(path, PLACE))
+    return ABOUT._replace(expand=read)
 
 
 def parsed(found: Learned, hosts: Hosts | None = None) -> dict[str, Any]:
@@ -234,9 +239,7 @@ def parsed(found: Learned, hosts: Hosts | None = None) -> dict[str, Any]:
     whole = text(found, hosts or Hosts(), about())
     profile.parse(whole, "test")
     kept = "\n".join(
-        re.sub(r"(,|true)  // [^\"]*$", r"\1", line)
-        for line in whole.splitlines()
-        if not line.lstrip().startswith("//")
+        re.sub(r"(,)  // [^\"]*$", r"\1", line) for line in whole.splitlines() if not line.lstrip().startswith("//")
     )
     return dict(json.loads(re.sub(r",(\s*[}\]])", r"\1", kept)))
 
@@ -277,7 +280,7 @@ ODD = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1
 def test_odd_names_come_back_as_they_were(names: list[str], at_home: bool) -> None:
     path = (HOME if at_home else "") + "/" + "/".join(names)
     entry = written(path, about())
-    assert entry == "" or expand(entry, PLACE) == path
+    assert entry == "" or read(entry) == path
     wanted = Wanted(path, READ, "was wanted", None)
     parsed(Learned(0, (Line(path, READ, True),), (wanted,)))
 

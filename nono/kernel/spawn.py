@@ -34,7 +34,7 @@ from nono.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from typing import Any, NoReturn, Self
 
     from nono.kernel.probe import Probe
@@ -324,8 +324,7 @@ def prepare(
     call.listener_fds = listener_fds = ffi.new("int[]", len(listen_ports))
     call.listener_count = len(listen_ports)
     call.keep_network = keep_network
-    texts = {text for mount in mounts for text in (mount.source, mount.target, mount.data)}
-    strings = {text: _string(os.fsencode(text), keep) for text in texts}  # a path is in several steps
+    strings = _pointers({text for mount in mounts for text in (mount.source, mount.target, mount.data)}, keep)
     call.mounts = steps = ffi.new(
         "struct nono_mount[]",
         [
@@ -359,6 +358,21 @@ def _string(value: bytes, keep: list[object]) -> object:
     pointer = ffi.from_buffer("char[]", value)  # bytes end in NUL
     keep.append(pointer)
     return pointer
+
+
+def _pointers(texts: Collection[str], keep: list[object]) -> dict[str, object]:
+    """Return const char * for each text, into one piece of memory; they live as long as `keep`. ValueError: a NUL."""
+    joined = os.fsencode("".join([f"{text}\0" for text in texts]))
+    if joined.count(b"\0") != len(texts):
+        raise ValueError("embedded NUL byte in a path")
+    start: Any = ffi.from_buffer("char[]", joined)
+    keep.append(start)
+    pointers: dict[str, object] = {}
+    at = 0
+    for text in texts:
+        pointers[text] = start + at
+        at += (len(text) if text.isascii() else len(os.fsencode(text))) + 1
+    return pointers
 
 
 def _strings(values: Sequence[bytes], keep: list[object]) -> object:

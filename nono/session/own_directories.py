@@ -11,16 +11,14 @@ import os
 from collections.abc import Iterable
 
 from nono.errors import StoreError
-from nono.policy.capabilities import WRITE, PathGrant, is_at_or_below
+from nono.policy.capabilities import WRITE, PathGrant
 from nono.policy.resolve import Place
 
 
 def is_own(grant: PathGrant, place: Place) -> bool:
     """Whether this is a writable directory of an agent's own."""
-    homes = (f"{place.data_home}/nono", f"{place.home}/.local/share/nono")
-    return bool(grant.access & WRITE and not grant.is_file) and any(
-        grant.path != home and is_at_or_below(grant.path, home) for home in homes
-    )
+    homes = (f"{place.data_home}/nono/", f"{place.home}/.local/share/nono/")
+    return bool(grant.access & WRITE) and not grant.is_file and grant.path.startswith(homes)
 
 
 def may_be_missing(grants: Iterable[PathGrant], place: Place) -> tuple[PathGrant, ...]:

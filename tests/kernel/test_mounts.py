@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ NAMESPACES = CLONE_NEWUSER | CLONE_NEWNS
 def mounted(*mounts: Mount) -> dict[str, str]:
     """Where something is mounted after these mounts: its options."""
     with prepare(namespaces=NAMESPACES, mounts=mounts) as prepared:
-        lines = Path(f"/proc/{prepared.pid}/mountinfo").read_text().splitlines()
+        lines = os.fsdecode(Path(f"/proc/{prepared.pid}/mountinfo").read_bytes()).splitlines()
     return {line.split()[4]: line.split()[5] for line in lines}
 
 
@@ -81,3 +82,14 @@ def test_a_file_in_the_place_of_a_directory_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = mounted(Mount(MOUNT_BIND, str(tmp_path / "file"), str(tmp_path), optional=True))
     assert not [path for path in found if path.startswith(str(tmp_path))]
+
+
+def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
+    names = ["plain", "with blank", "é", os.fsdecode(b"odd-\xff\xfe"), "plain-too"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    paths = [str(tmp_path / name) for name in names]
+    found = mounted(*(Mount(MOUNT_BIND, path, path) for path in paths))
+    assert {path.replace(" ", "\\040") for path in paths} <= set(found)
+    with pytest.raises(ValueError, match="NUL"):
+        mounted(Mount(MOUNT_BIND, "/a\0b", "/a"))

@@ -90,7 +90,10 @@ nono_confine(struct nono_start *args, uid_t uid, int terminal_fd)
 	STEP(NONO_STEP_NO_NEW_PRIVS, prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL) < 0);
 	STEP(NONO_STEP_WORKDIR, chdir(args->workdir) < 0);
 	STEP(NONO_STEP_LANDLOCK, add_late_rules(args, terminal_fd) < 0);
-	rc = nono_landlock_restrict_self(args->ruleset_fd, 0);
+	/* Until the exec: the kernel notes it with the domain, see nono/kernel/audit.py. */
+	if (args->comm != NULL)
+		prctl(PR_SET_NAME, (unsigned long)args->comm, 0UL, 0UL, 0UL);
+	rc = nono_landlock_restrict_self(args->ruleset_fd, args->landlock_flags);
 	if (rc < 0) {
 		errno = -rc;
 		goto fail;

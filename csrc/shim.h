@@ -173,6 +173,8 @@ struct nono_start {
 	char *const *envp;
 	const char *workdir;           /* chdir after the privileges are gone */
 	int ruleset_fd;                /* Landlock; not optional: -1 fails with EBADF */
+	uint32_t landlock_flags;       /* LANDLOCK_RESTRICT_SELF_* */
+	const char *comm;              /* what audit records call the domain's maker; NULL: as it is */
 	const struct nono_path_access *rules; /* added to it, opened behind the mounts */
 	size_t rule_count;
 	uint64_t terminal_access;      /* rights on the agent's terminal; 0 where a rule has it */

@@ -5,10 +5,10 @@ kernels with Landlock ABI 7 (Linux 6.15), and only where the machine's administr
 auditd): it is never switched on here, because it is the whole machine's. `open_reader` says whether all of that is so.
 
 The kernel logs by itself only what a program does before its first exec; denials of the agent need
-LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON. A denial names the domain that denied it; the domain's own record, which comes
-right behind its first denial, says which process made it and under which name (its comm). The agent's first process
-takes a random one for that moment, so that no other sandbox of the machine is mistaken for ours, not one that the agent
-makes inside either: what that denies is not nono's doing.
+LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON (`log_as` of spawn.py). A denial names the domain that denied it; the domain's
+own record, which comes right behind its first denial, says which process made it and under which name (its comm). The
+agent's first process takes a random one for that moment, so that no other sandbox of the machine is mistaken for ours,
+nor one that the agent makes inside: what that denies is not nono's doing.
 
     audit(1729738800.268:30): domain=195ba459b blockers=fs.read_file path="/home/u/.netrc" dev="vda2" ino=351
     audit(1729738800.268:30): domain=195ba459b status=allocated mode=enforcing pid=286 uid=0 exe="/…" comm="nono-5c6e…"
@@ -25,10 +25,6 @@ import struct
 from errno import ENOBUFS
 
 from nono.errors import KernelError
-
-LOG_NEW_EXEC_ON = 1 << 1  # LANDLOCK_RESTRICT_SELF_*
-LEAST_ABI = 7
-CAP_AUDIT_READ = 37
 
 LANDLOCK_ACCESS, LANDLOCK_DOMAIN = 1423, 1424  # record types
 _GET = 1000
@@ -89,6 +85,7 @@ class Reader:
 
     def __init__(self, comm: str) -> None:
         """comm: see Records. Raises KernelError where this process may not listen, or the kernel has no audit."""
+        self.comm = comm
         self.records = Records(comm)
         self.lost = False  # records came faster than they were read
         self._socket = _open()

@@ -16,6 +16,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
 CAP_SYS_PTRACE = 19  # capability.h
+CAP_AUDIT_READ = 37
 
 
 def _prctl(option: int, argument: int) -> int:

@@ -27,7 +27,7 @@ from nono.audit.log import AuditLog
 from nono.credentials import env, phantom
 from nono.credentials.loading import Credential, Loader
 from nono.errors import CommandNotExecutable, Refusal
-from nono.kernel import process
+from nono.kernel import landlock, process
 from nono.kernel.spawn import Child
 from nono.kernel.spawn_errors import SpawnError
 from nono.policy.capabilities import NETWORK_PROXY, CapabilitySet, PathGrant
@@ -59,6 +59,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
 
+    from nono.kernel.audit import Reader
     from nono.loop import Loop
     from nono.proxy.server import Exchange
     from nono.sandbox.expansion import Expansion
@@ -197,6 +198,9 @@ def run(
         relayed = wall.has_own_network(plan, capabilities.network)
         host_listeners = _listen_on_host(capabilities.listen_ports) if relayed else {}
         errors = ErrorOutput() if footer is not None and can_be_passed_on() else None
+        kernel = _kernel_records() if footer is not None else None
+        if kernel is not None:
+            undo.callback(kernel.close)
         status = 1
         try:
             ruleset = filesystem.open_ruleset(plan)
@@ -219,11 +223,14 @@ def run(
                     terminal_access=plan.terminal_access,
                     procs_fds=limiter.procs_fds if limiter is not None else (),
                     rlimits=rlimits,
+                    log_as=kernel.comm if kernel is not None else "",
                 )
             finally:
                 lent.close()
                 os.close(ruleset)
-            behind = _Behind(plan, expansion, child, host_listeners, limiter, errors, footer is not None, learner)
+            behind = _Behind(
+                plan, expansion, child, host_listeners, limiter, errors, kernel, footer is not None, learner
+            )
             started = partial(_tell_agent, told, decision, capabilities, expansion, plan, scratch.path)
             status, diagnostics = _supervise(parts, behind, terminal, signals, audit, notice, started)
         except SpawnError as error:
@@ -246,7 +253,8 @@ def run(
 class _Behind(Record):
     """What is behind the wall, and leads there.
 
-    host_listeners: by port. errors: what passes its standard error on. watched: somebody asks what was denied.
+    host_listeners: by port. errors: what passes its standard error on. kernel: its records of
+    denials. watched: somebody asks what was denied.
     """
 
     plan: Plan
@@ -255,6 +263,7 @@ class _Behind(Record):
     host_listeners: Mapping[int, _socket.socket]
     limiter: Limiter | None
     errors: ErrorOutput | None
+    kernel: Reader | None
     watched: bool
     learner: Learner | None
 
@@ -276,6 +285,15 @@ def _tell_agent(
     private = reach_of(plan, temporary_directory).private
     known = capabilities._replace(grants=expansion.grants)
     file.write(Left(decision.place, known, private, plan.text, origins))
+
+
+def _kernel_records() -> Reader | None:
+    """Return what reads the kernel's own records of denials; None for nearly everybody: see kernel/audit.py."""
+    if landlock.abi() < landlock.LOGGING_ABI or not process.has_capability(process.CAP_AUDIT_READ):
+        return None
+    from nono.kernel import audit
+
+    return audit.open_reader(audit.new_comm())
 
 
 def _limiter(capabilities: CapabilitySet) -> Limiter | None:
@@ -333,6 +351,8 @@ def _supervise(
     child, capabilities = behind.child, parts.capabilities
     statuses: list[int] = []
     loop = Loop()
+    if behind.kernel is not None:
+        diagnostics.listen(behind.kernel, loop)
 
     def ended(status: int) -> None:
         statuses.append(status)

@@ -98,10 +98,11 @@ def of_paths(
                 continue
             looked[path] = look(path)
         found = looked[path]
+        if path in tried and tried[path][3] == KERNEL != attempt.source:
+            continue  # the same, told twice
         if _is_plausible(attempt, found) and (access := _denied_access(attempt, path, found, judge)):
-            before = tried.get(path, (0, 0, found, attempt.source))
-            source = before[3] if before[3] == KERNEL else attempt.source
-            tried[path] = (before[0] | access, before[1] + count, found, source)
+            before = tried.get(path, (0, 0))
+            tried[path] = (before[0] | access, before[1] + count, found, attempt.source)
     return [_of_path(path, *values, judge, home) for path, values in tried.items()]
 
 

@@ -17,10 +17,13 @@ from nono.supervisor.complaints import Complaints
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from nono.kernel.audit import Reader
+    from nono.loop import Loop
     from nono.policy.verdict import Verdict
     from nono.sandbox.plan import Plan
     from nono.supervisor.denials import Attempt, Denial, Found
 
+READ_EVENT = 1  # nono.loop's
 _PRIVATE = ("/dev/shm", "/tmp", "/dev", "/proc")
 
 
@@ -31,6 +34,12 @@ class Diagnostics:
         self.on_terminal = Complaints()
         self.on_stderr = Complaints()
         self.refusals: list[Denial] = []
+        self._kernel: Reader | None = None
+
+    def listen(self, kernel: Reader, loop: Loop) -> None:
+        """Read the kernel's audit records beside all else."""
+        self._kernel = kernel
+        loop.register(kernel.fd, READ_EVENT, kernel.read)
 
     def denials(
         self,
@@ -53,6 +62,11 @@ class Diagnostics:
 
     def _attempts(self) -> dict[Attempt, int]:
         found: dict[Attempt, int] = {}
+        if self._kernel is not None:  # first: it is more than the agent's word
+            self._kernel.read()
+            attempt_of = import_module("nono.supervisor.denials").Attempt
+            for (path, writes), times in self._kernel.records.denied.items():
+                found[attempt_of(os.fsdecode(path), WRITE if writes else READ, source="kernel")] = times
         for stream in (self.on_terminal, self.on_stderr):
             stream.finish()
             for line, (before, count) in stream.lines.items():

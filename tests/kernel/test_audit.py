@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nono.errors import KernelError
-from nono.kernel import audit
+from nono.kernel import audit, landlock
 from nono.kernel.audit import LANDLOCK_ACCESS, LANDLOCK_DOMAIN, Records
+from tests.kernel.inside import EVERYWHERE, shell
 
 COMM = "nono-0123456789"
 EVENT = b"audit(1729738800.268:30): "
@@ -150,3 +151,11 @@ def test_audit_that_is_off_is_left_off() -> None:
     if found is not None:
         found.close()
     assert audit.is_enabled() == before
+
+
+@EVERYWHERE
+def test_an_agent_that_the_kernel_logs_of_keeps_its_own_name(namespaces: int) -> None:
+    if landlock.abi() < landlock.LOGGING_ABI:
+        pytest.skip("this kernel's Landlock logs nothing (Linux 6.15 does)")
+    finished = shell("cat /proc/self/comm", namespaces=namespaces, log_as=COMM)
+    assert finished == (0, "cat\n")

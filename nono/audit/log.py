@@ -1,9 +1,9 @@
 """The audit log of one run: a JSON line for each exchange, in a file that the child can neither read nor write.
 
-One file per run, `STATE/audit/YYYYMMDDTHHMMSSZ-PID.jsonl`, 0600 in a 0700 directory that every sandbox denies. Lines
-are collected and written with one write(2) when the loop comes to rest (`flush`), so that an exchange costs no system
-call of its own; whoever watches (`view`) is shown the same entries then. A log that cannot be opened stops the run
-before the agent starts (fail closed); one that cannot be written later is reported when the run ends.
+One file per run, `STATE/audit/YYYYMMDDTHHMMSSZ-PID[-NAME].jsonl`, 0600 in a 0700 directory that every sandbox denies.
+Lines are collected and written with one write(2) when the loop comes to rest (`flush`), so that an exchange costs no
+system call of its own; whoever watches (`view`) is shown the same entries then. A log that cannot be opened stops the
+run before the agent starts (fail closed); one that cannot be written later is reported when the run ends.
 
 Nothing secret is here to be written: an entry is made of the proxy's verdicts and of the request's method, route and
 path without its query. Source of the format: JSON Lines, one object a line, UTF-8.
@@ -38,14 +38,16 @@ class AuditLog:
         state_directory: str,
         notice: Callable[[str], None],
         view: Callable[[Sequence[Any]], None] | None = None,
+        name: str = "",
     ) -> None:
         """Open a new log below `state_directory`. notice: told at the end if the log has gaps. Raises StoreError.
 
-        view: shown the entries (each as `append` was given its values) once they are written; raises nothing.
+        view: shown the entries (each as `append` was given its values) once they are written; raises nothing. name: the
+        run's, a part of the file's.
         """
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         directory = os.path.join(state_directory, "audit")
-        self.path = os.path.join(directory, f"{stamp}-{os.getpid()}.jsonl")
+        self.path = os.path.join(directory, "-".join(filter(None, (stamp, str(os.getpid()), name))) + ".jsonl")
         self._notice = notice
         self._fault = ""
         self._pending: list[str] = []

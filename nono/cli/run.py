@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nono.cli.denials import Report
     from nono.supervisor.denials import Denial
 
+_MAX_NAME = 64
 DRY_RUN = "print what would be applied, start nothing"
 
 
@@ -45,6 +46,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy_arguments(parser)
     other = parser.add_argument_group("other")
     other.add_argument("--dry-run", action="store_true", help=DRY_RUN)
+    other.add_argument(
+        "--name", type=parse_name, metavar="NAME", help="call this run NAME, in the name of its audit log"
+    )
     add_message_arguments(other)
     other.add_argument("--no-diagnostics", action="store_true", help="do not look for what was denied, nor tell it")
     other.add_argument(
@@ -102,6 +106,7 @@ def make_order(arguments: argparse.Namespace, argv: tuple[str, ...]) -> Order:
         workdir=arguments.workdir,
         proxy_port=arguments.proxy_port,
         dry_run=arguments.dry_run,
+        name=getattr(arguments, "name", None) or "",
     )
 
 
@@ -115,6 +120,13 @@ def teller(arguments: argparse.Namespace, messages: Messages, home: str) -> Call
             messages.rows(render.summary(what, home, verbose=arguments.verbose > 0))
 
     return tell
+
+
+def parse_name(text: str) -> str:
+    """Return the name of a run, which is to be a part of a file's name."""
+    if not (0 < len(text) <= _MAX_NAME and text.isascii() and text.replace("-", "").replace("_", "").isalnum()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name: letters, digits, - and _, {_MAX_NAME} at most")
+    return text
 
 
 def _report(arguments: argparse.Namespace) -> Report | None:

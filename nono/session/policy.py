@@ -33,7 +33,7 @@ _STANDARD = (0, 1, 2)
 class Order(Record):
     """What the user asked for. argv: the command; () for none, where nothing is started. profile: a NAME or a FILE.
 
-    workdir, proxy_port: None: default.
+    workdir, proxy_port: None: default. name: the user's, of this run, for the audit log.
     """
 
     argv: tuple[str, ...]
@@ -42,6 +42,7 @@ class Order(Record):
     workdir: str | None = None
     proxy_port: int | None = None
     dry_run: bool = False
+    name: str = ""
 
 
 class Decision(Record):

@@ -191,7 +191,7 @@ def run(
             return 0
         registries = registries_of(capabilities, environment, place, notice)
         parts = Parts(capabilities, credentials, token, standing.port, registries, authority)
-        audit = undo.enter_context(AuditLog(place.state, notice, view))
+        audit = undo.enter_context(AuditLog(place.state, notice, view, order.name))
         signals = undo.enter_context(Signals())
         strangers = children() - {standing.prepared.pid}  # of whoever became nono by exec
         process.set_child_subreaper()

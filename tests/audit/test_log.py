@@ -92,3 +92,9 @@ def test_a_full_disk_is_said_at_the_end_and_raises_nothing(tmp_path: Path) -> No
         log.flush()
         assert not said
     assert said == [f"the audit log {log.path} is not whole: No space left on device"]
+
+
+def test_a_name_is_a_part_of_the_files_name(tmp_path: Path) -> None:
+    with AuditLog(str(tmp_path), print, name="nightly-1") as log:
+        pass
+    assert log.path.endswith(f"-{os.getpid()}-nightly-1.jsonl")

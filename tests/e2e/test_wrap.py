@@ -51,7 +51,7 @@ def test_it_is_the_command_and_all_is_enforced(site: Site) -> None:
     secret.write_text("secret")
     command = ["/usr/bin/python3", "-c", ATTACKS, str(secret), str(site.directory / "outside"), str(os.getpid())]
     process = subprocess.Popen(
-        [sys.executable, "-m", "nono", "wrap", "-s", "-a", str(site.home), "--allow-cwd", "--block-net", "--", *command],
+        [sys.executable, "-m", "nono", "wrap", "-s", "-a", str(site.home), "--block-net", "--", *command],
         cwd=site.work, env=site.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip

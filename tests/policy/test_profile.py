@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nono.errors import PolicyError
+from nono.policy import data
 from nono.policy.inherit import of_text
 from nono.policy.jsonc import MOST_CHARACTERS, without_comments
 from nono.policy.profile import PATCH, SHAPE, Profile, parse, schema
@@ -211,6 +213,22 @@ def test_the_shape_and_the_profile_have_the_same_keys() -> None:
             assert set(kind.members) == set(part._fields) - {"restricted"}
         else:
             assert isinstance(kind, Map)
+
+
+def test_every_key_that_is_refused_or_without_effect_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "profiles.md").read_text(encoding="utf-8")
+    keys = data.read("profile-keys.json")
+    for key in (*keys["refused"], *keys["without_effect"]):
+        assert f"`{key.replace('=', ': ')}`" in text, key
+
+
+def test_every_key_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "profiles.md").read_text(encoding="utf-8")
+    for name, member in SHAPE.members.items():
+        assert f"`{name}" in text, name
+        kind = member.kind.kind if isinstance(member.kind, Maybe) else member.kind
+        for key in kind.names if isinstance(kind, Shape) else ():
+            assert f"`{key}" in text or f"{name}.{key}" in text, f"{name}.{key}"
 
 
 def test_the_schema_knows_every_key_and_is_plain_json() -> None:

@@ -17,8 +17,8 @@ from importlib import import_module
 from types import ModuleType
 
 from nono import __version__
-from nono.cli.nearest import nearest
 from nono.errors import UsageError
+from nono.policy.network import nearest
 
 # argparse asks gettext for its words in the user's language, which takes 1.5 ms; all others of nono's are English.
 _english = ModuleType("gettext")

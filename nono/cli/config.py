@@ -28,8 +28,8 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nono.cli.nearest import nearest
 from nono.errors import UsageError
+from nono.policy.network import nearest
 
 _MAX_BYTES = 1 << 20
 _INSTEAD = "--no-config ignores the file"

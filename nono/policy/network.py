@@ -93,16 +93,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return the known word that `word` may be a slip of; "" when none is near."""
     distances = {name: _distance(word[:64].lower(), name) for name in known}
     name = min(distances, key=distances.__getitem__, default="")
-    return name if name and distances[name] <= max(2, len(name) // 3) else ""
+    near = max(2 if len(word) > 3 or name.startswith(word) else 1, len(name) // 3)  # of `cat`, two letters leave one
+    return name if name and distances[name] <= near else ""
 
 
 def _distance(left: str, right: str) -> int:
-    """The letters to insert, drop or change to make one of the other (Levenshtein)."""
+    """The letters to insert, drop, change or swap to make one of the other (optimal string alignment)."""
+    above: list[int] = []
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
-        diagonal, row[0] = row[0], i
+        row, above, before = [i], row, above
         for j, b in enumerate(right, 1):
-            diagonal, row[j] = row[j], min(diagonal + (a != b), row[j] + 1, row[j - 1] + 1)
+            cost = min(above[j - 1] + (a != b), above[j] + 1, row[j - 1] + 1)
+            if i > 1 and j > 1 and a == right[j - 2] and b == left[i - 2]:
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
     return row[-1]
 
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from nono.cli import args
-from nono.cli.nearest import nearest
 from nono.errors import UsageError
+from nono.policy.network import nearest
 
 PAGES = [[], *([verb] for verb in args.VERBS)]
 

@@ -261,6 +261,9 @@ def test_the_schema_is_one_and_has_all_keys() -> None:
     Draft202012Validator.check_schema(found)
     assert found["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert set(found["properties"]) == set(profile.SHAPE.names)
+    assert [
+        name for name, each in found["properties"].items() if "description" not in each and "$ref" not in each
+    ] == []
 
 
 @given(value=VALUES)

@@ -256,10 +256,10 @@ def test_walls_limits_and_secrets_that_cannot_be_honoured(site: Site, flags: lis
 @pytest.mark.parametrize(
     ("profile", "sentence"),
     [
-        ('{"filesystem": {"bypass_protection": ["~/.config/nono"]}}', r"profile: filesystem\.bypass_protection .* own"),
-        ('{"filesystem": {"deny": ["$NOPE"]}}', r"\$NOPE: only ~"),
+        ('{"filesystem": {"bypass_protection": ["~/.config/nono"]}}', r"filesystem\.bypass_protection\[0\] .* own"),
+        ('{"filesystem": {"deny": ["$NOPE"]}}', r"p\.json: filesystem\.deny\[0\]: \$NOPE: .* is not expanded"),
         ('{"environment": {"set_vars": {"TMPDIR": "/x"}}}', r"environment\.set_vars: TMPDIR is set by nono itself"),
-        ('{"environment": {"deny_vars": ["A=B"]}}', r"environment\.deny_vars: 'A=B'"),
+        ('{"environment": {"deny_vars": ["A=B"]}}', r"environment\.deny_vars\[0\]: expected the name of a variable"),
         ('{"env_credentials": {"x": "PATH"}}', r"PATH means something else"),
     ],
 )
@@ -273,7 +273,7 @@ def test_profile_that_cannot_be_honoured(site: Site, profile: str, sentence: str
 
 
 def test_profile_that_does_not_exist(site: Site) -> None:
-    refuse(site, ["--profile", "nobody"], USAGE, r"no profile 'nobody'.*profiles/nobody\.json")
+    refuse(site, ["--profile", "nobody"], USAGE, r"no profile 'nobody'.*There are .*codex.*profiles/NAME\.json")
 
 
 def test_profile_file_that_does_not_exist(site: Site) -> None:

@@ -29,6 +29,7 @@ import struct
 
 from nono.kernel import process
 from nono.kernel._shim import ffi, lib
+from nono.kernel.landlock import LOG_NEW_EXEC_ON
 from nono.kernel.spawn_errors import STEPS, SpawnError, sentence
 from nono.record import Record
 
@@ -182,6 +183,7 @@ class Prepared:
         procs_fds: Sequence[int] = (),
         rlimits: Sequence[tuple[int, int, int]] = (),
         probe: Probe | None = None,
+        log_as: str = "",
     ) -> Child:
         """Start `path` and return once it runs its own code.
 
@@ -191,7 +193,8 @@ class Prepared:
         late_rules: (path, Landlock rights) of what the mounts have made. terminal_access: rights on the agent's
         terminal, where it is one of the host's. procs_fds: cgroup.procs files into which the agent is written.
         rlimits: (resource, soft, hard). probe: what to ask in the place of executing `path`; then the child's fds stay
-        ours, for the caller to look at, and `abandon` is to be called when EVENT_EXITED has come.
+        ours, for the caller to look at, and `abandon` is to be called when EVENT_EXITED has come. log_as: the name by
+        which the kernel's audit records know the agent, which are then kept after its exec, too (audit.py).
         Raises SpawnError, and ValueError for a NUL byte inside a string; then the init is abandoned.
         """
         keep: list[object] = []
@@ -207,6 +210,9 @@ class Prepared:
             if probe is not None:
                 call.probe = probe.questions
                 self._kept = (keep, call, probe)  # the agent reads it beside us
+            if log_as:
+                call.landlock_flags = LOG_NEW_EXEC_ON
+                call.comm = _string(log_as.encode(), keep)
             made = self._call
             error = lib.nono_start(made.handle, made.control_fd, made.pidfd, call)  # type: ignore[attr-defined]
             if error < 0:

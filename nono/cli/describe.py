@@ -100,7 +100,7 @@ def _verb(name: str, summary: str, parser: argparse.ArgumentParser) -> Verb:
             if not action.option_strings and not isinstance(action, argparse._SubParsersAction)
         ),
         tuple(_verb(f"{name} {action}", helps.get(action, ""), of) for action, of in actions_of(parser).items()),
-        " -- " in usage,
+        "-- " in usage,
     )
 
 

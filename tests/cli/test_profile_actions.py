@@ -171,6 +171,9 @@ def test_a_new_profile_for_a_command_builds_on_the_one_for_it(site: Site) -> Non
     assert '"extends": "codex"' in path.read_text()
     assert ": ok" in profile(site, "validate", "claude")
     assert ": ok" in profile(site, "validate", "codex")
+    path = Path(profile(site, "init", "--for", "node 'a b.js'").strip())
+    assert path.name == "node.jsonc"
+    assert "nono run -p node -- node 'a b.js'\n" in path.read_text()
     path = Path(profile(site, "init", "--for", 'a"b\n} {').strip())
     assert path.name == "my-agent.jsonc"
     assert ": ok" in profile(site, "validate", "my-agent")

@@ -62,8 +62,9 @@ _TEXT = """\
 def run(arguments: argparse.Namespace) -> int:
     """Write the profile, print its path; return 0."""
     place = find_place(None, os.environ)
-    command = arguments.command_name or ""
-    stem = os.path.basename(command)
+    words = _words(arguments.command_name or "")
+    command = shlex.join(words)
+    stem = os.path.basename(words[0]) if words else ""
     name = arguments.name
     if name is None:
         name = stem if stem and _NAME.issuperset(stem) and stem[0] not in ".-" else _DEFAULT_NAME
@@ -79,9 +80,16 @@ def run(arguments: argparse.Namespace) -> int:
     path = _write(text(name, command or "COMMAND", extends), name, place)
     home = render.home_of(os.environ)
     print(path)
-    run_command = f"nono run -p {name} -- {shlex.quote(command) if command else 'COMMAND'}"
-    render.notice(f"edit {short(path, home)}, then: nono profile validate {name}, and: {run_command}")
+    then = f"nono profile validate {name}, and: nono run -p {name} -- {command or 'COMMAND'}"
+    render.notice(f"edit {short(path, home)}, then: {then}")
     return 0
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # a quote without an end
+        return [command]
 
 
 def text(name: str, command: str, extends: list[str]) -> str:
@@ -89,7 +97,7 @@ def text(name: str, command: str, extends: list[str]) -> str:
     names = json.dumps(extends[0] if len(extends) == 1 else extends)
     return _TEXT % {
         "name": name,
-        "command": command.replace("\n", " "),
+        "command": " ".join(command.split()),
         "json_name": json.dumps(name),
         "description": json.dumps(f"{command} in the working directory" if command != "COMMAND" else ""),
         "extends": f'  "extends": {names},' if extends else '  // "extends": "python-dev",',

@@ -301,9 +301,10 @@ handle(struct nono_mediation *mediation, struct nono_call *call)
 		return answer(mediation->notify_fd, call, errno, 0);
 	if (call->kind != NONO_CALL_CONNECT || (call->domain != AF_INET && call->domain != AF_INET6))
 		return NONO_NOTIFY_JUDGE;
-	if (mediation->as_it_is)
+	if (mediation->as_it_is) {
 		call->error = connect_for(mediation, call, call->address, (socklen_t)call->address_size);
-	else if (call->type != SOCK_STREAM || call->protocol != IPPROTO_TCP)
+		refused = mediation->recording != NULL && (call->error == ECONNREFUSED || call->error == ENETUNREACH);
+	} else if (call->type != SOCK_STREAM || call->protocol != IPPROTO_TCP)
 		call->error = EPERM;
 	else
 		call->error = connect_by_table(mediation, call, &refused);

@@ -281,7 +281,8 @@ struct nono_mediation {
 	uint16_t guarded_port;       /* a real port; 0: none */
 	uint32_t *admitted;          /* 65536: second (CLOCK_MONOTONIC, plus 1) in which a connect to
 	                                guarded_port from that port began; 0 none. Atomic */
-	int reports_left;            /* > 0: refused connects are handed up. Atomic, as all below */
+	int reports_left;            /* > 0: refused connects are handed up; of those that are made as
+	                                they are, where calls are recorded. Atomic, as all below */
 	int waiting;                 /* threads that wait for a call */
 	int crowded;                 /* set when a call was received and none waits for the next */
 	int crowded_fd;              /* an eventfd, written to when `crowded` was not set before */

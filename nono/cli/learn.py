@@ -126,7 +126,8 @@ def _summary(found: learn.Found, path: str, is_named: bool, name: str, argv: tup
     rows += [("note", render.printable(note)) for note in found.notes]
     rows.append(("profile", render.printable(show(path, found.place))))
     use = name if is_named else shlex.quote(path)
-    rows.append(("use", f"nono run -p {render.printable(use)} -- {render.printable(shlex.join(argv))}"))
+    command = shlex.quote(argv[0]) + (" …" if len(argv) > 1 else "")
+    rows.append(("use", f"nono run -p {render.printable(use)} -- {render.printable(command)}"))
     return rows
 
 

@@ -24,7 +24,8 @@ _WORDS = {READ: "read", WRITE: "write", READ | WRITE: "read and write"}
 
 
 class About(Record):
-    """name: of the profile. command: as it was typed. when: the day, for a person. notes: sentences on the recording.
+    """name: of the profile. command: without its arguments, which may be secrets. when: the day, for a person. notes:
+    sentences on the recording.
 
     blocked: the network was. home: what ~ is for; variables: (name, directory), to be tried in this order.
     expand: what the reader of profiles makes of a written path. extends: profiles that this one builds on. sockets:
@@ -33,7 +34,7 @@ class About(Record):
     """
 
     name: str
-    command: Sequence[str]
+    command: str
     when: str
     notes: Sequence[str]
     blocked: bool
@@ -49,7 +50,7 @@ class About(Record):
 def text(learned: Learned, hosts: Hosts, about: About) -> str:
     """Return the profile."""
     lines = [
-        f"// Learned by nono from one run of {_quoted(' '.join(about.command)[:200])} on {about.when}.",
+        f"// Learned by nono from one run of {_quoted(about.command)} on {about.when}.",
         "// Read it before you use it: it grants what that run used, and another run may use more.",
         *(f"// {note}" for note in about.notes),
         "{",
@@ -160,13 +161,22 @@ def _how(wanted: Wanted, deny: str) -> str:
 def _network(hosts: Hosts, about: About) -> list[str]:
     comments: list[str] = []
     suggested: list[str] = []
+    ports: list[str] = []
     for host, reason in hosts.refused:
+        name, _, port = host.rpartition(":")
+        if name in ("127.0.0.1", "[::1]") and port.isdigit() and int(port) not in about.network.get("open_port", ()):
+            ports += (f"// {host} was not reached. If this is a service of this machine's, this line", f"// {port},")
+            continue
         sentence, flag, entry = reason.partition(_FLAG)
         if flag and " " not in entry and entry.isprintable():
             suggested += (f"// {_plain(sentence)} If it must, this line", f"// {_quoted(entry)},")
         else:
             comments.append(f"// {_quoted(host)} was not reached: {_plain(reason)}")
-    members = [f'"{field}": {_list(values)},' for field, values in about.network.items() if values]
+    if opened := [f"{port}," for port in about.network.get("open_port", ())] + ports:
+        comments += ('"open_port": [', *(f"  {line}" for line in opened), "],")
+    members = [
+        f'"{field}": {_list(values)},' for field, values in about.network.items() if values and field != "open_port"
+    ]
     if hosts.credentials:
         members.append(f'"credentials": {_list(hosts.credentials)},')
     if hosts.allowed:
@@ -180,9 +190,8 @@ def _network(hosts: Hosts, about: About) -> list[str]:
         members.append(f'"block": true,  // {why}')
         if suggested:
             members += ('// and in the place of "block":', '// "allow_domain": [', *suggested, "// ],")
-    if not comments and not members:
-        return []
-    return ['  "network": {', *(f"    {line}" for line in (*comments, *members)), "  }"]
+    lines = (*comments, *members)
+    return ['  "network": {', *(f"    {line}" for line in lines), "  }"] if lines else []
 
 
 def _of_group(group: str) -> str:

@@ -206,7 +206,7 @@ def _with_network(
         _check_unblocked(request, inherited)
         wanted = request._replace(block_net=True)  # what profiles name is blocked with the rest
         selected, proxied = [], False
-    if wanted.deny_domain and not (wanted.allow_domain or selected):
+    if wanted.deny_domain and not (wanted.allow_domain or selected or wanted.every_public_host):
         raise UsageError(
             "--deny-domain takes hosts out of what --allow-domain or --network-profile grants; alone it has no effect"
         )

@@ -328,7 +328,7 @@ def profile(found: Found, name: str, order: Order) -> str:
     variables += [("~", directory) for directory in _names_of(place.home)]
     about = learned_profile.About(
         name=name,
-        command=order.argv,
+        command=os.path.basename(order.argv[0]),
         when=time.strftime("%Y-%m-%d", time.gmtime()),
         notes=found.notes,
         blocked=found.blocked,

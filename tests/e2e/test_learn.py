@@ -345,6 +345,25 @@ def test_without_a_network_nothing_is_reached(site: Site) -> None:
     assert "it has no network" in " ".join(done.stderr.split())
 
 
+def test_connections_past_the_proxy_are_told(site: Site, wall: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        port = service.getsockname()[1]
+        program = f"""
+import socket
+for address in (("127.0.0.1", {port}), ("192.0.2.1", 80)):
+    with socket.socket() as sock:
+        print(sock.connect_ex(address) != 0)
+"""
+        done = learn(site, wall, script(site, program))
+        assert done.stdout == "True\nTrue\n", done.stderr
+        text = text_of(site)
+        assert re.search(rf"^ *// {port},$", text, re.MULTILINE), text
+        assert "192.0.2.1:80" in text
+        path = site.home / ".config" / "nono" / "profiles" / "test.jsonc"
+        path.write_text(re.sub(r"^( *)// (\d+,)$", r"\1\2", text, flags=re.MULTILINE))
+        assert again(site, wall, script(site, program)).stdout == "False\nTrue\n"
+
+
 def test_the_status_is_the_commands_own(site: Site) -> None:
     assert learn(site, [], ["/bin/sh", "-c", "exit 7"]).returncode == 7
     assert learn(site, ["--force"], ["/bin/sh", "-c", "kill -TERM $$"]).returncode == 143
@@ -361,7 +380,7 @@ def test_a_profile_that_is_there_is_not_replaced(site: Site) -> None:
     assert "started" not in refused.stdout
     assert text_of(site) == before
     assert learn(site, ["--force"], ["/bin/sh", "-c", "true"]).returncode == 0
-    assert "/bin/sh" in text_of(site)
+    assert 'one run of "sh"' in text_of(site)
     assert not [path for path in (site.home / ".config/nono/profiles").iterdir() if path.name.startswith(".")]
 
 

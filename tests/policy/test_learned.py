@@ -222,7 +222,7 @@ def test_a_line_is_needed_and_covers_what_was_read(wishes: list[Wish]) -> None:
 
 # The text.
 
-ABOUT = About("tool-learned", ("tool", "x"), "2026-11-22", (), False, (("$WORKDIR", WORK), ("~", HOME)), str)
+ABOUT = About("tool-learned", "tool", "2026-11-22", (), False, (("$WORKDIR", WORK), ("~", HOME)), str)
 
 
 def read(path: str) -> str:
@@ -299,6 +299,16 @@ def test_refusals_cannot_end_a_comment() -> None:
         ),
     )
     assert parsed(Learned(0, (), ()), hosts)["network"] == {"block": True}
+
+
+def test_a_service_of_the_machines_own_is_a_port() -> None:
+    hosts = Hosts({}, (("127.0.0.1:5432", "refused"), ("192.0.2.1:80", "refused")))
+    assert parsed(Learned(0, (), ()), hosts)["network"] == {"open_port": [], "block": True}
+    whole = text(Learned(0, (), ()), hosts, about())
+    assert re.search(r"^ *// 5432,$", whole, re.MULTILINE)
+    opened = re.sub(r"^( *)// (\d+,)$", r"\1\2", whole, flags=re.MULTILINE)
+    profile.parse(opened, "test")
+    assert '"192.0.2.1:80" was not reached' in whole
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from nono.supervisor.mediator import HOST_PORTS, OPEN_NETWORK, OWN_NETWORK, Rule
 @pytest.fixture
 def rules(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`mediate` for these capabilities behind this wall, to its rules."""
-    monkeypatch.setattr(mediation.mediator, "Mediator", lambda fd, rules, refused: rules)
+    monkeypatch.setattr(mediation.mediator, "Mediator", lambda fd, rules, refused, recorder: rules)
 
     def make(wall: str, *mounts: tuple[str, str], denies: tuple[PathDeny, ...] = (), **capabilities: Any) -> Rules:
         everything = CapabilitySet((), denies, capabilities.pop("network", NETWORK_PROXY), (), "/")

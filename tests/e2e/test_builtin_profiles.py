@@ -122,6 +122,28 @@ def test_node_installs_with_npm(developer: Developer) -> None:
     assert developer.run("node-dev", script).stdout.endswith(f"{SAYS}\n")
 
 
+FASTER = {
+    "pnpm": ("node-dev", f"pnpm add {PACKAGE}; node -e 'console.log(require(\"{PACKAGE}\"))'"),
+    "uv": (
+        "python-dev",
+        f"""
+        uv venv --quiet --python {sys.executable} env
+        uv pip install --quiet --system-certs --python env/bin/python --index-url https://{INDEX}/simple/ {PACKAGE}
+        env/bin/python -c 'import {PACKAGE}; print({PACKAGE}.says)'
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize("command", FASTER)
+def test_faster_installers_work_too(developer: Developer, command: str) -> None:
+    program = Path(use_if_present(command))
+    profile, script = FASTER[command]
+    flags = [*PYTHON, "--read", str(program.parent.parent)]
+    done = developer.run(profile, f"PATH={program.parent}:$PATH\n{script}", *flags)
+    assert done.stdout.endswith(f"{SAYS}\n"), done.stdout
+
+
 def test_go_fetches_a_module_and_builds(developer: Developer) -> None:
     go = Path(use_if_present("go"))
     developer.site.environment["PATH"] = f"{go.parent}:{developer.site.environment['PATH']}"

@@ -51,15 +51,16 @@ def _about_path(left: Left, question: Question) -> Answer:
     subject = why.look(question.path, place, Disk())
     own = next((top for top in left.private if is_at_or_below(subject.real_path, top)), "")
     outcomes: dict[int, Outcome] = {}
-    for access in (READ, WRITE):
+    for access in (READ, WRITE) if subject.exists else (question.access,):
         questions = probe.questions_about(
             subject.real_path, access, is_directory=subject.is_directory, exists=subject.exists,
             directory=subject.directory, own=False,
         )  # fmt: skip
-        if question.access & access:
+        if access == READ or question.access & access:  # to read is asked always: it says what is lacking
             said = probe.read_path([ask(each) for each in questions if not isinstance(each, Connect)], left.wall)
             outcomes[access] = said if questions else probe.NOT_ASKED
-    outcome = next((each for each in outcomes.values() if each.result != probe.ALLOWED), outcomes[max(outcomes)])
+    asked = [each for access, each in outcomes.items() if question.access & access]
+    outcome = next((each for each in asked if each.result != probe.ALLOWED), asked[-1])
     reached = None
     if outcome.asked and outcome.result != probe.UNKNOWN:
         reached = sum(access for access, each in outcomes.items() if each.result == probe.ALLOWED)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from nono.errors import PolicyError
 from nono.policy.allowlist import Allowlist
-from nono.policy.capabilities import READ, CapabilitySet, PathDeny, PathGrant
+from nono.policy.capabilities import CapabilitySet, PathDeny, PathGrant
 from nono.policy.host_verdict import Origins
 from nono.policy.protection import PROFILES_DENY, USERS_DENY
 from nono.policy.resolve import Place
@@ -116,8 +116,8 @@ def read(path: str) -> str:
 
 
 def _may_be_known(deny: PathDeny) -> bool:
-    """Whether the agent may know of it: what is built in, and what the summary names; not where keys are."""
-    return deny.group.startswith("deny_") or deny.group in (USERS_DENY, PROFILES_DENY) or not deny.access & READ
+    """Whether the agent may know of it: it is built in, or the summary names it; not where keys and profiles are."""
+    return deny.group.startswith("deny_") or deny.group in (USERS_DENY, PROFILES_DENY)
 
 
 def _is_shown(member: str) -> bool:

@@ -70,8 +70,17 @@ class Parser(argparse.ArgumentParser):
         if options.get("usage") is None:
             of_all.add_argument("--no-config", action="store_true", help="ignore what config.toml adds to the flags")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = list(map(str, action.choices))
+        near = nearest(str(value), choices)
+        meant = f"; did you mean {near}?" if near else ""
+        shown = repr(value) if len(str(value)) <= 20 else "this"  # a key may have been typed in the wrong place
+        raise argparse.ArgumentError(action, f"{shown} is not one of {', '.join(choices)}{meant}")
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. See: {self.prog} --help")
+        raise UsageError(f"{message}{'' if message.endswith('?') else '.'} See: {self.prog} --help")
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -56,6 +56,9 @@ def test_help_imports_no_more_than_it_needs() -> None:
         (["RUN"], "did you mean run?"),
         (["credentials"], "did you mean credential?"),
         (["--silent", "run", "--", "true"], "flags stand behind the verb: nono run --silent"),
+        (["profile", "lsit"], "groups; did you mean list? See: nono profile --help"),
+        (["run", "--sandbox", "nothing"], "'nothing' is not one of auto, namespace, notify, landlock. See: nono run"),
+        (["credential", "sk-test-0123456789012345678"], "argument ACTION: this is not one of set, "),
         (["--nothing"], "unrecognized arguments: --nothing. See: nono --help"),
         (["claude"], "to run a command: nono run -- claude"),
         (

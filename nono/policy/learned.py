@@ -233,7 +233,8 @@ class _Judge:
             if is_at_or_below(path, self._known.home):
                 why = "was not let through: a link in a protected directory leads to it, or it came during the run"
                 return self._want(Wanted(path, access, why))
-            return self._want(Wanted(path, access, why, line))
+            is_all = kind == DIRECTORY and self._is_too_broad(path)
+            return self._want(Wanted(path, access, why, None if is_all else line))
         if self._always.tree(path) & READ:
             if "__pycache__" not in wish.path:
                 self._want(Wanted(wish.path, access, "belongs to the system, and is not written"))

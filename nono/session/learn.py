@@ -254,7 +254,9 @@ class _Names:
         if any(is_at_or_below(name, own) for own in self._own):
             return
         if self._has_own_tmp and is_at_or_below(name, "/tmp") and not self._is_shown(name):
-            name = self._temporary_directory + name[4:]
+            inside = self._temporary_directory + name[4:]
+            if os.path.lexists(inside) or not os.path.lexists(name):
+                name = inside  # else it is the machine's, which the command looked for in vain
         if name.count("/") > _MAX_DEPTH:
             self._too_deep += 1
             return

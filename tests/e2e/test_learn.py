@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -447,6 +448,16 @@ def test_an_interrupted_run_is_learned_from(site: Site, number: signal.Signals) 
     assert profile_of(site)["filesystem"] == {"read_file": ["~/a/x"]}
 
 
+def test_what_is_in_the_machines_own_tmp_is_told(site: Site, tmp_path: Path, wall: list[str]) -> None:
+    (tmp_path / "tool").write_text("#!/bin/sh\n")
+    (tmp_path / "tool").chmod(0o755)
+    command = ["/bin/sh", "-c", f"{tmp_path}/tool; echo x > $TMPDIR/own && cat $TMPDIR/own"]
+    done = learn(site, wall, command)
+    assert done.stdout == "x\n"
+    assert re.search(rf'^ *// "{tmp_path}/tool",$', text_of(site), re.MULTILINE), text_of(site)
+    assert "own" not in text_of(site)
+
+
 def test_the_home_as_working_directory_is_not_written(site: Site) -> None:
     done = site.nono(
         ["learn", "--name", "test", "--workdir", str(site.home), "--", "/bin/sh", "-c", "echo x > new || ls"]
@@ -520,6 +531,37 @@ def test_hosts_are_learned_and_private_ones_refused(site: Site, world: World, wa
     assert done.stdout.count(standins.SAYS) == 3, done.stderr
     refused = run("run", "-p", "test", *wall, "--", "/bin/sh", "-c", "curl -sS https://evil.example.org/")
     assert refused.returncode != 0
+
+
+def test_package_managers_are_learned(site: Site, world: World) -> None:
+    """pip and npm, from stand-ins: what they read of their own installation, their settings and caches; the hosts."""
+    index, registry = "packages.example.org", "modules.example.org"
+    world.serve(index, standins.package_index())
+    world.serve(registry, standins.npm_registry(f"https://{registry}"))
+    (site.home / ".config" / "pip").mkdir(parents=True)
+    (site.home / ".config" / "pip" / "pip.conf").write_text(f"[global]\nindex-url = https://{index}/simple/\n")
+    pip = f"{sys.executable} -m pip install -q --disable-pip-version-check --target there {standins.PACKAGE}"
+    npm = f"npm install --silent --registry https://{registry} {standins.PACKAGE}"
+    both = [pip, npm] if shutil.which("npm") else [pip]
+    hosts = [registry, index] if shutil.which("npm") else [index]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*world.enter(site.work), sys.executable, "-m", "nono", *arguments], env=site.environment,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+
+    command = ["--", "/bin/sh", "-c", " && ".join(both)]
+    done = run("learn", "--name", "test", "--read", sys.prefix, "--read", sys.base_prefix, *command)
+    assert done.returncode == 0, done.stderr
+    assert profile_of(site)["network"]["allow_domain"] == hosts
+    made = site.work / "there" / f"{standins.PACKAGE}.py"
+    assert standins.SAYS in made.read_text()
+    shutil.rmtree(site.work / "there")
+    shutil.rmtree(site.work / "node_modules", ignore_errors=True)
+    done = run("run", "-p", "test", *command)
+    assert done.returncode == 0, done.stderr + text_of(site)
+    assert standins.SAYS in made.read_text()
 
 
 def test_recording_is_not_what_protects(site: Site) -> None:

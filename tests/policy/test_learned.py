@@ -162,6 +162,11 @@ def test_a_directory_to_be_made_in_the_home_is_named_itself() -> None:
     assert file.line is None
 
 
+def test_the_root_is_never_suggested() -> None:
+    (wanted,) = learned(wish("/", READ, DIRECTORY)).wanted
+    assert wanted.line is None
+
+
 def test_compiled_python_of_the_system_is_not_worth_a_word() -> None:
     assert not learned(Wish("/usr/lib/python3/__pycache__/a.pyc", MAKE | WRITE, ABSENT, "/usr/lib/python3")).wanted
 

@@ -346,11 +346,11 @@ def _supervise(
     diagnostics = Diagnostics()
     if behind.watched:
         terminal.watch = diagnostics.on_terminal.feed
-    if behind.errors is not None:
-        behind.errors.serve(diagnostics.on_stderr.feed)
     child, capabilities = behind.child, parts.capabilities
     statuses: list[int] = []
     loop = Loop()
+    if behind.errors is not None:
+        behind.errors.serve(diagnostics.on_stderr.feed, loop)
     if behind.kernel is not None:
         diagnostics.listen(behind.kernel, loop)
 

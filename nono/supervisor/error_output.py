@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
+    from nono.loop import Loop
+
+_READ = 1  # nono.loop's; it is imported after the spawn
 _STDERR = 2
 _CHUNK_BYTES = 65536
 _PIPE_BUF = 4096
@@ -64,16 +67,23 @@ class ErrorOutput:
     def __exit__(self, *exc: object) -> None:
         os.dup2(self._kept_fd, _STDERR)
 
-    def serve(self, observe: Callable[[bytes], None]) -> None:
-        """Pass on from now on, in a thread. observe: called there with each piece; raises nothing."""
+    def serve(self, observe: Callable[[bytes], None], loop: Loop) -> None:
+        """Pass on from now on, in a thread; where there can be none, in the loop.
+
+        observe: called with each piece; raises nothing.
+        """
         self._observe = observe
         self._serving = _thread.allocate_lock()
         self._serving.acquire()
-        _thread.start_new_thread(self._pass_on, ())
+        try:
+            _thread.start_new_thread(self._pass_on, ())
+        except RuntimeError:  # the limit of processes is reached
+            self._serving = None
+            loop.register(self._read_fd, _READ, lambda ready: self._pass_one_on(loop))
 
     def finish(self, told_to_end: Callable[[], bool]) -> None:
         """Wait until all is passed on; nobody but us has the pipe any more. told_to_end: asked now and then."""
-        if self._read_fd >= 0 and self._serving is None:  # the agent was not started; we may have said something
+        if self._read_fd >= 0 and self._serving is None:  # no thread; or no agent, but we may have said something
             os.set_blocking(self._read_fd, False)
             self._pass_on()
         stuck_since, moved, hurried = 0.0, -1, False
@@ -94,6 +104,19 @@ class ErrorOutput:
         except OSError:
             return False
 
+    def _pass_one_on(self, loop: Loop) -> None:
+        """In the loop: one piece."""
+        try:
+            data = os.read(self._read_fd, _CHUNK_BYTES)
+            self._write(data)
+        except BrokenPipeError:
+            data = b""
+        if data:
+            self._observe(data)
+        else:
+            loop.unregister(self._read_fd)
+            self._close()
+
     def _pass_on(self) -> None:
         """In the thread, until the agent's side is closed for good, or the reader has gone."""
         try:
@@ -105,11 +128,14 @@ class ErrorOutput:
         except (BrokenPipeError, BlockingIOError):
             pass
         finally:
-            os.close(self._read_fd)
-            os.close(self._kept_fd)
-            self._read_fd = self._kept_fd = -1
+            self._close()
             if self._serving is not None:
                 self._serving.release()
+
+    def _close(self) -> None:
+        os.close(self._read_fd)
+        os.close(self._kept_fd)
+        self._read_fd = self._kept_fd = -1
 
     def _write(self, data: bytes) -> None:
         at = 0

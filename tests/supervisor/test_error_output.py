@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nono.loop import READ, Loop
 from nono.supervisor.error_output import ErrorOutput, can_be_passed_on
 
 
@@ -42,7 +44,12 @@ def relayed(agent: Callable[[], object], stderr: int, told_to_end: Callable[[], 
                 agent()
                 os._exit(0)
         seen: list[bytes] = []
-        output.serve(seen.append)
+        loop = Loop()
+        output.serve(seen.append, loop)
+        if output._serving is None:  # no thread: what the loop does until the agent's end
+            watch = os.pidfd_open(pid)
+            loop.register(watch, READ, lambda ready: loop.stop())
+            loop.run()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         output.finish(told_to_end)
         return status if status >= 0 else 128 - status
@@ -66,6 +73,15 @@ def test_a_file_gets_every_byte(tmp_path: Path) -> None:
     assert relayed(written(data), file) == 0
     os.close(file)
     assert (tmp_path / "err").read_bytes() == b"before\n" + data
+
+
+def test_where_no_thread_can_be_had_the_loop_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    test_a_file_gets_every_byte(tmp_path)
+    test_the_agent_meets_sigpipe_when_nobody_reads_any_more()
 
 
 def test_a_pipe_gets_every_byte_also_when_its_reader_is_slow() -> None:

@@ -31,6 +31,7 @@ from nono.policy.routes import MAX_KEY_BYTES, Route
 # What OpenSSL, which is loaded after the agent has started, reads: trust, settings, code. Colons separate lists.
 _TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES")
 
+_MOST_LINKS = 40  # on the way to one file, as the kernel has it
 _SHORTEST_RECOGNISABLE_KEY = 8  # bytes; a shorter one would be found in innocent variables
 _LONGEST_USER_AND_PASSWORD = 4096  # bytes; with its head it must fit into locked scratch memory, nono/proxy/chain.py
 
@@ -52,8 +53,35 @@ def protected_paths(
     return (
         *(PathDeny(os.path.realpath(path), "credential_files", READ | WRITE) for path in keys),
         *(PathDeny(os.path.realpath(path), "settings of this run, read-only", WRITE) for path in told),
+        *(PathDeny(link, "settings of this run, read-only", WRITE) for path in (*told, *keys) for link in _links(path)),
         *(PathDeny(os.path.realpath(path), "nono's own code, read-only", WRITE) for path in code if path),
     )
+
+
+def _links(path: str) -> list[str]:
+    """Return the symbolic links on the way to what `path` names, each in a real directory.
+
+    Whoever may replace one of them says what the name means the next time.
+    """
+    links: list[str] = []
+    at, left = "/", os.path.abspath(path).split("/")[::-1]
+    while left and len(links) < _MOST_LINKS:
+        name = left.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            at = os.path.dirname(at)
+            continue
+        here = os.path.join(at, name)
+        try:
+            target = os.readlink(here)
+        except OSError:
+            at = here
+            continue
+        links.append(here)
+        left += target.split("/")[::-1]
+        at = "/" if target.startswith("/") else at
+    return links
 
 
 def check_tls_files(routes: Iterable[Route]) -> None:

@@ -174,6 +174,11 @@ def test_a_new_profile_for_a_command_builds_on_the_one_for_it(site: Site) -> Non
     path = Path(profile(site, "init", "--for", "node 'a b.js'").strip())
     assert path.name == "node.jsonc"
     assert "nono run -p node -- node 'a b.js'\n" in path.read_text()
+    (site.work / "base.json").write_text("{}")
+    path = Path(profile(site, "init", "here", "--extends", "./base.json", "--extends", "go-dev").strip())
+    assert f'"extends": ["{site.work}/base.json", "go-dev"]' in path.read_text()
+    assert ": ok" in profile(site, "validate", "here")
+    assert "there is no profile 'nothing'" in profile(site, "init", "there", "--extends", "nothing", status=2)
     path = Path(profile(site, "init", "--for", 'a"b\n} {').strip())
     assert path.name == "my-agent.jsonc"
     assert ": ok" in profile(site, "validate", "my-agent")

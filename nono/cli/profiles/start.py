@@ -12,7 +12,7 @@ from nono.cli.complete.words import builtin_profiles
 from nono.cli.profiles.layout import short
 from nono.errors import PolicyError, UsageError
 from nono.policy.paths import Place
-from nono.supervisor.profiles import Profiles
+from nono.supervisor.profiles import Profiles, is_file
 from nono.supervisor.whereabouts import find_place
 
 _FOR = {"claude": "claude-code", "gemini": "gemini-cli", "python": "python-dev", "python3": "python-dev"}
@@ -72,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"'{name}' is no name for a profile: letters, digits, - _ and . only, without an ending such as .json"
         )
-    extends = list(arguments.extends)
+    # A file is named from here, but looked for from where the profile is.
+    extends = [os.path.abspath(os.path.expanduser(base)) if is_file(base) else base for base in arguments.extends]
     if not extends:
         extends = [base for base in (name, _FOR.get(stem, stem)) if base in builtin_profiles()][:1]
     for base in extends:  # raises where there is none

@@ -38,6 +38,9 @@ TO_AGENT, WHOLE, IDLE_MIB = 4.0, 8.0, 40.0  # the targets
 ANSWERS: tuple[tuple[tuple[str, ...], float], ...] = (
     (("--help",), 3.0),
     (("run", "--help"), 4.0),
+    (("why", "--path", "/usr/bin/env"), 4.0),
+    (("why", "--path", "/usr/bin/env", "-p", "default"), 5.0),
+    (("why", "--path", "/usr/bin/env", "--probe"), 5.5),
 )
 
 PROBE = """\

@@ -239,6 +239,9 @@ def test_holds_what_agents_need(path: str) -> None:
         ".password-store/x.gpg",
         ".git-credentials",
         ".config/op/config",
+        ".local/share/uv/credentials/credentials.toml",
+        ".rye/credentials",
+        ".dotnet/corefx/cryptography/x509stores/my/key.pfx",
     ],
 )
 def test_denies_what_is_sensitive(path: str) -> None:

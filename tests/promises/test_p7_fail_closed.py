@@ -23,7 +23,9 @@ def test_a_killed_supervisor_leaves_no_network_and_no_key(site: Site, number: si
     afterwards = site.work / "afterwards.json"
     process = site.start(flags(site), site.agent("outlive", str(afterwards)))
     assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["status"] == 200
+    if not (line := process.stdout.readline()):
+        pytest.fail(process.communicate()[1].decode())
+    assert json.loads(line)["status"] == 200
     process.send_signal(number)
     process.wait(TIMEOUT_S)
     # The child holds the other end of this pipe: at its end the child is gone, whether it was killed or finished.

@@ -12,11 +12,12 @@ import sys
 import time
 import urllib.parse
 
+TIMEOUT_S = 30
 url = urllib.parse.urlsplit(os.environ["OPENAI_BASE_URL"])
 
 
 def ask():
-    connection = http.client.HTTPConnection(url.netloc, timeout=5)
+    connection = http.client.HTTPConnection(url.netloc, timeout=TIMEOUT_S)
     headers = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"]}
     connection.request("POST", url.path + "/chat/completions", "{}", headers)
     return connection.getresponse().status
@@ -27,7 +28,7 @@ supervisor = os.getppid()
 while os.getppid() == supervisor:
     time.sleep(0.01)
 try:
-    with socket.create_connection((url.hostname, url.port), 5) as connection:
+    with socket.create_connection((url.hostname, url.port), TIMEOUT_S) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
         outcome = "answered" if connection.recv(1) else "closed"
 except OSError as error:

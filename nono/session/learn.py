@@ -122,16 +122,13 @@ class Learner:
     def seen(self, exchanges: Sequence[Exchange]) -> None:
         """Take what the proxy tells of the exchanges."""
         for exchange in exchanges:
-            if exchange.verdict == "refused":
-                if exchange.host and len(self._refused) < _MAX_REFUSED:
-                    self._refused.setdefault(exchange.host, exchange.reason)
-            elif exchange.route:
+            entry = _entry(exchange.host, tunnel=exchange.method == "CONNECT") if exchange.host else ""
+            if exchange.verdict == "allowed" and exchange.route:
                 self._credentials[exchange.route] = None
-            elif not exchange.address:
-                if exchange.code != "opened" and len(self._refused) < _MAX_REFUSED:
-                    self._refused.setdefault(exchange.host, exchange.reason or "it could not be reached")
-            elif exchange.host:
-                self._hosts[_entry(exchange.host, tunnel=exchange.method == "CONNECT")] = None
+            elif exchange.verdict == "allowed" and exchange.address:
+                self._hosts[entry] = None
+            elif entry and exchange.code != "opened" and len(self._refused) < _MAX_REFUSED:
+                self._refused.setdefault(entry, exchange.reason or "it could not be reached")
 
     def ended(self, plan: Plan, expansion: Expansion, temporary_directory: str) -> None:
         """Judge what was recorded. plan, expansion: of this run. The temporary directory is still there."""
@@ -170,7 +167,9 @@ class Learner:
 
     def _hosts_found(self, extends: bool) -> Hosts:
         """What was connected to; not what a profile that is extended has already."""
-        allowed = {host: _group_of(host) for host in self._hosts}
+        allowed: dict[str, str] = {}
+        for host in self._hosts:
+            allowed.update(dict.fromkeys(self._as_granted(host), _group_of(host)))
         credentials = tuple(self._credentials)
         inherited = self._decision.inherited
         if extends and inherited is not None:
@@ -182,6 +181,11 @@ class Learner:
         refused = tuple((host, reason) for host, reason in self._refused.items() if host not in self._hosts)
         is_open = extends and self._capabilities.network != NETWORK_BLOCKED
         return Hosts(allowed, refused, credentials, inherits=is_open)
+
+    def _as_granted(self, host: str) -> tuple[str, ...]:
+        """Return the entries of the user's that grant some paths of a host only, or else the host."""
+        written = [(text, parse_entry(text)) for text in self._capabilities.allowed_hosts if "://" in text]
+        return tuple(text for text, entry in written if entry.rule and entry.name == host.partition(":")[0]) or (host,)
 
     def _notes(self) -> Iterable[str]:
         if not self.recorder.is_whole:

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nono.errors import Refusal
 from nono.policy import paths, profile
+from nono.policy.allowlist import EveryPublicHost
 from nono.policy.capabilities import READ, WRITE, PathDeny, is_at_or_below
 from nono.policy.learned import (
     ABSENT,
@@ -239,9 +241,9 @@ def about() -> About:
     return ABOUT._replace(expand=read)
 
 
-def parsed(found: Learned, hosts: Hosts | None = None) -> dict[str, Any]:
+def parsed(found: Learned, hosts: Hosts | None = None, how: About | None = None) -> dict[str, Any]:
     """The text, read as JSON without comments."""
-    whole = text(found, hosts or Hosts(), about())
+    whole = text(found, hosts or Hosts(), how or about())
     profile.parse(whole, "test")
     kept = "\n".join(
         re.sub(r"(,)  // [^\"]*$", r"\1", line) for line in whole.splitlines() if not line.lstrip().startswith("//")
@@ -304,6 +306,49 @@ def test_refusals_cannot_end_a_comment() -> None:
         ),
     )
     assert parsed(Learned(0, (), ()), hosts)["network"] == {"block": True}
+
+
+def test_groups_are_suggested_not_taken() -> None:
+    groups = [("node_runtime", f"{HOME}/.nvm/{name}") for name in "abcde"]
+    whole = text(Learned(0, (Line(f"{HOME}/.nvm/a", READ, True),), ()), Hosts(), about()._replace(groups=groups))
+    assert '  // "groups": {"include": ["node_runtime"]},' in whole.splitlines()
+    assert "and 2 more" in whole
+    profile.parse(whole, "test")
+    assert "node_runtime" in str(profile.parse(whole.replace('// "groups"', '"groups"'), "test"))
+
+
+def test_what_flags_said_and_what_it_builds_on_stay() -> None:
+    how = about()._replace(
+        extends=("base",), filesystem={"deny": ["~/x"], "unix_socket": []}, network={"open_port": (5432,)}
+    )
+    whole = parsed(Learned(0, (), ()), Hosts({"example.com": ""}, inherits=True), how)
+    assert whole["extends"] == ["base"]
+    assert whole["filesystem"] == {"deny": ["~/x"]}
+    assert whole["network"] == {"open_port": [5432], "allow_domain": ["example.com"]}
+    assert "network" not in parsed(Learned(0, (), ()), Hosts(inherits=True), about()._replace(extends=("base",)))
+
+
+def test_a_directory_that_was_moved_has_its_variable() -> None:
+    how = about()._replace(
+        variables=(("$WORKDIR", WORK), ("$XDG_CACHE_HOME", "/big/cache"), ("~", HOME)),
+        expand=lambda path: paths.expand(path, PLACE._replace(cache_home="/big/cache")),
+    )
+    assert written("/big/cache/tool", how) == "$XDG_CACHE_HOME/tool"
+    assert written(f"{WORK}/a", how) == "$WORKDIR/a"
+    assert written("/big/cached", how) == "/big/cached"
+
+
+def test_every_public_host_but_what_is_denied() -> None:
+    allowlist = EveryPublicHost(("named.example.com", "https://some.example.com/docs/**"), ("evil.example.com",))
+    for host, port, tunnel in (("any.example.com", 443, True), ("any.example.com", 22, True), ("10.0.0.1", 80, False)):
+        verdict = allowlist(host, port, tunnel=tunnel)
+        assert not verdict.named  # so that a private address is not dialled
+        assert not verdict.rules
+    assert allowlist("named.example.com", 443, tunnel=True).named
+    assert allowlist("some.example.com", 443, tunnel=True).rules
+    for host in ("evil.example.com", "169.254.169.254", "metadata.google.internal", "bad host"):
+        with pytest.raises(Refusal):
+            allowlist(host, 443, tunnel=True)
 
 
 def test_a_service_of_the_machines_own_is_a_port() -> None:

@@ -13,6 +13,8 @@ from nono.record import Record
 READ = 1  # read files, list directories, execute
 WRITE = 2  # write, create, remove, rename, truncate
 
+TEMPORARY_DIRECTORY = "temporary directory"  # the origin of the grant of the run's own
+
 NETWORK_OPEN = "open"  # the host's network, as without nono
 NETWORK_PROXY = "proxy"  # one loopback port: the proxy
 NETWORK_BLOCKED = "blocked"  # nothing but the child's own loopback
@@ -31,12 +33,17 @@ def is_at_or_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
+NOTED, SKIPPED = "noted", "skipped"  # PathGrant.absent
+
+
 class PathGrant(Record):
     """Access to `path` and, for a directory, to all below it.
 
     access: READ | WRITE bits. is_file: granted as a file (a directory there is an error).
     origin: what granted it, in the user's words: a flag ("--allow"), a profile or a group.
-    optional: skipped without a word when absent (groups); otherwise its absence is a UsageError.
+    optional: skipped without a word when absent (groups).
+    absent: of one that is not optional, what it means that nothing is there: "" a mistake (a flag), NOTED, SKIPPED. With
+    the latter two, which are profiles', a file may stand where a directory was granted.
     """
 
     path: str
@@ -44,6 +51,7 @@ class PathGrant(Record):
     is_file: bool
     origin: str
     optional: bool = False
+    absent: str = ""
 
 
 class PathDeny(Record):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from nono.policy.capabilities import READ, WRITE, PathDeny, PathGrant, is_at_or_below
+from nono.policy.capabilities import READ, TEMPORARY_DIRECTORY, WRITE, PathDeny, PathGrant, is_at_or_below
 from nono.policy.protection import PROFILES_DENY, USERS_DENY, can_be_bypassed
 from nono.policy.resolve import Place
 from nono.record import Record
@@ -28,8 +28,7 @@ PRIVATE_DIRECTORY = "private_directory"  # the agent has a directory of its own 
 FILE_PERMISSIONS = "file_permissions"  # the user himself may not, sandbox or no sandbox
 
 BUILT_IN = "built-in"
-# PathGrant.origin of what the command needs to start (supervisor/command.py), and of the run's own directory.
-COMMAND, TEMPORARY_DIRECTORY = "the command", "temporary directory"
+COMMAND = "the command"  # PathGrant.origin of what the command needs to start (supervisor/command.py)
 BOTH = READ | WRITE
 WORDS = {READ: "read", WRITE: "write", BOTH: "read and write"}
 _FLAGS = {READ: "read", WRITE: "write", BOTH: "allow"}

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping
 
 from nono.credentials import reference
 from nono.credentials.reference import Reference
-from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathDeny, PathGrant
+from nono.policy.capabilities import READ, TEMPORARY_DIRECTORY, WRITE, CapabilitySet, PathDeny, PathGrant
 from nono.policy.resolve import Place, Request, resolve
-from nono.policy.verdict import TEMPORARY_DIRECTORY
 from nono.record import Record
 from nono.sandbox import filesystem
 from nono.session import own_directories

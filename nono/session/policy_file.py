@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from nono.errors import PolicyError
 from nono.policy.allowlist import Allowlist
 from nono.policy.capabilities import CapabilitySet, PathDeny, PathGrant
-from nono.policy.host_verdict import Origins
 from nono.policy.protection import PROFILES_DENY, USERS_DENY
 from nono.policy.resolve import Place
 from nono.policy.routes import EndpointRule, Route
@@ -24,6 +23,8 @@ from nono.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self
+
+    from nono.policy.host_verdict import Origins
 
 VARIABLE = "NONO_POLICY"
 _NAME = ".nono-policy.json"

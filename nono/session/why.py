@@ -130,9 +130,13 @@ def _answer(order: Order, question: Question, environment: Mapping[str, str], *,
             behind = Behind(decision, environment, scratch.path)
             answer = about_path(behind, question)
             return with_probe(behind, question, answer) if probe else answer
-    registries = known_registries(decision, environment)
+    registries, are_stale = known_registries(decision, environment)
     origins = decision.inherited.origins if decision.inherited is not None else host_verdict.NOBODY
-    answer = Answer(about_host(decision.capabilities, question, registries, origins), decision.place)
+    verdict = about_host(decision.capabilities, question, registries, origins)
+    if are_stale and verdict.reason == host_verdict.HOST_NOT_ALLOWED:
+        detail = f"{verdict.detail} Not all hosts of package registries are known yet: a run asks for them."
+        verdict = verdict._replace(detail=detail)
+    answer = Answer(verdict, decision.place)
     if not probe:
         return answer
     with ScratchDirectory(decision.place.temporary_directory, create=True) as scratch:
@@ -187,10 +191,10 @@ def about_host(
     return host_verdict.judge_host(has, question.host, question.port, **asked)  # type: ignore[arg-type]
 
 
-def known_registries(decision: Decision, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the hosts of package registries that are known; the package managers are not asked for others."""
+def known_registries(decision: Decision, environment: Mapping[str, str]) -> tuple[tuple[str, ...], bool]:
+    """Return the hosts of package registries that are known, and whether a run would ask for others."""
     group = registries_of(decision.capabilities, environment, decision.place, lambda note: None)
-    return tuple(group.hosts) if group is not None else ()
+    return (tuple(group.hosts), bool(group.stale)) if group is not None else ((), False)
 
 
 class Behind:

@@ -148,7 +148,7 @@ class Report:
         if self._fd >= 0:
             _write_all(self._fd, data)
             return
-        scratch = f".{self._name[:200]}.{os.urandom(8).hex()}"
+        scratch = f".nono-{os.urandom(8).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(scratch, flags, 0o600, dir_fd=self._directory_fd)
         try:

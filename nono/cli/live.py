@@ -107,8 +107,9 @@ def line(exchange: Exchange) -> str:
     if exchange.bytes_up or exchange.bytes_down:
         text += f"  {_size(exchange.bytes_up)} up, {_size(exchange.bytes_down)} down"
     if exchange.reason:
-        reason, _, flag = exchange.reason.partition(GRANT)
-        text += f"  {_cut(reason, _REASON)}" + (f"  {_cut(flag, _REASON)}" if flag else "")
+        flag = exchange.flag
+        text += f"  {_cut(exchange.reason.removesuffix(f'{GRANT}{flag}'), _REASON)}"
+        text += f"  {_cut(flag, _REASON)}" if flag else ""
     return text
 
 

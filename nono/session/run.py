@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 
 _DELIVERY_S = 0.5  # how long relays deliver what the child sent before it ended
 _STANDARD = (0, 1, 2)
-_KILLED = 128  # an exit status above it is a signal's
+_TIMED_OUT, _KILLED = 124, 128  # exit statuses: of timeout(1); above the other are those of signals
 _ENDING = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM))
 
 
@@ -241,7 +241,8 @@ def run(
                 listener.close()
             kill_descendants(strangers)
             if errors is not None:
-                errors.finish(lambda: status > _KILLED or not _ENDING.isdisjoint(signals.take()))
+                is_ended = status > _KILLED or status == _TIMED_OUT
+                errors.finish(lambda: is_ended or not _ENDING.isdisjoint(signals.take()))
             guard.close_store(place.state)
             if learner is not None:
                 learner.ended(plan, expansion, scratch.path)

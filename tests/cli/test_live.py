@@ -22,8 +22,8 @@ ALLOWED = Exchange(
 )  # fmt: skip
 
 
-def refused(host: str, reason: str = "no") -> Exchange:
-    return Exchange(0.0, "", host, "", "CONNECT", "", "refused", 403, "host_denied", 0, 0, 0.2, reason)
+def refused(host: str, reason: str = "no", flag: str = "") -> Exchange:
+    return Exchange(0.0, "", host, "", "CONNECT", "", "refused", 403, "host_denied", 0, 0, 0.2, reason, flag)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_says_what_was_asked_and_what_came_of_it() -> None:
 def test_a_denial_names_its_reason_and_the_flag() -> None:
     with pytest.raises(Refusal) as told:
         Allowlist(["example.com"])("example.org", 443, tunnel=True)
-    text = line(refused("example.org:443", str(told.value)))
+    text = line(refused("example.org:443", str(told.value), told.value.flag))
     assert text.startswith("nono  denied      CONNECT example.org:443 ")
     assert text.endswith("  403     0 ms  example.org is not in the allowlist.  --allow-domain example.org")
 

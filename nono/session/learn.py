@@ -70,6 +70,7 @@ _CLOSED_AT_THE_TOP = ("/dev", "/proc", "/sys", "/tmp", "/lost+found")
 _OWN = ("/proc", "/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/ptmx", "/dev/pts", "/dev/shm")
 _MAX_EXECUTED = 1000
 _MAX_REFUSED = 100
+_MAX_HOSTS = 1000
 _MAX_DEPTH = 100
 
 
@@ -100,6 +101,7 @@ class Learner:
         self.found: Found | None = None
         self._environment = environment
         self._hosts: dict[str, None] = {}
+        self._untold_hosts = 0
         self._refused: dict[str, str] = {}
         self._credentials: dict[str, None] = {}
 
@@ -126,7 +128,10 @@ class Learner:
             if exchange.verdict == "allowed" and exchange.route:
                 self._credentials[exchange.route] = None
             elif exchange.verdict == "allowed" and exchange.address:
-                self._hosts[entry] = None
+                if entry in self._hosts or len(self._hosts) < _MAX_HOSTS:
+                    self._hosts[entry] = None
+                else:
+                    self._untold_hosts += 1
             elif entry and exchange.code != "opened" and len(self._refused) < _MAX_REFUSED:
                 self._refused.setdefault(entry, exchange.reason or "it could not be reached")
 
@@ -143,7 +148,7 @@ class Learner:
         sockets = [refusal.what for refusal in self.refusals if refusal.access == "connect" and refusal.what[:1] == "/"]
         for refusal in self.refusals:
             if refusal.what and refusal.what not in sockets:
-                self._refused.setdefault(refusal.what, f"{refusal.detail} was refused")
+                self._refused.setdefault(refusal.what, refusal.detail)
         extends = self._extends()
         if extends:
             for grant in has.grants:
@@ -190,6 +195,8 @@ class Learner:
     def _notes(self) -> Iterable[str]:
         if not self.recorder.is_whole:
             yield f"The record is not whole: the run named more than {MAX_PATHS} paths."
+        if self._untold_hosts:
+            yield f"The record is not whole: the run connected to more than {_MAX_HOSTS} hosts."
         if self.recorder.unread:
             yield f"The record is not whole: {self.recorder.unread} paths could not be read from their process."
 

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE
 from nono.policy.learned import ENTRY, EXECUTE, MAKE, MKDIR
@@ -313,6 +316,38 @@ def test_the_filter_hands_over_every_recorded_call_but_the_first_exec(arch: str)
     assert verdict(program, "execve", 0x7F0012345679) == bpf.USER_NOTIF
     assert verdict(program, "openat", 0, 0, 0o100, 0o4755) == bpf.EPERM  # what another rule stops is stopped
     assert verdict(program, "openat2") == bpf.ENOSYS
+
+
+ARGUMENT = st.one_of(
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([0, 1, 2, 3, 16, 0x100, 0o4755, 0o100, 0o1101, 0x10000000, 0x5412, 1 << 3, 0x7F0012345678]),
+)
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("notify", [False, True])
+@given(nr=st.integers(0, 600), arguments=st.lists(ARGUMENT, max_size=6))
+def test_recording_lets_nothing_through_that_was_stopped(
+    arch: str, notify: bool, nr: int, arguments: list[int]
+) -> None:
+    options: dict[str, Any] = {
+        "network": NETWORK_PROXY,
+        "allow_ipc": not notify,
+        "unix_sockets": True,
+        "notify": notify,
+    }
+    plain, recorded = _programs(arch, **options)
+    before = bpf.simulate(plain, AUDIT_ARCH[arch], nr, arguments)
+    after = bpf.simulate(recorded, AUDIT_ARCH[arch], nr, arguments)
+    names = {number(name, arch) for name in RECORDED}
+    assert after == before or (before == bpf.ALLOW and after == bpf.USER_NOTIF and nr in names)
+
+
+@cache
+def _programs(arch: str, **options: Any) -> tuple[bytes, bytes]:
+    return bpf.build(arch=arch, **options), bpf.build(
+        arch=arch, **options, recorded=bpf.Recorded(RECORDED, 0x7F0012345678)
+    )
 
 
 def test_what_flags_ask_for() -> None:

@@ -46,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "nono why (--path PATH [--op OP] | --host HOST [--port N] | --url URL) [flags] [-- COMMAND …]"
     asked = parser.add_argument_group("what is asked")
     asked.add_argument("--path", metavar="PATH", help="may the agent have this file or directory")
-    asked.add_argument("--op", choices=tuple(_OPERATIONS), default="read", help="for what (default: read)")
+    asked.add_argument("--op", choices=tuple(_OPERATIONS), help="for what (default: read)")
     asked.add_argument("--host", metavar="HOST", help="may the agent reach this host")
     asked.add_argument("--port", type=parse_port, metavar="N", help="at this port (default: 443)")
     asked.add_argument("--url", metavar="URL", help="is a request for this forwarded")
-    asked.add_argument("--method", metavar="METHOD", default="GET", help="of the request (default: GET)")
+    asked.add_argument("--method", metavar="METHOD", help="of the request (default: GET)")
     asked.add_argument("--probe", action="store_true", help="ask the kernel and the proxy, behind the very wall")
     asked.add_argument("--self", dest="inside", action="store_true", help="about the run that this is called in")
     asked.add_argument("--json", action="store_true", help="answer with one JSON object")
@@ -93,15 +93,19 @@ def _question(arguments: argparse.Namespace) -> session.Question:
     named = [name for name in ("path", "host", "url") if getattr(arguments, name) is not None]
     if len(named) != 1:
         raise UsageError("ask about one thing: --path PATH, --host HOST or --url URL")
-    if arguments.port is not None and named != ["host"]:
-        raise UsageError("--port goes with --host")
+    for flag, its in (("op", "path"), ("port", "host"), ("method", "url")):
+        if getattr(arguments, flag) is not None and named != [its]:
+            raise UsageError(f"--{flag} goes with --{its}")
     if not getattr(arguments, named[0]):
         raise UsageError(f"--{named[0]} must not be empty")
     if named == ["path"]:
-        return session.Question(path=arguments.path, access=_OPERATIONS[arguments.op])
+        return session.Question(path=arguments.path, access=_OPERATIONS[arguments.op or "read"])
     if named == ["host"]:
         return session.Question(host=arguments.host, port=arguments.port or 443)
-    return session.Question(url=arguments.url, method=arguments.method.upper())
+    method = arguments.method or "GET"
+    if not (method.isascii() and method.replace("-", "").isalpha()):
+        raise UsageError("--method takes the name of a method, e.g. POST")
+    return session.Question(url=arguments.url, method=method.upper())
 
 
 def _facts(question: session.Question, answer: session.Answer) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from nono.policy.capabilities import NETWORK_OPEN as OPEN
 from nono.policy.capabilities import NETWORK_PROXY, CapabilitySet
 from nono.policy.network import GROUPS, NETWORK_PROFILES, REGISTRIES, nearest, split_authority, upstream_host
 from nono.policy.routes import EndpointRule, Route
-from nono.policy.verdict import BUILT_IN, Verdict, profile_line, source
+from nono.policy.verdict import BUILT_IN, Verdict, profile_line, shell_quoted, source
 
 NETWORK_ALLOWED = "network_allowed"
 NETWORK_OPEN = "network_open"
@@ -278,7 +278,7 @@ def _at_route(
     path = path[len(base) :] or "/"
     if not route.endpoint_rules or _fits_any(route.endpoint_rules, method, path):
         return verdict
-    flag = f"--allow-endpoint {route.name}:{method}:{path}"
+    flag = f"--allow-endpoint {shell_quoted(f'{route.name}:{method}:{path}')}"
     detail = f"The credential '{route.name}' is for {_listed(route.endpoint_rules)} only, not for {method} {path}."
     return Verdict(False, ENDPOINT_NOT_ALLOWED, verdict.origin, detail, route.name, flag)
 
@@ -336,8 +336,7 @@ def _is_link_local(name: str) -> bool:
 
 
 def _allow_domain(entry: str) -> tuple[str, str]:
-    quoted = f"'{entry}'" if "*" in entry or not entry.isascii() else entry
-    return f"--allow-domain {quoted}", profile_line("network", [("allow_domain", entry)])
+    return f"--allow-domain {shell_quoted(entry)}", profile_line("network", [("allow_domain", entry)])
 
 
 def _needs_library(detail: str) -> str:

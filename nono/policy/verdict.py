@@ -34,7 +34,7 @@ WORDS = {READ: "read", WRITE: "write", BOTH: "read and write"}
 _FLAGS = {READ: "read", WRITE: "write", BOTH: "allow"}
 _WRITABLE_PRIVATE = ("/tmp", "/dev/shm")
 # What a shell takes as it is.
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%+,-./:=@_*")
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%+,-./:=@_")
 
 
 class Verdict(Record):

@@ -6,7 +6,7 @@ import json
 import shlex
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nono.errors import Refusal
@@ -79,6 +79,8 @@ def test_the_profile_that_wrote_an_entry_is_named() -> None:
         ("ftp://b.com/x", "GET", "bad_url", ""),
         ("https://user@b.com/x", "GET", "bad_url", ""),
         ("https://api.github.com/repos/a/issues", "GET", "route", ""),
+        ("https://a.com/$(x);", "GET", "endpoint_not_allowed", "--allow-domain 'https://a.com/$(x);'"),
+        ("https://api.github.com/a;b", "GET", "endpoint_not_allowed", "--allow-endpoint 'github:GET:/a;b'"),
         ("https://api.github.com/user", "GET", "endpoint_not_allowed", "--allow-endpoint github:GET:/user"),
     ],
 )
@@ -99,6 +101,7 @@ _ASKED = st.sampled_from(["a.com", "b.a.com", "A.com.", "b.org", "c.net", "x.d.n
                           "f.com", "api.openai.com", "169.254.169.254", "metadata.goog"])  # fmt: skip
 
 
+@settings(deadline=None)
 @given(
     st.lists(_HOSTS, min_size=1, max_size=4), st.lists(_HOSTS.filter(lambda h: "//" not in h), max_size=2), _ASKED,
     st.sampled_from([443, 80, 8443]), st.booleans(),
@@ -134,6 +137,7 @@ _PATTERNS = st.text("ab*/%2fF", max_size=10).map(lambda text: "/" + text)
 _REQUESTED = st.text("ab/%2fF", max_size=10).map(lambda text: "/" + text)
 
 
+@settings(deadline=None)
 @given(_PATTERNS, _REQUESTED)
 def test_globs_fit_as_in_the_proxy(pattern: str, path: str) -> None:
     class Head:

@@ -6,7 +6,7 @@ import json
 import shlex
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nono.policy.capabilities import READ, WRITE, PathDeny, PathGrant
@@ -174,6 +174,7 @@ _NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs
 )
 
 
+@settings(deadline=None)
 @given(st.lists(_NAMES, min_size=1, max_size=3), st.booleans())
 def test_a_path_comes_back_from_the_shell_and_from_json(names: list[str], in_home: bool) -> None:
     path = "/".join([HOME if in_home else "", *names])
@@ -188,6 +189,7 @@ _PATHS = st.sampled_from([
 ])  # fmt: skip
 
 
+@settings(deadline=None)
 @given(_PATHS, st.sampled_from([READ, WRITE, BOTH]), st.booleans(), st.lists(_PATHS, max_size=3), st.lists(_PATHS))
 def test_a_suggested_flag_changes_the_verdict(
     path: str, access: int, is_directory: bool, granted: list[str], denied: list[str]

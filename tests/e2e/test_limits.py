@@ -25,6 +25,7 @@ ROOT, ANYBODY = 0, 12345
 TIMEOUT_S = 60
 IN_LAB = "NONO_LAB" in os.environ
 BOMB_S = "20" if IN_LAB else "3"  # a machine that is translated takes long to start 50 processes
+START_S = 30 if IN_LAB else 9  # the longest that nono may take to start and to end
 # The users in the lab are each in a place of their own.
 USERS = (ROOT, ANYBODY) if os.geteuid() == ROOT and not IN_LAB else (os.geteuid(),)
 # Root's own may be closed to others: then the system's, of the same version, with the same packages.
@@ -223,7 +224,8 @@ def test_time_is_over(runner: Runner) -> None:
     start = time.monotonic()
     status, _, errors = runner.run(["--timeout", "1"], "sleep 60 & trap 'exit 3' TERM; wait")
     assert status == 124
-    assert 1 <= time.monotonic() - start < 5
+    assert 1 <= time.monotonic() - start < 1 + START_S
+    assert "killed" not in errors
     assert "limits      1 s  (--timeout)\n" in errors
     assert "the agent's time is over: 1 s  (--timeout)" in errors
 
@@ -233,7 +235,7 @@ def test_one_who_does_not_heed_it_is_killed(runner: Runner) -> None:
     start = time.monotonic()
     status, _, errors = runner.run(["--silent", "--timeout", "0.5"], DEAF)
     assert status == 124
-    assert 5.5 <= time.monotonic() - start < 15
+    assert 5.5 <= time.monotonic() - start < 5.5 + START_S
     assert "did not end within 5 s, so it is killed" in errors
 
 

@@ -42,8 +42,8 @@ class PathGrant(Record):
     access: READ | WRITE bits. is_file: granted as a file (a directory there is an error).
     origin: what granted it, in the user's words: a flag ("--allow"), a profile or a group.
     optional: skipped without a word when absent (groups).
-    absent: of one that is not optional, what it means that nothing is there: "" a mistake (a flag), NOTED, SKIPPED. With
-    the latter two, which are profiles', a file may stand where a directory was granted.
+    absent: of one that is not optional, what it means that nothing is there: "" a mistake (a flag), NOTED, SKIPPED.
+    With the latter two, which are profiles', a file may stand where a directory was granted.
     """
 
     path: str

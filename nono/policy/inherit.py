@@ -65,6 +65,11 @@ class Inherited(Record):
         """The files that were read, built-in ones left out."""
         return tuple(path for _, path in self.lineage if path != BUILT_IN)
 
+    @property
+    def built_in_origins(self) -> frozenset[str]:
+        """What origin() says of the built-in profiles."""
+        return frozenset(f"profile {name}" for name, path in self.lineage if path == BUILT_IN)
+
     def origin(self, key: str, value: object) -> str:
         """Return who wrote `value`, as grants name it."""
         name = self.origins.get((key, str(value)), self.name)

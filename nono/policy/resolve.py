@@ -20,10 +20,12 @@ from nono.policy.capabilities import (
     NETWORK_BLOCKED,
     NETWORK_OPEN,
     NETWORK_PROXY,
+    NOTED,
     READ,
     SANDBOX_AUTO,
     SANDBOX_LANDLOCK,
     SANDBOXES,
+    SKIPPED,
     WRITE,
     CapabilitySet,
     EnvironmentRules,
@@ -365,9 +367,11 @@ def _flag_grants(request: Request, place: Place) -> list[PathGrant]:
 
 def _profile_grants(inherited: Inherited, place: Place) -> list[PathGrant]:
     grants: list[PathGrant] = []
+    built_in = inherited.built_in_origins
     for field, access, is_file in PATH_FIELDS:
         grants += [
-            PathGrant(path, access, is_file, origin) for _, path, origin in _profile_paths(inherited, field, place)
+            PathGrant(path, access, is_file, origin, absent=SKIPPED if origin in built_in else NOTED)
+            for _, path, origin in _profile_paths(inherited, field, place)
         ]
     wanted = inherited.profile.workdir.access
     if access := _WORKDIR_ACCESS[wanted]:

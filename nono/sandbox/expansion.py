@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from nono.errors import PolicyError, UsageError
-from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathDeny, PathGrant, is_at_or_below
+from nono.policy.capabilities import NOTED, READ, WRITE, CapabilitySet, PathDeny, PathGrant, is_at_or_below
 from nono.policy.protection import PROFILES_DENY, USERS_DENY, can_be_bypassed
 from nono.record import Record
 
@@ -116,6 +116,8 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
     for grant in capabilities.grants:
         entry = _find(grant, listing)
         if entry is None:
+            if grant.absent == NOTED:
+                notes[f"{grant.origin}: {grant.path} is not there (or not yours to see) and was left out"] = None
             continue
         names = (grant.path,) if grant.path == entry.path else (grant.path, entry.path)
         if deny := denies.around(names, grant):
@@ -313,7 +315,7 @@ class _Denies:
 
 
 def _find(grant: PathGrant, listing: Listing) -> Entry | None:
-    """Return what the grant names, None for an optional one that is not there or is not what it should be."""
+    """Return what the grant names, None for an optional one that is not there, or is not what it should be."""
     entry = listing.look(grant.path)
     problem = ""
     if entry.kind == ABSENT:
@@ -321,12 +323,13 @@ def _find(grant: PathGrant, listing: Listing) -> Entry | None:
             "no such file or directory, a link that leads nowhere, or not yours to see; create it first or leave it out"
         )
     elif grant.is_file and entry.kind == DIRECTORY:
-        problem = f"is a directory; grant it with {grant.origin.removesuffix('-file')}"
-    elif not grant.is_file and entry.kind != DIRECTORY and not grant.optional:
+        instead = "write it where directories stand, without _file" if grant.absent else "grant it with "
+        problem = f"is a directory; {instead}{'' if grant.absent else grant.origin.removesuffix('-file')}"
+    elif not grant.is_file and entry.kind != DIRECTORY and not grant.optional and not grant.absent:
         problem = f"is not a directory; grant it with {grant.origin}-file"
     if not problem:
         return entry
-    if grant.optional:
+    if grant.optional or (grant.absent and entry.kind == ABSENT):
         return None
     raise UsageError(f"{grant.origin} {grant.path}: {problem}")
 

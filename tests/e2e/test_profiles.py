@@ -88,6 +88,21 @@ def test_nothing_that_a_run_was_told_by_can_be_changed_for_the_next(site: Site, 
     assert sorted(site.work.rglob("*")) == sorted(before)
 
 
+def test_what_a_profile_grants_need_not_be_on_this_machine(site: Site) -> None:
+    (site.work / "note.txt").write_text("read\n")
+    paths = {"read": ["$WORKDIR/note.txt", "~/nowhere"], "allow_file": ["~/none.json"]}
+    profile = write(site.vault / "p.json", meta={"name": "mine"}, filesystem=paths)
+    done = site.run(["-p", profile], ["cat", "note.txt"])
+    assert done.stdout == "read\n", done.stderr
+    said = " ".join(done.stderr.split())
+    assert f"profile mine: {site.home}/nowhere is not there (or not yours to see) and was left out" in said
+    assert f"{site.home}/none.json is not there" in said
+    (site.home / "none.json").mkdir()
+    refused = site.run(["-p", profile], ["true"])
+    assert refused.returncode == 2
+    assert "none.json: is a directory; write it where directories stand" in " ".join(refused.stderr.split())
+
+
 def test_extends_of_the_command_line_comes_below_the_profile(site: Site) -> None:
     below = write(site.vault / "below.json", environment={"set_vars": {"A": "below", "B": "below"}})
     own = write(site.vault / "own.json", environment={"set_vars": {"B": "own"}})

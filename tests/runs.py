@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -199,6 +200,11 @@ class Site:
         """Return all that nono wrote to its state directory."""
         files = sorted(path for path in self.state.rglob("*") if path.is_file())
         return "".join(path.read_text(errors="replace") for path in files)
+
+
+def unfolded(text: str) -> str:
+    """Return what nono said without the line breaks at 80 columns."""
+    return re.sub(r"\n {18,}", " ", re.sub(r"\n {18,}\(", "  (", text))
 
 
 def lines(text: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ they are: a path or a name that an agent chose must not be able to repaint the s
 from __future__ import annotations
 
 import os
+import select
 import sys
 
 from nono.errors import Refusal
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _ACCESS = {READ: "read", WRITE: "write", READ | WRITE: "read+write"}
 _WIDTH = 11
 COLUMNS = 80
+_PATIENCE_MS = 1000
+_PIPE_BYTES = 4096  # PIPE_BUF: where poll(2) says that a pipe is writable, this much goes in without waiting
 _MARGIN = 6 + _WIDTH + 1
 _COLOURS = {"denied": 31, "warning": 33, "leaks": 33, "unprotected": 33, "note": 36}  # SGR: red, yellow, cyan
 _HOSTS_SHOWN = 8
@@ -105,11 +108,17 @@ def notice(sentence: str) -> None:
 
 def to_stderr(text: str) -> None:
     """Write `text` to standard error. Where nobody listens (closed, full) the exit status still tells."""
+    if sys.stderr is None:
+        return
+    data = memoryview(text.encode("utf-8", "backslashreplace"))
     try:
-        if sys.stderr is not None:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-    except OSError:
+        sys.stderr.flush()
+        fd = sys.stderr.fileno()
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        while data and poll.poll(_PATIENCE_MS):  # a pipe that nobody reads must not keep a run from its end
+            data = data[os.write(fd, data[:_PIPE_BYTES]) :]
+    except (OSError, ValueError):
         pass
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import pytest
@@ -191,3 +193,14 @@ def test_colours_are_for_terminals_whose_user_wants_them(monkeypatch: pytest.Mon
     monkeypatch.setenv("TERM", "dumb")
     assert not render.shows_colour()
     assert render.table([("denied", "x")], colour=True) == "nono  \x1b[31mdenied     \x1b[0m x\n"
+
+
+def test_a_pipe_that_nobody_reads_keeps_nobody_waiting_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_fd, write_fd = os.pipe()
+    with open(read_fd, "rb") as reader, open(write_fd, "w") as writer:
+        monkeypatch.setattr(sys, "stderr", writer)
+        monkeypatch.setattr(render, "_PATIENCE_MS", 10)
+        render.to_stderr("x" * 5000)
+        for _ in range(100):
+            render.to_stderr("y" * 4000)  # more than a pipe takes
+        assert reader.read(5000) == b"x" * 5000

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from nono.kernel import cgroup
+from tests.runs import unfolded
 
 ROOT, ANYBODY = 0, 12345
 TIMEOUT_S = 60
@@ -85,7 +86,7 @@ class Runner:
             except subprocess.TimeoutExpired:
                 run.kill()
                 raise
-        return run.returncode, output, errors
+        return run.returncode, output, unfolded(errors)
 
     def _can_run(self, python: str) -> bool:
         try:

@@ -258,8 +258,8 @@ def _check_credentials(inherited: Inherited) -> None:
             raise PolicyError(f"{inherited.place('network.custom_credentials', name)}: {error}") from None
     for name in network.credentials:
         if name not in known:
-            hint = f"did you mean {near}? " if (near := nearest(name, known)) else ""
+            hint = f"; did you mean {near}?" if (near := nearest(name, known)) else "."
             raise PolicyError(
-                f"{inherited.place('network.credentials', name)}: there is no credential '{name}'; {hint}Known ones: "
+                f"{inherited.place('network.credentials', name)}: there is no credential '{name}'{hint} Known ones: "
                 f"{', '.join(sorted(known))}"
             )

@@ -44,6 +44,7 @@ EXPANDED = "expanded"  # a directory whose entries are granted one by one: it ca
 
 STREAM = "standard stream"  # the origin of a grant of what is open already, and need not be seen to be opened again
 
+_SHOWN = 3  # paths in one note
 MAX_PIECES = 4096  # about 40 ms to open; a home directory has some hundred
 
 # A grant of the root does not mean these: devices of the disks, other users' terminals, the kernel's own settings. They
@@ -112,12 +113,13 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
     pieces: dict[tuple[str, str], int] = {}
     taken: list[PathGrant] = []
     notes: dict[str, None] = {}
+    missing: dict[str, list[str]] = {}
     writable: dict[str, None] = {}
     for grant in capabilities.grants:
         entry = _find(grant, listing)
         if entry is None:
             if grant.absent == NOTED:
-                notes[f"{grant.origin}: {grant.path} is not there (or not yours to see) and was left out"] = None
+                missing.setdefault(grant.origin, []).append(grant.path)
             continue
         names = (grant.path,) if grant.path == entry.path else (grant.path, entry.path)
         if deny := denies.around(names, grant):
@@ -149,6 +151,7 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
                         f"{grant.origin} {grant.path}: too broad; with its protected paths taken out it comes to more "
                         f"than {MAX_PIECES} entries. Grant the directories inside it that the agent needs"
                     )
+    notes.update((_note_of_missing(origin, paths), None) for origin, paths in missing.items())
     sockets = []
     for path in capabilities.unix_sockets:
         grant, entry = PathGrant(path, READ | WRITE, True, "--allow-unix-socket"), listing.look(path)
@@ -312,6 +315,12 @@ class _Denies:
                     f"({deny.group}); the directories in it are granted one by one"
                 )
         return ""
+
+
+def _note_of_missing(origin: str, paths: list[str]) -> str:
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    are = "are" if len(paths) > 1 else "is"
+    return f"{origin}: {', '.join(paths[:_SHOWN])}{more} {are} not there (or not yours to see) and left out"
 
 
 def _find(grant: PathGrant, listing: Listing) -> Entry | None:

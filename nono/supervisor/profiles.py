@@ -74,10 +74,10 @@ class Profiles:
     def _unknown(self, name: str, referrer: str) -> PolicyError:
         names = self.names()
         near = nearest(name, names)
-        hint = f"did you mean {near}? " if near else ""
+        hint = f"; did you mean {near}?" if near else "."
         who = f"profile {referrer}: extends: " if referrer else ""
         return PolicyError(
-            f"{who}there is no profile '{name}'; {hint}There are {', '.join(sorted(names))}. Your own are "
+            f"{who}there is no profile '{name}'{hint} There are {', '.join(sorted(names))}. Your own are "
             f"{self._place.profiles}/NAME.json"
         )
 

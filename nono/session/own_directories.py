@@ -2,7 +2,7 @@
 
 An agent's settings and sessions have to last from run to run, and the user's own of the same program are not what it
 may write: hooks, servers and programs that it leaves there would run outside of the sandbox. So its profile grants a
-directory that nobody else reads. It is the user's alone (0700). Every other path of a profile has to be there already.
+directory that nobody else reads. It is the user's alone (0700). Nothing else that a profile grants is made.
 """
 
 from __future__ import annotations
@@ -16,29 +16,18 @@ from nono.policy.resolve import Place
 
 
 def is_own(grant: PathGrant, place: Place) -> bool:
-    """Whether this is a writable directory of an agent's own."""
+    """Whether this is a profile's grant of a writable directory of its agent's own."""
     homes = (f"{place.data_home}/nono/", f"{place.home}/.local/share/nono/")
-    return bool(grant.access & WRITE) and not grant.is_file and grant.path.startswith(homes)
+    return bool(grant.access & WRITE and grant.absent) and not grant.is_file and grant.path.startswith(homes)
 
 
-def may_be_missing(grants: Iterable[PathGrant], place: Place) -> tuple[PathGrant, ...]:
-    """Return the grants; one of an agent's own directory is no mistake while that is not there."""
-    return tuple(
-        grant._replace(optional=True) if is_own(grant, place) and not os.path.lexists(grant.path) else grant
-        for grant in grants
-    )
-
-
-def make(grants: Iterable[PathGrant], place: Place) -> tuple[PathGrant, ...]:
-    """Make those that are not there; return the grants, with none missing of these. Raises StoreError."""
-    return tuple(_made(grant) if is_own(grant, place) else grant for grant in grants)
-
-
-def _made(grant: PathGrant) -> PathGrant:
-    try:
-        os.makedirs(grant.path, mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"{grant.origin} {grant.path}: cannot be made: {error.strerror}; make it yourself, or leave it out"
-        ) from None
-    return grant._replace(optional=False)
+def make(grants: Iterable[PathGrant], place: Place) -> None:
+    """Make those that are not there. Raises StoreError."""
+    for grant in grants:
+        if is_own(grant, place):
+            try:
+                os.makedirs(grant.path, mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise StoreError(
+                    f"{grant.origin} {grant.path}: cannot be made: {error.strerror}; make it yourself, or leave it out"
+                ) from None

@@ -15,7 +15,6 @@ from nono.policy.capabilities import READ, TEMPORARY_DIRECTORY, WRITE, Capabilit
 from nono.policy.resolve import Place, Request, resolve
 from nono.record import Record
 from nono.sandbox import filesystem
-from nono.session import own_directories
 from nono.session.parts import profile_of, references_of
 from nono.supervisor import command as commands
 from nono.supervisor import guard
@@ -69,8 +68,6 @@ def decide(order: Order, environment: Mapping[str, str]) -> Decision:
     references = references_of(capabilities)
     for text, variable in capabilities.env_credentials:  # those that the agent itself gets
         references[guard.env_credential_name(variable)] = reference.parse(text)
-    if inherited is not None:
-        capabilities = capabilities._replace(grants=own_directories.may_be_missing(capabilities.grants, place))
     return Decision(place, command, inherited, capabilities, references)
 
 

@@ -116,8 +116,7 @@ def run(
     """
     decision = decide(order, environment)
     if decision.inherited is not None and not order.dry_run:
-        granted = own_directories.make(decision.capabilities.grants, decision.place)
-        decision = decision._replace(capabilities=decision.capabilities._replace(grants=granted))
+        own_directories.make(decision.capabilities.grants, decision.place)
     place, command, capabilities, references = (
         decision.place, decision.command, decision.capabilities, decision.references,
     )  # fmt: skip

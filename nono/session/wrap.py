@@ -27,6 +27,7 @@ from nono.policy.environment import child_environment
 from nono.sandbox import filesystem
 from nono.sandbox.expansion import Expansion
 from nono.sandbox.plan import Plan, make_plan, walls_to_try
+from nono.session import own_directories
 from nono.session.policy import Order, complete, decide
 from nono.session.run import Summary, summarize
 from nono.supervisor import guard
@@ -54,6 +55,8 @@ def wrap(
     assert command is not None  # the order names one
     for what in _needs_a_supervisor(has):
         raise UsageError(f"nono wrap has no supervisor beside the command, which {what} needs; use: nono run")
+    if decision.inherited is not None and not order.dry_run:
+        own_directories.make(has.grants, place)
     guard.check_standard_streams(has.network)
     handed_over = env.hand_over(decision.references.values())
     with ExitStack() as undo:

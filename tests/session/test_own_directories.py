@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nono.errors import StoreError
-from nono.policy.capabilities import READ, WRITE, PathGrant
+from nono.policy.capabilities import NOTED, READ, WRITE, PathGrant
 from nono.policy.resolve import Place
-from nono.session.own_directories import is_own, make, may_be_missing
+from nono.session.own_directories import is_own, make
 from tests.runs import Site
 
 HOME = "/home/u"
@@ -20,7 +20,7 @@ OWN = f"{HOME}/.local/share/nono/agent"
 
 
 def grant(path: object, access: int = READ | WRITE, *, is_file: bool = False) -> PathGrant:
-    return PathGrant(str(path), access, is_file, "profile p")
+    return PathGrant(str(path), access, is_file, "profile p", absent=NOTED)
 
 
 @pytest.mark.parametrize("path", [OWN, f"{OWN}/below", "/data/nono/agent"])
@@ -38,27 +38,22 @@ def test_what_is_writable_below_nonos_data_is_the_agents_own(path: str) -> None:
         grant(f"{HOME}/.config/nono/x"),
         grant(f"{HOME}/src"),
         grant("/data/other"),
+        grant(OWN)._replace(absent="", origin="--allow"),
     ],
 )
 def test_nothing_else_is(other: PathGrant) -> None:
     assert not is_own(other, PLACE)
 
 
-def test_is_no_mistake_while_it_is_missing(tmp_path: Path) -> None:
-    place = PLACE._replace(data_home=str(tmp_path))
-    (tmp_path / "nono" / "there").mkdir(parents=True)
-    granted = [grant(tmp_path / "nono" / name) for name in ("there", "missing")] + [grant(tmp_path / "other")]
-    assert [each.optional for each in may_be_missing(granted, place)] == [False, True, False]
-
-
-def test_is_made_for_the_user_alone_and_then_has_to_be_there(tmp_path: Path) -> None:
+def test_is_made_for_the_user_alone_and_nothing_else_is(tmp_path: Path) -> None:
     place = PLACE._replace(data_home=str(tmp_path))
     own, other = tmp_path / "nono" / "a" / "b", tmp_path / "other"
-    made = make(may_be_missing([grant(own), grant(other)], place), place)
+    make([grant(own), grant(other)], place)
     assert own.stat().st_mode & 0o777 == 0o700
     assert not other.exists()
-    assert made == (grant(own), grant(other))
-    assert make(made, place) == made
+    (own / "kept").touch()
+    make([grant(own)], place)
+    assert (own / "kept").exists()
 
 
 def test_what_cannot_be_made_is_said(tmp_path: Path) -> None:

@@ -101,8 +101,6 @@ def judge_path(
         return Verdict(False, INSUFFICIENT_ACCESS, below.group, _sentence(detail), _named(covering[-1], place))
     if not exists and not access & WRITE:
         detail = "there is nothing of this name, so nothing can be granted; a grant of its directory would cover it"
-        if covering:
-            return _granted(asked, covering[-1])
         return Verdict(False, NOT_FOUND, "", _sentence(detail), _nearest_grant(asked, granted))
     flag, line = _grant_flag(asked, missing)
     if has:

@@ -267,7 +267,7 @@ def judge(behind: Behind, subject: Subject, access: int) -> Answer:
         )  # fmt: skip
 
     verdict = judged(behind.capabilities.denies)
-    if not verdict.allowed and verdict.reason != SENSITIVE_PATH:
+    if (not verdict.allowed or subject.is_directory) and verdict.reason not in (SENSITIVE_PATH, PRIVATE_DIRECTORY):
         # By another name: a second mount, or a link in a protected directory.
         deny = expansion.protection(behind.capabilities, subject.path, access, behind.disk)
         if deny is not None:

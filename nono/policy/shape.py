@@ -163,12 +163,12 @@ class Either(Kind):
     """A value of the first kind or, when it is of the type `of`, of the second."""
 
     def __init__(self, first: Kind, of: type, second: Kind) -> None:
-        self._first, self._of, self._second = first, of, second
+        self._first, self._of, self.second = first, of, second
         self.expected = f"{first.expected} or {second.expected}"
 
     def check(self, value: object, at: str) -> Any:
         if isinstance(value, self._of):
-            return self._second.check(value, at)
+            return self.second.check(value, at)
         try:
             return self._first.check(value, at)
         except Mistake:
@@ -177,7 +177,7 @@ class Either(Kind):
             raise self.wrong(value, at) from None
 
     def schema(self) -> dict[str, Any]:
-        return {"anyOf": [self._first.schema(), self._second.schema()]}
+        return {"anyOf": [self._first.schema(), self.second.schema()]}
 
 
 class Each(Kind):
@@ -280,6 +280,23 @@ class Shape(Kind):
             if checked.get(name) is None:
                 raise Mistake(at, f"{name} is missing")
         return checked
+
+    def without_effect(self, value: Mapping[str, Any], at: str = "") -> list[tuple[str, str]]:
+        """Return (JSON path, reason) for each key of a sound `value` from which nothing follows."""
+        said = []
+        for key, entry in value.items():
+            place = f"{at}.{shown(key)}" if at else shown(key)
+            if key not in self.names:
+                path = f"{self._path}.{key}" if self._path else key
+                if not reason(path) and not asks_for_nothing(entry):
+                    said.append((place, _keys["without_effect"].get(path, "")))
+                continue
+            kind = self.members[self.names[key]].kind
+            kind = kind.kind if isinstance(kind, Maybe) else kind
+            kind = kind.second if isinstance(kind, Either) else kind
+            if isinstance(kind, Shape) and isinstance(entry, dict):
+                said += kind.without_effect(entry, place)
+        return said
 
     def _is_without_effect(self, key: str, value: object, at: str) -> bool:
         """Whether a key that this shape lacks may stand there. Raises Mistake for one that is refused by name."""

@@ -137,6 +137,7 @@ def test_warnings_say_what_is_not_as_meant_here(home: Path) -> None:
     found = examined(
         home,
         {
+            "interactive": True,
             "extends": "claude-code",  # whose directory does not exist either: not a matter of this file
             "filesystem": {
                 "read": ["~/absent", "~/notes", "~/src", "~/.ssh/config"],
@@ -152,7 +153,7 @@ def test_warnings_say_what_is_not_as_meant_here(home: Path) -> None:
     starts = [
         "filesystem.allow[0]: ~/src/private/x stays closed; leave one of them out",
         "filesystem.read[0]: ~/absent does not exist here",
-        "filesystem.read[1]: ~/notes is not a directory; write it into filesystem.read_file",
+        "interactive has no effect: ",
         "filesystem.read[3]: ~/.ssh/config stays closed; the group deny_credentials",
         "filesystem.read_file[0]: ~/src is a directory; write it into filesystem.read",
         "network.custom_credentials.a.tls_ca: ~/ca.pem does not exist here",

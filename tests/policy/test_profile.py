@@ -150,6 +150,18 @@ def test_what_changes_nothing_is_no_mistake(text: str) -> None:
     assert of_text(text).profile == Profile()
 
 
+def test_what_has_no_effect_can_be_told() -> None:
+    text = """{"interactive": true, "hooks": {},
+               "network": {"allow_http2": true, "tls_intercept": {"ca_validity": "1d"}},
+               "platform_overrides": {"linux": {"commands": {"deny": ["rm"]}}}}"""
+    assert parse(text, "p")
+    said = SHAPE.without_effect(json.loads(text))
+    assert [place for place, _ in said] == [
+        "interactive", "network.allow_http2", "network.tls_intercept.ca_validity", "platform_overrides.linux.commands",
+    ]  # fmt: skip
+    assert all(reason for _, reason in said)
+
+
 def test_a_key_that_strayed_into_a_profile_is_not_repeated() -> None:
     key = "sk-ant-api03-" + "a1B2" * 12
     for text in (f'{{"{key}": 1}}', f'{{"network": "{key}"}}', f'{{"workdir": {{"access": "{key}"}}}}'):

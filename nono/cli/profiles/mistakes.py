@@ -198,8 +198,8 @@ def _warnings(inherited: Inherited, source: Source, place: Place) -> Iterator[st
                 yield f"{where}: {text} does not exist here"
             elif is_file and os.path.isdir(path):
                 yield f"{where}: {text} is a directory; write it into filesystem.{field.removesuffix('_file')}"
-            elif not is_file and not os.path.isdir(path):
-                yield f"{where}: {text} is not a directory; write it into filesystem.{field}_file"
+    for where, reason in profile.SHAPE.without_effect(jsonc.loads(source.text, source.path)):
+        yield f"{own}{where} has no effect: {reason}"
     for route, fields in inherited.profile.custom_routes().items():
         for field in _TLS_FILES:
             if fields.get(field) and not os.path.isfile(expand(unescaped(fields[field]), place)):

@@ -233,3 +233,14 @@ def test_a_profile_in_a_file(site: Site, tmp_path: Path) -> None:
     answer = ask(site, "--path", "secret/x", "--op", "write", "-p", str(profile), status=DENIED)
     assert (answer["reason"], answer["suggested_flag"]) == ("sensitive_path", None)
     assert answer["source"]["kind"] == "profile"
+
+
+def test_a_link_that_is_denied_denies_what_it_leads_to(site: Site) -> None:
+    (site.home / "notes").mkdir()
+    (site.home / "link").symlink_to("notes")
+    flags = ["--allow", "~", "--deny", "~/link", "--probe"]
+    for path in ("~/notes", "~/notes/new"):
+        answer = ask(site, "--path", path, *flags, status=DENIED)
+        assert (answer["reason"], answer["source"]["name"]) == ("sensitive_path", "--deny")
+        assert answer["probe"]["agrees"]
+        assert answer["suggested_flag"] is None

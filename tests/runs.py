@@ -196,6 +196,10 @@ class Site:
             _, stderr = process.communicate(timeout=TIMEOUT_S)
             assert process.returncode == 0, stderr.decode()
 
+    def exchanges(self) -> list[dict[str, Any]]:
+        """Return the exchanges in the audit logs of all runs."""
+        return [record for record in lines(self.audit_log()) if record.get("kind") == "exchange"]
+
     def audit_log(self) -> str:
         """Return all that nono wrote to its state directory."""
         files = sorted(path for path in self.state.rglob("*") if path.is_file())

@@ -1,12 +1,19 @@
-"""The audit log of one run: a JSON line for each exchange, in a file that the child can neither read nor write.
+"""The audit log of one run: a chain of records (chain.py) in a file that the child can neither read nor write.
 
-One file per run, `STATE/audit/YYYYMMDDTHHMMSSZ-PID[-NAME].jsonl`, 0600 in a 0700 directory that every sandbox denies.
-Lines are collected and written with one write(2) when the loop comes to rest (`flush`), so that an exchange costs no
-system call of its own; whoever watches (`view`) is shown the same entries then. A log that cannot be opened stops the
-run before the agent starts (fail closed); one that cannot be written later is reported when the run ends.
+One file per run, `STATE/audit/SESSION.jsonl`, 0600 in a 0700 directory that every sandbox denies; the session's id is
+YYYYMMDDTHHMMSSZ-PID[-NAME]. Its records, by their "kind": one start (`begin`), an exchange for each decision of the
+proxy, a denial for each thing that was denied otherwise, one exit; a gap says how many could not be written. The ledger
+knows of each session (ledger.py). While it is open the file is locked (flock), which tells a running session from one
+that was killed.
 
-Nothing secret is here to be written: an entry is made of the proxy's verdicts and of the request's method, route and
-path without its query. Source of the format: JSON Lines, one object a line, UTF-8.
+Exchanges are collected and written with one write(2) when the loop comes to rest (`flush`), so that none costs a
+system call of its own; their hashes are made then. Whoever watches (`view`) is shown the same entries. What was written
+is synced to the disk beside the loop (sync.py), and at the end. A log that cannot be opened, or a start that cannot be
+written, stops the run before the agent starts (fail closed); what cannot be written later is reported when the run
+ends, as is a log that somebody removed.
+
+Nothing secret is here to be written: an exchange is made of the proxy's verdicts and of the request's method, route and
+path without its query, and what has the shape of a key is taken out of it (redact.py).
 """
 
 from __future__ import annotations
@@ -14,10 +21,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fcntl import LOCK_EX, LOCK_NB, flock
 from operator import itemgetter
 
-from nono.errors import StoreError
+from nono.audit import chain, ledger
+from nono.audit.redact import without_keys
+from nono.audit.sync import Syncer, aside, fault_of
+from nono.errors import NonoError, StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,12 +37,13 @@ if TYPE_CHECKING:
 _MAX_KEPT = 1024  # strings remembered in their encoded form, and as many lines but for their numbers
 _MAX_KEPT_CHARACTERS = 1024
 _MAX_REFUSED = 256
+_ARE_EXCHANGES = ("proxy", "mediator")  # Denial.source
 _NUMBERS = {int: "%d", float: "%.6f"}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class AuditLog:
-    """An open audit file; a context manager. `path` is where it is."""
+    """An open audit file; a context manager. `path` is where it is, `session` the id of the run."""
 
     def __init__(
         self,
@@ -45,12 +57,17 @@ class AuditLog:
         view: shown the entries (each as `append` was given its values) once they are written; raises nothing. name: the
         run's, a part of the file's.
         """
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        directory = os.path.join(state_directory, "audit")
-        self.path = os.path.join(directory, "-".join(filter(None, (stamp, str(os.getpid()), name))) + ".jsonl")
+        self._began = time.time()
+        self._directory = os.path.join(state_directory, "audit")
         self._notice = notice
         self._fault = ""
-        self._pending: list[str] = []
+        self._pending: list[str] = []  # the members of records, as JSON
+        self._count, self._last = 0, chain.NOTHING  # the number and the hash of the last record
+        self._lost = 0  # records that could not be written, since the last that could
+        self._is_session = False
+        self._status = 1
+        self._syncer: Syncer | None = None
+        self._is_named = False  # whether the file's name is on the disk
         self._view = view
         self._refused: dict[Sequence[object], list[Any]] = {}  # by its texts: those by name, and how often
         self._seen: list[Sequence[object]] = []  # what the view is still to be shown
@@ -61,12 +78,60 @@ class AuditLog:
         self._lines: dict[Sequence[object], str] = {}  # by their texts, with places for the numbers
         self._quoted: dict[object, str] = {}
         try:
-            for path in (state_directory, directory):  # makedirs gives its mode to the last one only
+            for path in (state_directory, self._directory):  # makedirs gives its mode to the last one only
                 os.makedirs(path, mode=0o700, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(self.path, flags, 0o600)
+            self.session, self._fd = _new_file(self._directory, self._began, name)
         except OSError as error:
-            raise StoreError(f"cannot open the audit log {self.path}: {error.strerror}") from None
+            raise StoreError(f"cannot open the audit log in {self._directory}: {error.strerror}") from None
+        self.path = os.path.join(self._directory, f"{self.session}.jsonl")
+        try:
+            flock(self._fd, LOCK_EX | LOCK_NB)
+        except OSError:
+            pass  # a file system without locks: verify cannot tell that the session runs
+
+    def begin(self, facts: Mapping[str, object]) -> None:
+        """Write the start of a session, and enter it in the ledger. Raises StoreError: nothing may start."""
+        self.write("start", {"time": self._began, "session": self.session, **facts})
+        self.flush()
+        what, reason = "log", self._fault
+        if not reason:
+            try:
+                first = {"time": self._began, "session": self.session, "first": self._last.decode()}
+                os.close(self._enter("start", first))
+            except OSError as error:
+                what, reason = "ledger", str(error.strerror)
+        if reason:
+            self._fault = ""  # it is said here, not at the end
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass
+            raise StoreError(f"cannot write the audit {what} in {self._directory}: {reason}")
+        self._is_session = True
+
+    def sync_beside(self) -> None:
+        """From now on, have what is written synced within sync.WINDOW_S. Not before the agent has started."""
+        try:
+            self._syncer = Syncer(self._sync)
+        except RuntimeError:  # no thread can be had: it is synced at the end
+            return
+        self._syncer.wake()
+
+    def write(self, kind: str, members: Mapping[str, object]) -> None:
+        """Take one record of any kind, to be written with the next flush."""
+        self._pending.append(_encode({"kind": kind, **members})[1:-1])
+
+    def write_denials(self, denied: Iterable[Any]) -> None:
+        """Take what was denied in the run, but for what is an exchange. denied: supervisor.denials.Denial, each."""
+        for denial in denied:
+            if denial.source not in _ARE_EXCHANGES:
+                told = {name: _shown(value) for name, value in denial._asdict().items()}
+                told["denied"] = told.pop("kind")
+                self.write("denial", {"time": time.time(), **told})
+
+    def ended(self, status: int) -> None:
+        """Remember the exit status, for the last record."""
+        self._status = status
 
     def append(self, fields: Sequence[str], values: Sequence[object]) -> bool:
         """Take one entry, its values in the order of `fields`; return whether it is the first since the last flush.
@@ -101,7 +166,7 @@ class AuditLog:
         left = iter(texts)
         written = (kind or self._quote(next(left)).replace("%", "%%") for kind in self._kinds)
         members = (f"{_encode(name)}:{text}" for name, text in zip(self._fields, written, strict=True))
-        line = "{" + ",".join(members) + "}"
+        line = ",".join(('"kind":"exchange"', *members))
         if len(line) <= _MAX_KEPT_CHARACTERS:
             if len(self._lines) >= _MAX_KEPT:
                 self._lines.clear()
@@ -111,7 +176,7 @@ class AuditLog:
     def _quote(self, value: object) -> str:
         text = self._quoted.get(value)
         if text is None:
-            text = _encode(value)
+            text = _encode(_shown(value))
             if len(text) <= _MAX_KEPT_CHARACTERS:
                 if len(self._quoted) >= _MAX_KEPT:
                     self._quoted.clear()
@@ -135,25 +200,105 @@ class AuditLog:
     def flush(self) -> None:
         """Write what was taken; an error is kept for the end, never raised into an exchange."""
         if self._pending:
-            data = memoryview(("\n".join(self._pending) + "\n").encode())
-            self._pending.clear()
-            try:
-                while data:
-                    data = data[os.write(self._fd, data) :]
-            except OSError as error:
-                self._fault = os.strerror(error.errno or 0)
+            texts, self._pending = self._pending, []
+            if self._lost:
+                texts.insert(0, f'"kind":"gap","lost":{self._lost}')
+            data, number, last = chain.seal(self._count, self._last, texts)
+            if self._put(data):
+                self._count, self._last, self._lost = number, last, 0
+            else:
+                self._lost += len(texts) - bool(self._lost)
+            if self._syncer is not None:
+                self._syncer.wake()
         if self._view is not None and self._seen:
             seen, self._seen = self._seen, []
             self._view(seen)
 
+    def _put(self, data: bytes) -> bool:
+        """Write whole records or, where the disk is full, none: the chain goes on from the last one that is there."""
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError as error:
+            self._fault = os.strerror(error.errno or 0)
+            try:
+                if len(left) < len(data):
+                    os.ftruncate(self._fd, os.fstat(self._fd).st_size - (len(data) - len(left)))
+            except OSError:
+                pass  # half a record stays, which verify will say
+            return False
+        return True
+
+    def _enter(self, kind: str, members: Mapping[str, object]) -> int:
+        return ledger.enter(os.path.join(self._directory, ledger.NAME), _encode({"kind": kind, **members})[1:-1])
+
+    def _sync(self) -> None:
+        faults = [fault_of(self._fd)]
+        if not self._is_named:
+            self._is_named = True
+            for path in (os.path.join(self._directory, ledger.NAME), self._directory):
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                faults.append(fault_of(fd))
+                os.close(fd)
+        self._fault = next(filter(None, faults), self._fault)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Write the last record, and what the ledger says of the session; have both on the disk."""
+        if error is not None:
+            self._status = error.exit_status if isinstance(error, NonoError) else 1
+        now = time.time()
+        self.write("exit", {"time": now, "status": self._status, "duration_ms": round((now - self._began) * 1000, 3)})
+        self.flush()
+        self._note_removal()
+        synced = aside(self._sync)
+        try:
+            last = {"time": now, "session": self.session, "records": self._count, "last": self._last.decode()}
+            fd = self._enter("end", last)
+            self._fault = fault_of(fd) or self._fault
+            os.close(fd)
+        except OSError as error:
+            self._fault = f"its end is not in the ledger: {error.strerror}"
+        synced()
+
+    def _note_removal(self) -> None:
+        try:
+            here, named = os.fstat(self._fd), os.stat(self.path, follow_symlinks=False)
+            is_there = (here.st_dev, here.st_ino) == (named.st_dev, named.st_ino)
+        except OSError:
+            is_there = False
+        if not is_there:
+            self._fault = "somebody removed it"
+
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.flush()
+        if self._syncer is not None:
+            self._syncer.stop()
+        if self._is_session:
+            self._end(error)
         os.close(self._fd)
         if self._fault:
             self._notice(f"the audit log {self.path} is not whole: {self._fault}")
+
+
+def _new_file(directory: str, began: float, name: str) -> tuple[str, int]:
+    """Return the id of a new session, which no other has, not one of another PID namespace either; and its file."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(began))
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    for again in ("", *(f".{number}" for number in range(2, 100))):
+        session = "-".join(filter(None, (stamp, f"{os.getpid()}{again}", name)))
+        try:
+            return session, os.open(os.path.join(directory, f"{session}.jsonl"), flags, 0o600)
+        except FileExistsError:
+            continue
+    raise FileExistsError(17, "a hundred sessions began at once")
+
+
+def _shown(value: object) -> object:
+    return without_keys(value) if isinstance(value, str) else value
 
 
 def _picker(indices: Sequence[int]) -> Callable[[Sequence[object]], Sequence[object]]:

@@ -85,6 +85,11 @@ def looks_like_key(value: str) -> bool:
     )
 
 
+def key_prefixes() -> dict[str, int]:
+    """Return what providers' keys begin with, and how many characters follow at least."""
+    return dict(_SHAPES)
+
+
 def is_named_like_key(name: str, stems: Iterable[str]) -> bool:
     """Whether `name` is what a key of one of the providers is called; `stems` as `stem` gives them."""
     return name.endswith(_ENDS) and any(name.startswith(f"{stem}_") for stem in stems)

@@ -23,6 +23,7 @@ from functools import partial
 from importlib import import_module
 from time import time
 
+from nono.audit import facts
 from nono.audit.log import AuditLog
 from nono.credentials import env, phantom
 from nono.credentials.loading import Credential, Loader
@@ -191,6 +192,8 @@ def run(
         registries = registries_of(capabilities, environment, place, notice)
         parts = Parts(capabilities, credentials, token, standing.port, registries, authority)
         audit = undo.enter_context(AuditLog(place.state, notice, view, order.name))
+        lineage = decision.inherited.lineage if decision.inherited is not None else ()
+        audit.begin(facts.start_of(order.argv, order.name, capabilities, plan.grants, lineage, plan.text))
         signals = undo.enter_context(Signals())
         strangers = children() - {standing.prepared.pid}  # of whoever became nono by exec
         process.set_child_subreaper()
@@ -245,8 +248,11 @@ def run(
             guard.close_store(place.state)
             if learner is not None:
                 learner.ended(plan, expansion, scratch.path)
+        audit.ended(status)
         if footer is not None:
-            footer(diagnostics.denials(audit.refused, capabilities, plan, place))
+            denied = diagnostics.denials(audit.refused, capabilities, plan, place)
+            audit.write_denials(denied)
+            footer(denied)
         return status
 
 
@@ -343,6 +349,7 @@ def _supervise(
 
     gc.freeze()  # what is there by now stays; to look through it costs more than 1 ms
     gc.enable()  # see __main__.py
+    audit.sync_beside()
     diagnostics = Diagnostics()
     if behind.watched:
         terminal.watch = diagnostics.on_terminal.feed

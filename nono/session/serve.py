@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
+from nono.audit import facts
 from nono.audit.log import AuditLog
 from nono.credentials import env, phantom
 from nono.credentials.loading import Loader
@@ -97,6 +98,9 @@ def serve(
         run = Parts(capabilities, credentials, token, port, registries, authority)
         guard.check_upstream_credential(run.credentials.get(UPSTREAM_PROXY))
         with Signals() as signals:  # not before: ^C ends the wait for a keystore's dialog
+            lineage = inherited.lineage if inherited is not None else ()
+            audit.begin(facts.start_of((), "", capabilities, (), lineage, "none: the proxy alone"))
+            audit.sync_beside()
             proxy = make_proxy(loop, listener.detach(), run, audit)
 
             def signalled(_: int) -> None:
@@ -129,4 +133,5 @@ def serve(
                 proxy.close()
                 if authority:
                     authority.remove_bundle(ca_bundle)
+        audit.ended(0)
     return 0

@@ -25,6 +25,9 @@ def test_writes_a_json_line_for_each_entry(tmp_path: Path) -> None:
         log.flush()
         assert log.append(("other",), ["x"]) is True
     lines = [json.loads(line) for line in Path(log.path).read_bytes().splitlines()]
+    assert [line.pop("n") for line in lines] == [1, 2, 3, 4, 5]
+    assert {line.pop("kind") for line in lines} == {"exchange"}
+    assert all(len(line.pop("hash")) == 64 for line in lines)
     assert lines == [*(dict(zip(fields, entry, strict=True)) for entry in entries), {"other": "x"}]
 
 

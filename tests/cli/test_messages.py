@@ -56,7 +56,7 @@ def test_a_log_that_is_a_link_or_no_file_stops_the_run(tmp_path: Path) -> None:
 
 def test_a_run_has_the_name_that_it_is_given(site: Site) -> None:
     assert site.run(["--name", "nightly_1", "--block-net"], ["/bin/true"]).returncode == 0
-    assert [path.name.split("-")[2] for path in (site.state / "audit").iterdir()] == ["nightly_1.jsonl"]
+    assert [path.name.split("-")[2] for path in (site.state / "audit").glob("*.jsonl")] == ["nightly_1.jsonl"]
     for wrong in ("", "a/b", "..", "x" * 65, "é"):
         done = site.run(["--name", wrong], ["/bin/true"])
         assert done.returncode == 2

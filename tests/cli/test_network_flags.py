@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from tests.runs import Site, lines
@@ -37,7 +35,7 @@ def test_a_network_profile_grants_its_hosts_and_no_other(site: Site) -> None:
     done = site.run(flags, site.agent("proxied", *requests))
     assert [(answer["status"], answer["code"]) for answer in lines(done.stdout)] == [(403, "host_denied")] * 3
     assert "--network-profile minimal" in done.stderr, "the summary"
-    entries = [json.loads(line) for line in site.audit_log().splitlines() if line.startswith("{")]
+    entries = site.exchanges()
     assert [entry["host"] for entry in entries] == ["api.anthropic.com:443", "a.invalid:443", "api.openai.com:22"]
     assert "denied by --deny-domain" in entries[0]["reason"]
     assert "--allow-domain a.invalid" in entries[1]["reason"]

@@ -65,8 +65,7 @@ class Developer(NamedTuple):
         return Done(done.returncode, done.stdout, done.stderr, directory, queries)
 
     def audit(self) -> list[dict[str, object]]:
-        logs = (self.site.state / "audit").iterdir()
-        return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+        return self.site.exchanges()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from tests.runs import TIMEOUT_S, Site, lines, require_command
+from tests.runs import TIMEOUT_S, Site, require_command
 
 direct = build_opener(ProxyHandler({})).open  # whatever proxy the tests themselves are run behind
 
@@ -53,7 +53,7 @@ def networks(site: Site) -> dict[str, list[str]]:
 
 
 def audited(site: Site) -> list[dict[str, object]]:
-    return [entry for entry in lines(site.audit_log()) if str(entry["method"]).endswith("-PORT")]
+    return [entry for entry in site.exchanges() if str(entry["method"]).endswith("-PORT")]
 
 
 @pytest.mark.parametrize("network", ["blocked", "proxy"])

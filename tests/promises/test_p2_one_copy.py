@@ -89,4 +89,4 @@ def test_nothing_secret_is_printed_or_written(site: Site) -> None:
     done = site.run([*flags(site, "file"), "--dry-run", "-v"], ["true"])
     for secret in (*KEYS.values(), told["environment"]["OPENAI_API_KEY"]):
         assert secret not in site.audit_log() + command_line + done.stdout + done.stderr
-    assert len(site.audit_log().splitlines()) == 3
+    assert len(site.exchanges()) == 3

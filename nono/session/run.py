@@ -132,7 +132,7 @@ def run(
         if limiter is not None:
             undo.enter_context(limiter)
         scratch = undo.enter_context(ScratchDirectory(place.temporary_directory, create=True))
-        told = None if order.dry_run else undo.enter_context(PolicyFile(scratch.path))
+        told = undo.enter_context(PolicyFile(scratch.path))
         terminal = undo.enter_context(Terminal())
         inherited = [fd for fd in _STANDARD if terminal.spec is None or fd not in terminal.spec.descriptors]
         capabilities = complete(
@@ -166,7 +166,7 @@ def run(
         rlimits, limits = _limits(limiter, own_user_namespace=bool(plan.namespaces))
         proxy = Access(standing.port, token.decode(), scratch.path)
         settings = {} if order.dry_run else settings_for_managers(capabilities, environment, place, proxy)
-        settings = {**settings, **(told.variables if told is not None else {})}
+        settings = {**settings, **told.variables}
         variables = child_environment(
             environment,
             network=capabilities.network,
@@ -275,7 +275,7 @@ class _Behind(Record):
 
 
 def _tell_agent(
-    file: PolicyFile | None,
+    file: PolicyFile,
     decision: Decision,
     capabilities: CapabilitySet,
     expansion: Expansion,
@@ -283,8 +283,6 @@ def _tell_agent(
     temporary_directory: str,
 ) -> None:
     """Let the agent know what it may do: for nono why --self."""
-    if file is None:
-        return
     from nono.sandbox.reach import reach_of
 
     origins = decision.inherited.origins if decision.inherited is not None else {}

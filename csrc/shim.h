@@ -39,6 +39,8 @@ int nono_seccomp_set_filter(const void *filter, size_t count, uint32_t flags);
 
 /* prctl(2) with one argument, the others 0. */
 int nono_prctl(int option, unsigned long argument);
+/* syncfs(2): what was written to the file system of `fd`, to the disk. Absent: -ENOSYS. */
+int nono_syncfs(int fd);
 
 /* ---- spawn.c ------------------------------------------------------------------------ */
 

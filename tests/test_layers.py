@@ -20,6 +20,7 @@ RANKS = {
     "nono.policy": 2,
     "nono.credentials": 3,
     "nono.audit": 3,
+    "nono.rollback": 3,
     "nono.sandbox": 4,
     "nono.proxy": 4,
     "nono.supervisor": 5,

@@ -1,0 +1,200 @@
+"""How restore reaches into one root of a session: by descriptors only, so that what is planted there leads nowhere else.
+
+A root is a directory, or one file in a directory that is not tracked itself. It is opened once, by its real path, of
+which no part may be a link. From there each name is opened relative to the descriptor of the directory before it, never
+following a link, never on another file system. Contents are read and written through the descriptor that was looked at.
+
+A directory that its owner may not read, write or search is opened by giving him these rights: whoever uses that has
+noted its mode before (the journal), and puts it back.
+
+Sources: openat(2), symlink(7); chmod(2) follows links, so it is given /proc/self/fd/N of an O_PATH descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from errno import EACCES, ENODATA, ENOENT, ENOTSUP, EPERM, EXDEV
+
+from nono.errors import StoreError
+from nono.kernel.paths import open_real
+from nono.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC if hasattr(os, "O_PATH") else os.O_RDONLY | os.O_NOFOLLOW
+_OWNER = 0o700
+
+
+class Meta(Record):
+    """What a file or directory has besides its content."""
+
+    mode: int
+    mtime_ns: int
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Reach:
+    """An open root; a context manager. path: absolute, real. name: of the file, where the root is one; else empty."""
+
+    def __init__(self, path: bytes, *, is_file: bool = False) -> None:
+        """Raises StoreError when it is not there, or a link is in its place."""
+        self.path = path
+        directory, _, name = path.rpartition(b"/") if is_file else (path, b"/", b"")
+        self.name = name
+        try:
+            fd = open_real(os.fsdecode(directory or b"/"))
+            try:
+                self.fd = os.open(".", _DIRECTORY, dir_fd=fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise StoreError(
+                f"{os.fsdecode(directory)} cannot be opened: {error.strerror}. Where it was moved, move it back; where "
+                "it was removed, make it again (mkdir), and run this again"
+            ) from None
+        self.device = os.fstat(self.fd).st_dev
+        self._at: bytes | None = None
+        self._at_fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.forget()
+        os.close(self.fd)
+
+    def forget(self) -> None:
+        """Close the directory that was used last."""
+        if self._at_fd >= 0:
+            os.close(self._at_fd)
+        self._at, self._at_fd = None, -1
+
+    def parent(self, path: bytes) -> tuple[int, bytes]:
+        """Return the descriptor of the directory that holds `path`, which stays ours, and the name in it.
+
+        The directory can be written. Raises OSError: ENOTDIR or ELOOP for what is no directory, EXDEV for a mount.
+        """
+        if self.name:
+            return self.fd, self.name
+        above, _, name = path.rpartition(b"/")
+        return self.directory(above), name
+
+    def directory(self, path: bytes) -> int:
+        """Return the descriptor of a directory, which stays ours; it can be written."""
+        if not path or self.name:
+            return self._allowed(self.fd)
+        if path != self._at:
+            fd = self._open(path)
+            self.forget()
+            self._at, self._at_fd = path, fd
+        return self._allowed(self._at_fd)
+
+    def _open(self, path: bytes) -> int:
+        fd = os.dup(self.fd)
+        try:
+            for part in path.split(b"/"):
+                below = self._open_below(fd, part)
+                os.close(fd)
+                fd = below
+                if os.fstat(fd).st_dev != self.device:
+                    raise OSError(EXDEV, "another file system is mounted there", path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    @staticmethod
+    def _open_below(fd: int, name: bytes) -> int:
+        if name in (b"", b".", b".."):
+            raise OSError(ENOENT, os.strerror(ENOENT), name)
+        try:
+            return os.open(name, _DIRECTORY, dir_fd=fd)
+        except PermissionError:
+            look = os.open(name, _LOOK | os.O_DIRECTORY, dir_fd=fd)
+            try:
+                os.chmod(_path_of(look), stat.S_IMODE(os.fstat(look).st_mode) | _OWNER)
+                return os.open(name, _DIRECTORY, dir_fd=fd)
+            finally:
+                os.close(look)
+
+    def _allowed(self, fd: int) -> int:
+        now = os.fstat(fd)
+        if now.st_mode & _OWNER != _OWNER and now.st_uid == os.geteuid() != 0:
+            os.fchmod(fd, stat.S_IMODE(now.st_mode) | _OWNER)
+        return fd
+
+
+def look(directory_fd: int, name: bytes) -> os.stat_result | None:
+    """Return what `name` is, not followed; None for nothing."""
+    try:
+        return os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def set_meta(directory_fd: int, name: bytes, meta: Meta) -> None:
+    """Give `name` (a link: only its time) what `meta` says, the access time excepted. Twice is once."""
+    fd = os.open(name, _LOOK, dir_fd=directory_fd)
+    try:
+        now = os.fstat(fd)
+        if stat.S_ISLNK(now.st_mode):
+            os.utime(name, ns=(now.st_atime_ns, meta.mtime_ns), dir_fd=directory_fd, follow_symlinks=False)
+        elif stat.S_ISREG(now.st_mode) or stat.S_ISDIR(now.st_mode):
+            set_meta_of(_path_of(fd), now, meta)
+    finally:
+        os.close(fd)
+
+
+def set_meta_of(path: str | int, now: os.stat_result, meta: Meta) -> None:
+    """Give the file or directory at `path`, or an open one, what `meta` says. now: what it is."""
+    _set_xattrs(path, now, meta.xattrs)
+    if stat.S_IMODE(os.stat(path).st_mode) != meta.mode:
+        os.chmod(path, meta.mode)
+    os.utime(path, ns=(now.st_atime_ns, meta.mtime_ns))
+
+
+def _set_xattrs(path: str | int, now: os.stat_result, wanted: Iterable[tuple[bytes, bytes]]) -> None:
+    """Set the attributes that are kept; those that this user or file system cannot have are left out."""
+    if not hasattr(os, "listxattr"):
+        return
+    left = {os.fsdecode(name): value for name, value in wanted if is_kept(name)}
+    there = _xattrs(path)
+    if there == left:
+        return
+    os.chmod(path, stat.S_IMODE(now.st_mode) | 0o600)  # user.* is written by whoever may write the file
+    there = _xattrs(path)
+    for name in there.keys() - left.keys():
+        os.removexattr(path, name)
+    for name, value in left.items():
+        if there.get(name) != value:
+            try:
+                os.setxattr(path, name, value)
+            except OSError as error:
+                if error.errno not in (ENOTSUP, EPERM):
+                    raise
+
+
+def _xattrs(path: str | int) -> dict[str, bytes]:
+    found = {}
+    try:
+        for name in os.listxattr(path):
+            if is_kept(os.fsencode(name)):
+                found[name] = os.getxattr(path, name)
+    except OSError as error:
+        if error.errno not in (ENODATA, ENOTSUP, EPERM, EACCES):
+            raise
+    return found
+
+
+def is_kept(name: bytes) -> bool:
+    """Whether an extended attribute is the user's to keep: not those that the system writes itself."""
+    return name.startswith((b"user.", b"system.posix_acl_"))
+
+
+def _path_of(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"

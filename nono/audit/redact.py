@@ -27,10 +27,10 @@ _MOST = 1000  # arguments
 _NESTED = 3
 # Parts of a name: wherever they stand in it, and as one of its words.
 _IN_NAMES = ("token", "secret", "passw", "passphrase", "apikey", "credential", "authoriz", "authent", "privatekey")
-_WORDS = frozenset(
-    "key keys pass pwd pw pat auth oauth sig signature pin otp jwt bearer cookie cookies session sessionid sid sas psk dsn "
-    "userpass".split()
-)
+_WORDS = frozenset((
+    "key", "keys", "pass", "pwd", "pw", "pat", "auth", "oauth", "sig", "signature", "pin", "otp", "jwt", "bearer",
+    "cookie", "cookies", "session", "sessionid", "sid", "sas", "psk", "dsn", "userpass",
+))  # fmt: skip
 _ENDS = ("key", "pwd", "pass", "cookie", "auth")  # of a name without words: accesskey, userpass
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 _KEY = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.+=~")

@@ -1,0 +1,174 @@
+"""Sessions as data: which there are, and what their records say.
+
+What is read may be anything: the records are the agent's doings, in names and paths that it chose, and the files may
+have been tampered with. So nothing is assumed of a line but that it may be a JSON object, and a value of the wrong kind
+is as one that is absent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from fcntl import LOCK_NB, LOCK_SH, flock
+
+from nono.audit import ledger
+from nono.errors import StoreError, UsageError
+from nono.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LEDGER = ledger.NAME
+SUFFIX = ".jsonl"
+_ENDS = 8192  # bytes at the end of a log that hold its last record
+
+
+class Brief(Record):
+    """One session, by the first and the last record of its log. name: the user's, of the run.
+
+    status: None while it runs, or where it was killed. started: seconds since 1970; 0 for logs of old, which have none.
+    """
+
+    session: str
+    name: str
+    started: float
+    duration_s: float | None
+    status: int | None
+    argv: tuple[str, ...]
+    workdir: str
+    version: str
+    bytes: int
+    is_running: bool
+
+
+def names_of(directory: str) -> list[str]:
+    """Return the names of the logs, oldest first. Raises OSError."""
+    try:
+        return sorted(name for name in os.listdir(directory) if name.endswith(SUFFIX))
+    except FileNotFoundError:
+        return []
+
+
+def session_of(name: str) -> str:
+    """Return the id of the session whose log has this name."""
+    return name.removesuffix(SUFFIX)
+
+
+def find(directory: str, wanted: str) -> str:
+    """Return the file of one session: by its id, what its id begins with, the name of the run, or `last`.
+
+    Of several with the name it is the latest. Raises UsageError for none, and for a beginning of several.
+    """
+    names = names_of(directory)
+    if not names:
+        raise UsageError("there is no audit log yet; each nono run writes one")
+    if wanted == "last":
+        return max(names, key=lambda name: (name[:16], _written(directory, name)))
+    if f"{wanted}{SUFFIX}" in names:
+        return f"{wanted}{SUFFIX}"
+    begin = [name for name in names if name.startswith(wanted)] if wanted else []
+    if len(begin) == 1:
+        return begin[0]
+    named = [name for name in names if session_of(name).split("-", 2)[2:] == [wanted]]
+    if named:
+        return named[-1]
+    if begin:
+        raise UsageError(f"{len(begin)} sessions begin with that; type more of it. See: nono audit list")
+    raise UsageError("no session is called that. See: nono audit list")
+
+
+def _written(directory: str, name: str) -> float:
+    try:
+        return os.stat(os.path.join(directory, name), follow_symlinks=False).st_mtime
+    except OSError:
+        return 0.0
+
+
+def is_open(path: str) -> bool:
+    """Whether the nono that writes this log still runs."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        flock(fd, LOCK_SH | LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
+def records(path: str) -> Iterator[dict[str, Any]]:
+    """Yield the records of a log, each as it is; what is none is left out. Raises StoreError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            for line in file:
+                record = object_of(line)
+                if record:
+                    yield record
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from None
+
+
+def object_of(line: bytes) -> dict[str, Any]:
+    """Return the JSON object of a line, an empty one where it is none."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def brief(directory: str, name: str) -> Brief:
+    """Return what a list says of one session. Raises StoreError."""
+    path = os.path.join(directory, name)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            first = object_of(file.readline())
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _ENDS))
+            last = object_of(file.read().rstrip(b"\n").rpartition(b"\n")[2])
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from None
+    start = first if first.get("kind") == "start" else {}
+    end = last if last.get("kind") == "exit" else {}
+    duration = end.get("duration_ms")
+    status = end.get("status")
+    return Brief(
+        session_of(name), text(start, "name"), number(start, "time"),
+        duration / 1000 if isinstance(duration, (int, float)) else None,
+        status if isinstance(status, int) else None,
+        tuple(str(word) for word in sequence(start, "argv")), text(start, "workdir"), text(start, "version"),
+        size, is_open(path),
+    )  # fmt: skip
+
+
+def text(record: Mapping[str, Any], member: str) -> str:
+    """Return a member that is a text; "" for any other."""
+    value = record.get(member)
+    return value if isinstance(value, str) else ""
+
+
+def number(record: Mapping[str, Any], member: str) -> float:
+    """Return a member that is a number; 0 for any other."""
+    value = record.get(member)
+    return value if isinstance(value, (int, float)) and abs(value) < 1e15 else 0
+
+
+def sequence(record: Mapping[str, Any], member: str) -> Sequence[Any]:
+    """Return a member that is a list; an empty one for any other."""
+    value = record.get(member)
+    return value if isinstance(value, list) else ()
+
+
+def has_side_effects(exchange: Mapping[str, Any]) -> bool:
+    """Whether a request that was let through may have changed something elsewhere (RFC 9110, 9.2.1)."""
+    method = text(exchange, "method")
+    return text(exchange, "verdict") == "allowed" and method not in ("GET", "HEAD", "OPTIONS", "CONNECT", "")

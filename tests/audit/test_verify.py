@@ -1,0 +1,281 @@
+"""Whatever is done to a log or to the ledger is found, and it is said where."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nono.audit import chain, verify
+from nono.audit.log import AuditLog
+from nono.audit.verify import (
+    CHANGED,
+    FAULTY,
+    GONE,
+    HEADLESS,
+    MISSING,
+    MOVED,
+    RENAMED,
+    REPEATED,
+    RUNNING,
+    TORN,
+    TRUNCATED,
+    UNCHAINED,
+    UNENDED,
+    UNLISTED,
+    VANISHED,
+    WHOLE,
+)
+
+FIELDS = ("host", "status", "time")
+
+
+def write_session(state: Path, records: int = 4, name: str = "") -> Path:
+    """Write the log of a session with a start, an exit and so many exchanges between them."""
+    with AuditLog(str(state), print, name=name) as log:
+        log.begin({"argv": ["true"]})
+        for number in range(records):
+            log.append(FIELDS, (f"host-{number}", 200, number / 7))
+        log.ended(0)
+    return Path(log.path)
+
+
+def audit(state: Path) -> tuple[verify.Ledger, dict[str, verify.Session]]:
+    ledger, sessions = verify.everything(str(state / "audit"))
+    return ledger, {each.session: each for each in sessions}
+
+
+def faults_of(data: bytes) -> list[tuple[int, str]]:
+    return [(fault.line, fault.what) for fault in verify.chain_of("x", data).faults]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_session(tmp_path_factory.mktemp("state")).read_bytes()
+
+
+def lines_of(data: bytes) -> list[bytes]:
+    return data.splitlines(keepends=True)
+
+
+def test_a_whole_log_has_no_fault(tmp_path: Path) -> None:
+    log = write_session(tmp_path)
+    ledger, sessions = audit(tmp_path)
+    assert (ledger.records, ledger.faults) == (2, ())
+    assert sessions[log.stem] == verify.Session(log.stem, WHOLE, 6, ())
+
+
+def test_every_changed_byte_is_found_in_its_line(log: bytes) -> None:
+    numbers = itertools.accumulate((c == 0x0A for c in log), initial=1)
+    for at, (byte, line) in enumerate(zip(log, numbers, strict=False)):
+        for new in {byte ^ 1, byte ^ 0x20, byte ^ 0x80, 0x0A, 0x30} - {byte}:
+            found = faults_of(log[:at] + bytes((new,)) + log[at + 1 :])
+            assert found, (at, new)
+            assert found[0][0] in (line, line + 1), (at, new, found)
+
+
+def test_every_removed_or_added_byte_is_found(log: bytes) -> None:
+    for at in range(len(log) - 1):
+        assert faults_of(log[:at] + log[at + 1 :]), at
+        for new in (b"0", b" ", b"\n", log[at : at + 1]):
+            assert faults_of(log[:at] + new + log[at:]), (at, new)
+
+
+def test_every_other_order_of_lines_is_found(log: bytes) -> None:
+    lines = lines_of(log)
+    for order in itertools.permutations(range(len(lines))):
+        found = faults_of(b"".join(lines[at] for at in order))
+        assert bool(found) == (order != tuple(range(len(lines)))), order
+        wrong = next((at for at, number in enumerate(order) if at != number), 0) + 1
+        assert not found or min(line for line, _ in found) == wrong, (order, found)
+
+
+def test_two_lines_that_changed_places_are_out_of_place(log: bytes) -> None:
+    one, two, three, four, *rest = lines_of(log)
+    assert faults_of(b"".join([one, three, two, four, *rest])) == [(2, MOVED), (3, MOVED)]
+
+
+def test_missing_records_are_numbered(log: bytes) -> None:
+    lines = lines_of(log)
+    (fault,) = verify.chain_of("x", b"".join(lines[:1] + lines[3:])).faults
+    assert (fault.line, fault.what, fault.detail) == (2, MISSING, "records 2 to 3 are missing before this line")
+    (fault,) = verify.chain_of("x", b"".join(lines[1:])).faults
+    assert (fault.line, fault.what, fault.detail) == (1, MISSING, "record 1 is missing before this line")
+
+
+def test_a_changed_record_accuses_no_other(log: bytes) -> None:
+    assert faults_of(log.replace(b"host-1", b"host-9")) == [(3, CHANGED)]
+    hash_of_three = lines_of(log)[2][-20:-4]
+    assert faults_of(log.replace(hash_of_three, b"0" * 16)) == [(3, CHANGED)]
+
+
+def test_a_repeated_line_and_half_a_line_are_said(log: bytes) -> None:
+    lines = lines_of(log)
+    assert faults_of(b"".join([*lines[:3], lines[1], *lines[3:]])) == [(4, REPEATED)]
+    assert faults_of(log[:-9]) == [(6, TORN)]
+    assert faults_of(log + b'{"n":7') == [(7, TORN)]
+    assert faults_of(b"".join([*lines[:2], b"\x00\xffnonsense\n", *lines[2:]])) == [(3, CHANGED)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_mixture_of_lines_is_found(log: bytes, data: st.DataObject) -> None:
+    lines = lines_of(log)
+    piece = st.sampled_from([*lines, b"\n", b"{}\n", b'{"n":3}\n', lines[2][5:]])
+    mixed = b"".join(data.draw(st.lists(piece, max_size=9)))
+    is_prefix = any(mixed == b"".join(lines[:count]) for count in range(len(lines) + 1))
+    assert bool(faults_of(mixed)) == (not is_prefix) or not verify.chain_of("x", mixed).is_chained
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_judged(data: bytes) -> None:
+    verify.chain_of("x", data)
+    verify.ledger_of(data)
+
+
+def test_what_the_chain_cannot_tell_the_ledger_does(tmp_path: Path) -> None:
+    cut, gone, emptied, whole = (write_session(tmp_path, name=name) for name in ("cut", "gone", "emptied", "whole"))
+    cut.write_bytes(b"".join(lines_of(cut.read_bytes())[:3]))
+    gone.unlink()
+    emptied.write_bytes(b"")
+    _, sessions = audit(tmp_path)
+    assert [(f.line, f.what) for f in sessions[cut.stem].faults] == [(4, TRUNCATED)]
+    assert "ended with record 6, the log with record 3" in sessions[cut.stem].faults[0].detail
+    assert (sessions[gone.stem].state, sessions[gone.stem].faults[0].what) == (VANISHED, GONE)
+    assert sessions[emptied.stem].faults[0].what == TRUNCATED
+    assert sessions[whole.stem].state == WHOLE
+
+
+def test_a_log_that_was_sealed_anew_is_found_by_the_ledger(tmp_path: Path) -> None:
+    """Whoever can write the log can make another good one; the ledger says that it is not the one that was written."""
+    log, other = write_session(tmp_path, name="a"), write_session(tmp_path, records=5, name="b")
+    texts = [line.partition(",")[2].rpartition(',"hash"')[0] for line in log.read_text().splitlines()]
+    for at, expected in ((0, {(1, CHANGED), (6, CHANGED)}), (2, {(6, CHANGED)})):
+        forged = [
+            text.replace("true", "false").replace("host-1", "host-9") if at == i else text
+            for i, text in enumerate(texts)
+        ]
+        log.write_bytes(chain.seal(0, chain.NOTHING, forged)[0])
+        assert verify.chain_of("x", log.read_bytes()).faults == ()
+        assert {(f.line, f.what) for f in audit(tmp_path)[1][log.stem].faults} == expected
+    log.write_bytes(other.read_bytes())
+    assert (1, RENAMED) in {(f.line, f.what) for f in audit(tmp_path)[1][log.stem].faults}
+
+
+def test_records_added_behind_the_end_are_found(tmp_path: Path) -> None:
+    log = write_session(tmp_path)
+    data = log.read_bytes()
+    last = chain.parse(lines_of(data)[-1][:-1])
+    assert last is not None
+    log.write_bytes(data + chain.seal(last.number, last.hash, ['"kind":"exchange","host":"forged"'])[0])
+    assert [(f.line, f.what) for f in audit(tmp_path)[1][log.stem].faults] == [(7, CHANGED)]
+
+
+def test_a_planted_log_and_one_without_its_start_are_found(tmp_path: Path) -> None:
+    write_session(tmp_path)
+    write_session(tmp_path / "elsewhere", name="planted")
+    (planted,) = (tmp_path / "elsewhere" / "audit").glob("*.jsonl")
+    planted.rename(tmp_path / "audit" / planted.name)
+    assert [f.what for f in audit(tmp_path)[1][planted.stem].faults] == [UNLISTED]
+    with AuditLog(str(tmp_path), print, name="headless") as log:
+        log.append(FIELDS, ("x", 1, 1.0))
+    assert [f.what for f in audit(tmp_path)[1][log.session].faults] == [HEADLESS, UNLISTED]
+
+
+def test_any_change_of_the_ledger_is_found(tmp_path: Path) -> None:
+    for name in "abc":
+        write_session(tmp_path, name=name)
+    ledger = tmp_path / "audit" / "ledger"
+    data = ledger.read_bytes()
+    numbers = itertools.accumulate((c == 0x0A for c in data), initial=1)
+    for at, (byte, line) in enumerate(zip(data, numbers, strict=False)):
+        found = verify.ledger_of(data[:at] + bytes((byte ^ 1,)) + data[at + 1 :]).faults
+        assert found, at
+        assert found[0].line in (line, line + 1), (at, found)
+    lines = lines_of(data)
+    for order in itertools.permutations(range(len(lines))):
+        if list(order) != sorted(order):
+            assert verify.ledger_of(b"".join(lines[at] for at in order)).faults, order
+
+
+def test_a_ledger_that_was_cut_off_or_removed_is_found(tmp_path: Path) -> None:
+    first, second = write_session(tmp_path, name="a"), write_session(tmp_path, name="b")
+    path = tmp_path / "audit" / "ledger"
+    path.write_bytes(b"".join(lines_of(path.read_bytes())[:2]))
+    _, sessions = audit(tmp_path)
+    assert (sessions[first.stem].state, sessions[second.stem].faults[0].what) == (WHOLE, UNLISTED)
+    path.unlink()
+    ledger, sessions = audit(tmp_path)
+    assert [f.what for f in ledger.faults] == [GONE]
+    assert {each.state for each in sessions.values()} == {FAULTY}
+
+
+def test_a_session_that_was_killed_is_said_to_have_no_end(tmp_path: Path) -> None:
+    """Its last records may be missing, and nobody can tell."""
+    if (pid := os.fork()) == 0:
+        log = AuditLog(str(tmp_path), print, name="killed")
+        log.begin({})
+        log.append(FIELDS, ("x", 1, 1.0))
+        log.flush()
+        os._exit(9)
+    os.waitpid(pid, 0)
+    ((_, killed),) = audit(tmp_path)[1].items()
+    assert (killed.state, killed.records, killed.faults) == (UNENDED, 2, ())
+
+
+def test_a_running_session_is_said_to_run(tmp_path: Path) -> None:
+    with AuditLog(str(tmp_path), print) as log:
+        log.begin({})
+        assert audit(tmp_path)[1][log.session].state == RUNNING
+    assert audit(tmp_path)[1][log.session].state == WHOLE
+
+
+def test_logs_from_before_the_chain_are_named_as_such(tmp_path: Path) -> None:
+    write_session(tmp_path)
+    old = tmp_path / "audit" / "20250101T000000Z-1.jsonl"
+    old.write_text('{"time":1.5,"route":"openai","status":200}\n' * 3)
+    ledger, sessions = audit(tmp_path)
+    assert (sessions[old.stem].state, sessions[old.stem].records, ledger.faults) == (UNCHAINED, 3, ())
+
+
+def test_half_a_line_in_the_ledger_stays_and_the_chain_goes_on(tmp_path: Path) -> None:
+    """As a machine leaves it that lost power."""
+    write_session(tmp_path, name="a")
+    path = tmp_path / "audit" / "ledger"
+    path.write_bytes(path.read_bytes() + b'{"n":3,"kind":"sta')
+    later = write_session(tmp_path, name="b")
+    ledger, sessions = audit(tmp_path)
+    assert [(f.line, f.what) for f in ledger.faults] == [(3, CHANGED)]
+    assert sessions[later.stem].state == WHOLE
+
+
+def test_sessions_that_run_at_once_share_the_ledger(tmp_path: Path) -> None:
+    children = []
+    for number in range(8):
+        if (pid := os.fork()) == 0:
+            for again in range(5):
+                write_session(tmp_path, records=random.Random(number).randrange(4), name=f"{number}-{again}")
+            os._exit(0)
+        children.append(pid)
+    assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+    ledger, sessions = audit(tmp_path)
+    assert (ledger.records, ledger.faults) == (80, ())
+    assert [each.state for each in sessions.values()] == [WHOLE] * 40
+
+
+def test_records_are_json_for_anybody(log: bytes) -> None:
+    """And anybody can verify them: what docs/audit.md says, done here anew."""
+    import hashlib
+
+    before = "0" * 64
+    for line in log.decode().splitlines():
+        body, _, rest = line.rpartition(',"hash":"')
+        before = hashlib.sha256((before + body).encode()).hexdigest()
+        assert rest == f'{before}"}}'
+        assert json.loads(line)["hash"] == before

@@ -33,6 +33,7 @@ from nono.policy.capabilities import (
     PathDeny,
     PathGrant,
     UpstreamProxy,
+    is_at_or_below,
 )
 from nono.policy.env_credentials import env_credentials
 from nono.policy.environment import check_rules, expanded, own_variables
@@ -125,7 +126,7 @@ def resolve(
     if inherited is not None:
         chosen = inherited.profile.groups
         names = groups.select(chosen.include, chosen.exclude)
-        grants += _profile_grants(inherited, place)
+        grants += _profile_grants(inherited, place, workdir_is_granted=request.allow_cwd)
         own = OWN_SOCKETS in inherited.profile.filesystem.unix_socket
         named = [path for _, path, _ in _profile_paths(inherited, "unix_socket", place)]
         sockets = ([OWN_SOCKETS] if own else []) + named + sockets
@@ -365,7 +366,8 @@ def _flag_grants(request: Request, place: Place) -> list[PathGrant]:
     return grants
 
 
-def _profile_grants(inherited: Inherited, place: Place) -> list[PathGrant]:
+def _profile_grants(inherited: Inherited, place: Place, *, workdir_is_granted: bool) -> list[PathGrant]:
+    """Return what the profile grants. Raises UsageError where its working directory would be all that the user has."""
     grants: list[PathGrant] = []
     built_in = inherited.built_in_origins
     for field, access, is_file in PATH_FIELDS:
@@ -375,7 +377,13 @@ def _profile_grants(inherited: Inherited, place: Place) -> list[PathGrant]:
         ]
     wanted = inherited.profile.workdir.access
     if access := _WORKDIR_ACCESS[wanted]:
-        grants.append(PathGrant(place.workdir, access, False, inherited.origin("workdir.access", wanted)))
+        origin = inherited.origin("workdir.access", wanted)
+        if is_at_or_below(place.home, place.workdir) and not workdir_is_granted:
+            raise UsageError(
+                f"{origin} opens the working directory, and {place.workdir} is your home directory or above it: go to "
+                "a project's directory first, or say --allow-cwd to open all of this one"
+            )
+        grants.append(PathGrant(place.workdir, access, False, origin))
     return grants
 
 

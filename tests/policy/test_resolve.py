@@ -64,6 +64,16 @@ def test_refuses_a_path(path: str) -> None:
         expand(path, PLACE)
 
 
+@pytest.mark.parametrize("workdir", ["/home/u", "/home", "/"])
+def test_a_profile_does_not_open_the_home_directory_by_chance(workdir: str) -> None:
+    profile = of_text('{"meta": {"name": "x"}, "workdir": {"access": "readwrite"}}')
+    place = PLACE._replace(workdir=workdir)
+    with pytest.raises(UsageError, match=r"profile x opens the working directory.*--allow-cwd"):
+        resolve(Request(), profile, place)
+    grants = resolve(Request(allow_cwd=True), profile, place).grants
+    assert next(grant.origin for grant in grants if grant.path == workdir) == "--allow-cwd"
+
+
 def test_refuses_an_unknown_workdir_access() -> None:
     with pytest.raises(PolicyError, match=r"workdir.access"):
         own(Request(), '{"workdir": {"access": "all"}}')

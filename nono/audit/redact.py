@@ -21,10 +21,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from nono.policy import variables
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Place = tuple[int, int]  # begin and end, in a text
+
 MARK = "***"
-_LONGEST = 4096  # characters of an argument that are kept, and looked at
+_LONGEST = 2048  # characters of an argument that are kept, and looked at
 _MOST = 1000  # arguments
-_NESTED = 3
+_NESTED = 2
 # Parts of a name: wherever they stand in it, and as one of its words.
 _IN_NAMES = ("token", "secret", "passw", "passphrase", "apikey", "credential", "authoriz", "authent", "privatekey")
 _WORDS = frozenset((
@@ -52,7 +56,7 @@ _USER_FLAGS = ("-u", "--user", "--proxy-user")  # USER:PASSWORD, of whatever com
 def argv(arguments: Sequence[str]) -> list[str]:
     """Return a command line without its secrets."""
     kept = [argument[:_LONGEST] for argument in arguments[:_MOST]]
-    shown = _words(kept)
+    shown = [_replaced(word, places) for word, places in zip(kept, _of_words(kept, 0), strict=True)]
     for index, argument in enumerate(arguments[:_MOST]):
         if len(argument) > _LONGEST:  # the last word may be the half of a secret, without its shape
             shown[index] = _without_last_word(shown[index]) + f"… ({len(argument)} characters)"
@@ -63,17 +67,17 @@ def argv(arguments: Sequence[str]) -> list[str]:
 
 def text(value: str) -> str:
     """Return any text, as one that a person typed, without its secrets."""
-    return _one(value, 0)
+    return _replaced(value, _places(value, 0))
 
 
 def url(value: str) -> str:
     """Return a URL without user, password and secret parameters."""
-    return _one(value, 0)
+    return _replaced(value, _places(value, 0))
 
 
 def headers(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return header fields; of those that authenticate, the name only."""
-    return [(name, MARK if is_secret_name(name) else _one(value, 0)) for name, value in pairs]
+    return [(name, MARK if is_secret_name(name) else text(value)) for name, value in pairs]
 
 
 def without_keys(value: str) -> str:
@@ -96,59 +100,67 @@ def is_secret_name(name: str) -> bool:
     return not _WORDS.isdisjoint(words) or not _WORDS.isdisjoint(lower.replace("_", "-").replace(".", "-").split("-"))
 
 
-def _words(words: Sequence[str], depth: int = 0) -> list[str]:
-    """Redact words that belong together: a flag's value may be the next one."""
-    flags = {flag for word in words for flag in _FLAGS.get(word.rpartition("/")[2], ())}
-    shown = []
+def _of_words(words: Sequence[str], depth: int) -> list[list[Place]]:
+    """Return the secret places of words that belong together: a flag's value may be the next one."""
+    flags = {flag for word in words for flag in _FLAGS.get(word.rpartition("/")[2].strip(_QUOTES), ())}
+    found: list[list[Place]] = []
     before = ""
     for word in words:
         if _takes_secret(before, flags):
-            shown.append(MARK)
+            found.append([(0, len(word))])
         elif before in _USER_FLAGS and ":" in word:
-            shown.append(f"{word.partition(':')[0]}:{MARK}")
+            found.append([(word.index(":") + 1, len(word))])
         else:
-            shown.append(_flag(word, flags) or _one(word, depth))
+            found.append([*_flag(word, flags), *_places(word, depth)])
         before = word.strip(_QUOTES)
-    return shown
+    return found
 
 
 def _takes_secret(before: str, flags: Iterable[str]) -> bool:
     """Whether the word behind this one is a secret."""
-    if before in flags or before.lower() in ("bearer", "-----begin"):
+    if before in flags or before.lower() == "bearer":
         return True
     if not before.startswith("-"):  # a header's name, or an object's, apart from its value
         return before.endswith((":", "=")) and is_secret_name(_name_before(before, len(before) - 1))
     return "=" not in before and is_secret_name(before.strip("-"))
 
 
-def _flag(word: str, flags: Iterable[str]) -> str:
-    """Return -pSECRET redacted; "" where the word is none of `flags`."""
+def _announces(word: str) -> bool:
+    """Whether this word may say that another one is a secret: a text of which none does needs no closer look."""
+    word = word.strip(_QUOTES + "\\")
+    if word.startswith("-"):
+        return word.startswith(_USER_FLAGS) or is_secret_name(word)
+    if word.endswith((":", "=")):
+        return is_secret_name(_name_before(word, len(word) - 1))
+    return word.rpartition("/")[2] in _FLAGS or word.lower() == "bearer"
+
+
+def _flag(word: str, flags: Iterable[str]) -> Iterator[Place]:
+    """Yield the secret of -pSECRET, where -p is one of `flags`."""
     for flag in flags:
-        if word.startswith(flag) and len(word) > len(flag):
-            return flag + MARK
-    if word.startswith("-u") and ":" in word and not word.startswith("--"):
-        return f"{word.partition(':')[0]}:{MARK}"
-    return ""
+        if word.startswith(flag):
+            yield len(flag), len(word)
+    if word.startswith("-u") and ":" in word:
+        yield word.index(":") + 1, len(word)
 
 
-def _one(value: str, depth: int) -> str:
-    """Redact one text: what is found in it as a whole, then its words, with quotes seen and not seen."""
-    value = _replaced(value, _spans(value))
-    if depth < _NESTED and any(c.isspace() for c in value):
-        for split in (_plain_words, _quoted_words):
-            value = _each_word(value, split, depth)
-    return value
+def _places(value: str, depth: int) -> list[Place]:
+    """Return what is secret in one text: as a whole, and in its words, with quotes seen and not seen."""
+    found = list(_spans(value))
+    plain = value.split()
+    if depth >= _NESTED or len(plain) < 2 or not any(map(_announces, plain)):
+        return found
+    if value[0] in _QUOTES:
+        found += [(begin + 1, end + 1) for begin, end in _places(value[1:-1], depth + 1)]
+    for words in (list(_plain_words(value)), list(_quoted_words(value, "\\")), list(_quoted_words(value, ""))):
+        if len(words) > 1:
+            within = _of_words([value[begin:end] for begin, end in words], depth + 1)
+            for (at, _), places in zip(words, within, strict=True):
+                found += [(at + begin, at + end) for begin, end in places]
+    return found
 
 
-def _each_word(value: str, split: object, depth: int) -> str:
-    places = list(split(value))  # type: ignore[operator]
-    if len(places) < 2:
-        return value
-    shown = _words([value[begin:end] for begin, end in places], depth + 1)
-    return _replaced(value, ((begin, end, new) for (begin, end), new in zip(places, shown, strict=True)))
-
-
-def _plain_words(value: str) -> Iterator[tuple[int, int]]:
+def _plain_words(value: str) -> Iterator[Place]:
     at = 0
     for word in value.split():
         at = value.index(word, at)
@@ -156,8 +168,8 @@ def _plain_words(value: str) -> Iterator[tuple[int, int]]:
         at += len(word)
 
 
-def _quoted_words(value: str) -> Iterator[tuple[int, int]]:
-    """Yield the words as a shell sees them, roughly: quotes and backslashes hold blanks together."""
+def _quoted_words(value: str, escape: str) -> Iterator[Place]:
+    """Yield the words as a shell sees them, roughly: quotes, and `escape` before it, hold a blank in a word."""
     at = 0
     while at < len(value):
         if value[at].isspace():
@@ -165,7 +177,7 @@ def _quoted_words(value: str) -> Iterator[tuple[int, int]]:
             continue
         begin, quote = at, ""
         while at < len(value) and (quote or not value[at].isspace()):
-            if value[at] == "\\" and quote != "'":
+            if value[at] == escape and quote != "'":
                 at += 1
             elif value[at] == quote:
                 quote = ""
@@ -175,8 +187,8 @@ def _quoted_words(value: str) -> Iterator[tuple[int, int]]:
         yield begin, min(at, len(value))
 
 
-def _spans(value: str) -> Iterator[tuple[int, int, str]]:
-    """Yield what is to be replaced, wherever it stands: (begin, end, by what)."""
+def _spans(value: str) -> Iterator[Place]:
+    """Yield what is secret, wherever it stands: (begin, end)."""
     yield from _shapes(value)
     if "://" in value or "@" in value:
         yield from _users(value)
@@ -188,20 +200,20 @@ def _spans(value: str) -> Iterator[tuple[int, int, str]]:
         yield from _random(value)
 
 
-def _shapes(value: str) -> Iterator[tuple[int, int, str]]:
+def _shapes(value: str) -> Iterator[Place]:
     for prefix, rest in _SHAPES.items():
         at = value.find(prefix)
         while at >= 0:
             end = _run(value, at, _KEY)
             if end - at >= len(prefix) + min(rest, 16):
-                yield at, end, MARK
+                yield at, end
             at = value.find(prefix, at + len(prefix))
     at = value.find("-----BEGIN ")
     if at >= 0 and "PRIVATE KEY" in value[at : at + 64]:
-        yield at, len(value), MARK
+        yield at, len(value)
 
 
-def _users(value: str) -> Iterator[tuple[int, int, str]]:
+def _users(value: str) -> Iterator[Place]:
     """Yield USER:PASSWORD of URLs, also of those whose password should have been escaped and was not."""
     at = value.find("://")
     while at >= 0:
@@ -214,11 +226,11 @@ def _users(value: str) -> Iterator[tuple[int, int, str]]:
         if user < 0 and not value[begin:authority].rpartition(":")[2].isdigit() and ":" in value[begin:authority]:
             user = value.rfind("@", begin, end)
         if user >= 0:
-            yield begin, user, MARK
+            yield begin, user
         at = value.find("://", max(begin, user))
 
 
-def _named(value: str, separator: str) -> Iterator[tuple[int, int, str]]:
+def _named(value: str, separator: str) -> Iterator[Place]:
     """Yield the values that stand behind a secret's name and `separator`."""
     at = value.find(separator)
     while at >= 0:
@@ -226,7 +238,7 @@ def _named(value: str, separator: str) -> Iterator[tuple[int, int, str]]:
         if is_secret_name(_name_before(value, at)) and begin < len(value):
             end = _value_end(value, begin) if separator == "=" else len(value)
             if end > begin:
-                yield begin, end, MARK
+                yield begin, end
         at = value.find(separator, begin)
 
 
@@ -256,7 +268,7 @@ def _value_end(value: str, begin: int) -> int:
     return min(at, len(value))
 
 
-def _after_schemes(value: str) -> Iterator[tuple[int, int, str]]:
+def _after_schemes(value: str) -> Iterator[Place]:
     """Yield what stands behind `Bearer `, to the end of its word; behind other schemes, where a colon comes before."""
     lower = value.lower() if value.isascii() else "".join(c.lower() if c.isascii() else c for c in value)
     for scheme in _SCHEMES:
@@ -270,18 +282,18 @@ def _after_schemes(value: str) -> Iterator[tuple[int, int, str]]:
                 while end < len(value) and not value[end].isspace() and value[end] not in _QUOTES:
                     end += 1
                 if end > begin:
-                    yield begin, end, MARK
+                    yield begin, end
             at = lower.find(scheme, begin)
 
 
-def _random(value: str) -> Iterator[tuple[int, int, str]]:
+def _random(value: str) -> Iterator[Place]:
     """Yield runs that nobody types by hand: long, with digits, lower and upper case."""
     at = 0
     while at < len(value):
         end = _run(value, at, _KEY)
         run = value[at:end]
         if end - at >= _RANDOM and not run.islower() and not run.isupper() and any(c.isdigit() for c in run):
-            yield at, end, MARK
+            yield at, end
         at = end + 1
 
 
@@ -291,13 +303,15 @@ def _run(value: str, at: int, of: frozenset[str]) -> int:
     return at
 
 
-def _replaced(value: str, spans: Iterable[tuple[int, int, str]]) -> str:
-    """Return `value` with each span replaced; spans that meet or overlap are one."""
+def _replaced(value: str, places: Iterable[Place]) -> str:
+    """Return `value` with MARK for each of these places; those that meet or overlap are one."""
     parts: list[str] = []
     done = 0
-    for begin, end, new in sorted(spans):
-        if begin >= done:
-            parts += [value[done:begin], new]
+    for begin, end in sorted(places):
+        if end <= begin:
+            continue
+        if begin > done or not parts:
+            parts += [value[done:begin], MARK]
         done = max(done, end)
     return "".join([*parts, value[done:]])
 

@@ -1,0 +1,173 @@
+"""No secret stays in what people type; what is no secret stays readable."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nono.audit import redact
+from nono.policy import variables
+
+SECRET = "hunter2"
+KEYS = [
+    prefix + ("a1B2c3D4e5F6g7H8i9J0" * 4)[: max(rest, 20)] for prefix, rest in sorted(variables.key_prefixes().items())
+]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--api-key", SECRET],
+        ["--token=" + SECRET],
+        ["--apiToken", SECRET],
+        ["--db.password=" + SECRET],
+        ["--access-token", "-" + SECRET],
+        ["--token", "--secret", SECRET],
+        ["env", "OPENAI_API_KEY=" + SECRET, "agent"],
+        ["docker", "run", "-e", "DB_PASSWORD=" + SECRET, "image"],
+        ["docker", "login", "-u", "me", "-p", SECRET],
+        ["java", "-Djavax.net.ssl.keyStorePassword=" + SECRET],
+        ["git", "clone", f"https://me:{SECRET}@example.com/x.git"],
+        ["git", "clone", f"https://{SECRET}@example.com/x.git"],
+        ["curl", f"https://example.com/?a=1&access_token={SECRET}&b=2"],
+        ["curl", f"https://example.com/?sig={SECRET}"],
+        ["curl", f"https://me:a/{SECRET}@example.com/"],
+        ["curl", "-H", f"Authorization: Bearer {SECRET}"],
+        ["curl", "-H", f"Authorization:Basic {SECRET}"],
+        ["curl", "-HX-Api-Key: " + SECRET],
+        ["curl", "-H", f"Cookie: a=1; b={SECRET}"],
+        ["curl", "-u", f"me:{SECRET}"],
+        ["curl", f"-ume:{SECRET}"],
+        ["http", "example.com", f"Authorization:Token {SECRET}"],
+        ["sh", "-c", f"curl -H 'Authorization: Bearer {SECRET}' https://x"],
+        ["sh", "-c", f'API_KEY="two {SECRET}" agent'],
+        ["sh", "-c", f"API_KEY=two\\ {SECRET} agent"],
+        ["sh", "-c", f"agent --api-key {SECRET} --verbose"],
+        ["sh", "-c", f"agent --password 'two {SECRET}' --verbose"],
+        ["sh", "-c", f'sh -c "agent --password \\"two {SECRET}\\""'],
+        ["sh", "-c", f'sh -c "TOKEN=x agent --api-key {SECRET}"'],
+        ["sh", "-c", f"mysql -uroot -p{SECRET} db"],
+        ["mysql", "-uroot", "-p" + SECRET],
+        ["/usr/bin/sshpass", "-p", SECRET, "ssh", "host"],
+        ["redis-cli", "-a", SECRET],
+        ["agent", '{"model": "x", "api_key": "' + SECRET + '"}'],
+        ["agent", '{"api_key":"' + SECRET + '"}'],
+        ["agent", "password: " + SECRET],
+        ["agent", "PASSWORD:" + SECRET],
+        ["agent", "bearer", SECRET],
+        ["agent", "BEARER " + SECRET],
+        ["agent", f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END"],
+        ["psql", f"postgresql://me:{SECRET}@db/x"],
+        ["agent", f"proxy=http://me:{SECRET}@proxy:3128"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_of_a_secret_stays(words: list[str]) -> None:
+    assert SECRET not in "\n".join(redact.argv(words))
+    assert SECRET not in redact.text(" ".join(words))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_keys_are_known_by_their_shape(key: str) -> None:
+    for text in (key, f"say {key} aloud", f"x{key}", f"'{key}'", f"--model={key},", f"/v1/{key}/x"):
+        assert key[5:] not in "".join(redact.argv(["agent", text])), text
+        assert key not in redact.without_keys(text)
+
+
+def test_long_random_text_is_taken_for_a_key() -> None:
+    for text in ("zJ8kQ2vB5nX1mC7aS4dF6gH3jK9lP0oI", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgN"):
+        assert redact.argv(["agent", text]) == ["agent", "***"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["python", "-m", "agent", "--verbose", "--model", "gpt-4", "src/main.py"],
+        ["claude", "-p", "Fix the tests in src/, then say what you did."],
+        ["sh", "-c", "cd /srv && make -j4 && ./run > out.txt 2>&1"],
+        ["git", "log", "--since=2026-01-01", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"],
+        ["curl", "https://example.com:8443/a/b?page=2#top"],
+        ["node", "-e", "console.log(1 + 1)"],
+        ["npx", "https://cdn.example/@scope/package@1.0.0"],
+        ["agent", "http://127.0.0.1:8080/x@y"],
+        ["uv", "run", "--python", "3.12", "550e8400-e29b-41d4-a716-446655440000"],
+        ["agent", "", " ", "é", "\x1b[31m"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_secret_stays(words: list[str]) -> None:
+    assert redact.argv(words) == words
+
+
+def test_what_a_secret_is_of_stays() -> None:
+    assert redact.argv(["agent", "--api-key", "x1", "--token=x2", "DB_PASSWORD=x3"]) == [
+        "agent", "--api-key", "***", "--token=***", "DB_PASSWORD=***",
+    ]  # fmt: skip
+    assert redact.url("https://me:pw@example.com/a?b=1&key=x&c=2#d") == "https://***@example.com/a?b=1&key=***&c=2#d"
+    shown = redact.text("curl -H 'Authorization: Bearer x' https://e.example")
+    assert shown.startswith("curl -H 'Authorization:***")
+
+
+def test_headers_lose_the_values_that_authenticate() -> None:
+    pairs = [("Authorization", "Bearer x"), ("Cookie", "a=b"), ("X-Goog-Api-Key", "k"), ("Accept", "*/*")]
+    assert redact.headers(pairs) == [(name, "***") for name, _ in pairs[:3]] + [("Accept", "*/*")]
+
+
+def test_a_long_argument_is_cut_where_no_half_of_a_secret_stays() -> None:
+    key = KEYS[0]
+    text = "word " * 408 + key
+    assert len(text) > 2048 > len("word " * 408)
+    (shown,) = redact.argv([text])
+    assert key[:6] not in shown
+    assert shown.endswith(f"… ({len(text)} characters)")
+    assert len(redact.argv(["x"] * 5000)) == 1001
+    (shown,) = redact.argv([f"--api-key={'x' * 10_000}"])
+    assert "xxx" not in shown
+    assert redact.argv(["y" * 5000]) == ["… (5000 characters)"]
+
+
+VALUES = st.text(string.ascii_letters + string.digits + "-_.~+/!$%^*@", min_size=6, max_size=40).filter(
+    lambda value: value.strip("-_.") and "://" not in value
+)
+NAMES = st.sampled_from(
+    ["api-key", "API_KEY", "apiKey", "token", "GITHUB_TOKEN", "my.secret", "DB_PASSWORD", "pwd", "auth"]
+)
+FILLERS = st.lists(
+    st.sampled_from(["run", "--verbose", "-x", "a=b", "https://e.example/?q=1", "it's", '"two words"', "é"])
+)
+SHAPES = st.sampled_from(
+    [
+        lambda name, value: [f"--{name}", value],
+        lambda name, value: [f"--{name}={value}"],
+        lambda name, value: [f"{name}={value}"],
+        lambda name, value: [f"{name}: {value}"],
+        lambda name, value: [f"-H{name}: {value}"],
+        lambda name, value: [f"https://e.example/a?b=1&{name}={value.replace('#', '')}"],
+        lambda name, value: ["-H", f"Authorization: Bearer {value}"],
+        lambda name, value: [f"https://user:{value}@e.example/a"],
+        lambda name, value: ["env", f"A=b {name}='{value} {value}' cmd"],
+    ]
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(shape=SHAPES, name=NAMES, value=VALUES, before=FILLERS, after=FILLERS)
+@example(shape=lambda n, v: [f"--{n}", v], name="token", value="--a=bc", before=[], after=[])
+def test_no_value_stays_wherever_it_stands(
+    shape: object, name: str, value: str, before: list[str], after: list[str]
+) -> None:
+    value = f"{value}Zq"  # what no filler and no name has
+    words = [*before, *shape(name, value), *after]  # type: ignore[operator]
+    assert value not in "\n".join(redact.argv(words)), redact.argv(words)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(max_size=60), max_size=8))
+def test_any_text_is_taken_and_nothing_is_added_to_it_twice(words: list[str]) -> None:
+    shown = redact.argv(words)
+    assert len(shown) == len(words)
+    redact.text(" ".join(words))
+    redact.without_keys(" ".join(words))

@@ -128,9 +128,7 @@ def aligned(
         path = min((head.path for head in heads if head is not None), key=sort_key)
         at = [head is not None and head.path == path for head in heads]
         yield tuple(head if is_at else None for head, is_at in zip(heads, at, strict=True))
-        heads = [
-            next(stream, None) if is_at else head for stream, head, is_at in zip(streams, heads, at, strict=True)
-        ]
+        heads = [next(stream, None) if is_at else head for stream, head, is_at in zip(streams, heads, at, strict=True)]
 
 
 def plan(

@@ -1,4 +1,4 @@
-"""How restore reaches into one root of a session: by descriptors only, so that what is planted there leads nowhere else.
+"""How restore reaches into one root: by descriptors only, so that what is planted there leads nowhere else.
 
 A root is a directory, or one file in a directory that is not tracked itself. It is opened once, by its real path, of
 which no part may be a link. From there each name is opened relative to the descriptor of the directory before it, never
@@ -31,11 +31,11 @@ _OWNER = 0o700
 
 
 class Meta(Record):
-    """What a file or directory has besides its content."""
+    """What a file or directory has besides its content. xattrs: None for whatever it has."""
 
     mode: int
     mtime_ns: int
-    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    xattrs: tuple[tuple[bytes, bytes], ...] | None = None
 
 
 class Reach:
@@ -58,8 +58,7 @@ class Reach:
                 "it was removed, make it again (mkdir), and run this again"
             ) from None
         self.device = os.fstat(self.fd).st_dev
-        self._at: bytes | None = None
-        self._at_fd = -1
+        self._kept: dict[bool, tuple[bytes, int]] = {}  # the directory that was used last: to look, and to write
 
     def __enter__(self) -> Self:
         return self
@@ -69,36 +68,54 @@ class Reach:
         os.close(self.fd)
 
     def forget(self) -> None:
-        """Close the directory that was used last."""
-        if self._at_fd >= 0:
-            os.close(self._at_fd)
-        self._at, self._at_fd = None, -1
+        """Close the directories that were used last."""
+        while self._kept:
+            os.close(self._kept.popitem()[1][1])
 
     def parent(self, path: bytes) -> tuple[int, bytes]:
         """Return the descriptor of the directory that holds `path`, which stays ours, and the name in it.
 
-        The directory can be written. Raises OSError: ENOTDIR or ELOOP for what is no directory, EXDEV for a mount.
+        Its owner may read, write and search the directory from now on. Raises OSError: ENOTDIR or ELOOP for what is
+        none, EXDEV for another file system.
         """
         if self.name:
             return self.fd, self.name
         above, _, name = path.rpartition(b"/")
         return self.directory(above), name
 
-    def directory(self, path: bytes) -> int:
-        """Return the descriptor of a directory, which stays ours; it can be written."""
-        if not path or self.name:
-            return self._allowed(self.fd)
-        if path != self._at:
-            fd = self._open(path)
-            self.forget()
-            self._at, self._at_fd = path, fd
-        return self._allowed(self._at_fd)
+    def holder(self, path: bytes) -> tuple[int, bytes]:
+        """As `parent`, but for looking at it, and for setting modes: it need not be writable, and no mode is changed
+        but of directories that cannot be passed."""
+        if self.name:
+            return self.fd, self.name
+        above, _, name = path.rpartition(b"/")
+        return self._at(above, writes=False), name
 
-    def _open(self, path: bytes) -> int:
+    def directory(self, path: bytes) -> int:
+        """Return the descriptor of a directory, which stays ours; its owner may do everything there."""
+        fd = self._at(path, writes=True)
+        now = os.fstat(fd)
+        if now.st_mode & _OWNER != _OWNER and os.geteuid() == now.st_uid != 0:
+            os.fchmod(fd, stat.S_IMODE(now.st_mode) | _OWNER)
+        return fd
+
+    def _at(self, path: bytes, *, writes: bool) -> int:
+        if not path or self.name:
+            return self.fd
+        kept, fd = self._kept.get(writes, (None, -1))
+        if kept != path:
+            new = self._open(path, _DIRECTORY if writes else _LOOK | os.O_DIRECTORY)
+            if fd >= 0:
+                os.close(fd)
+            fd = new
+            self._kept[writes] = (path, fd)
+        return fd
+
+    def _open(self, path: bytes, flags: int) -> int:
         fd = os.dup(self.fd)
         try:
             for part in path.split(b"/"):
-                below = self._open_below(fd, part)
+                below = self._open_below(fd, part, flags)
                 os.close(fd)
                 fd = below
                 if os.fstat(fd).st_dev != self.device:
@@ -109,24 +126,26 @@ class Reach:
         return fd
 
     @staticmethod
-    def _open_below(fd: int, name: bytes) -> int:
+    def _open_below(fd: int, name: bytes, flags: int) -> int:
         if name in (b"", b".", b".."):
             raise OSError(ENOENT, os.strerror(ENOENT), name)
         try:
-            return os.open(name, _DIRECTORY, dir_fd=fd)
+            return os.open(name, flags, dir_fd=fd)
         except PermissionError:
-            look = os.open(name, _LOOK | os.O_DIRECTORY, dir_fd=fd)
-            try:
-                os.chmod(_path_of(look), stat.S_IMODE(os.fstat(look).st_mode) | _OWNER)
-                return os.open(name, _DIRECTORY, dir_fd=fd)
-            finally:
-                os.close(look)
+            os.chmod(_path_of(fd), stat.S_IMODE(os.fstat(fd).st_mode) | _OWNER)  # so that a name in it can be found
+            add_mode(fd, name, _OWNER)
+            return os.open(name, flags, dir_fd=fd)
 
-    def _allowed(self, fd: int) -> int:
+
+def add_mode(directory_fd: int, name: bytes, bits: int) -> None:
+    """Add these bits to the mode of a directory or file."""
+    fd = os.open(name, _LOOK, dir_fd=directory_fd)
+    try:
         now = os.fstat(fd)
-        if now.st_mode & _OWNER != _OWNER and now.st_uid == os.geteuid() != 0:
-            os.fchmod(fd, stat.S_IMODE(now.st_mode) | _OWNER)
-        return fd
+        if now.st_mode & bits != bits and not stat.S_ISLNK(now.st_mode):
+            os.chmod(_path_of(fd), stat.S_IMODE(now.st_mode) | bits)
+    finally:
+        os.close(fd)
 
 
 def look(directory_fd: int, name: bytes) -> os.stat_result | None:
@@ -152,7 +171,8 @@ def set_meta(directory_fd: int, name: bytes, meta: Meta) -> None:
 
 def set_meta_of(path: str | int, now: os.stat_result, meta: Meta) -> None:
     """Give the file or directory at `path`, or an open one, what `meta` says. now: what it is."""
-    _set_xattrs(path, now, meta.xattrs)
+    if meta.xattrs is not None:
+        _set_xattrs(path, now, meta.xattrs)
     if stat.S_IMODE(os.stat(path).st_mode) != meta.mode:
         os.chmod(path, meta.mode)
     os.utime(path, ns=(now.st_atime_ns, meta.mtime_ns))

@@ -1,0 +1,478 @@
+"""Carry out a restore so that it can be killed at any instruction: run again, it is done whole, or not at all.
+
+Before anything of the user's is changed, all that will be needed is there: the new files, links and directories lie in
+a staging directory of each root (same file system), with their contents, modes and times, synced; and the journal says
+what is to be done. A full disk shows now, and then the staging directory goes and nothing was changed.
+
+What follows is renames: the old into the staging directory (the trash), the new out of it. So the disk itself says how
+far it came, and every step can be repeated, and undone, without being asked how far it was:
+
+    replace   old-N is a second name of the old file, then new-N is renamed over it: there is no moment without a file
+    remove    the old is renamed to old-N
+    place     new-N is renamed to where nothing is
+
+Modes and times come last, the deepest directory first. Then the state is RESTORED, the trash goes, and the journal.
+
+What is about to be replaced or removed is looked at once more: when it is not what the plan saw (another process is at
+work there), everything is undone. A file that somebody holds open keeps its old contents for him.
+
+A failure on the way (a full disk, one that has become read-only) undoes what was done. When not even that works, the
+journal stays, and nothing is lost: the old is in the trash, until running it again has finished.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from errno import EEXIST, ENOSPC, ENOTDIR, ENOTEMPTY
+
+from nono.errors import StoreError
+from nono.rollback.journal import APPLYING, RESTORED, REVERTED, REVERTING, STAGING, Journal, Opened, StagedRoot
+from nono.rollback.planning import META, PLACE, REMOVE, REPLACE, Plan, Step, is_new, meta_of
+from nono.rollback.reach import Meta, Reach, add_mode, look, set_meta, set_meta_of
+from nono.rollback.tree import DIRECTORY, FILE, LINK, SPECIAL, Entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+STAGING_PREFIX = b".nono-restore-"
+_BLOCK_BYTES = 4096
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: LINK}
+
+
+class Restore:
+    """One restore: a context manager, left with everything as it was unless `carry_out` has returned.
+
+    Look at the trees only inside of it: it holds the lock.
+    """
+
+    def __init__(self, journal_path: str, roots: Sequence[tuple[bytes, bool]]) -> None:
+        """journal_path: where its journal is to be. roots: path, and whether it is a file."""
+        self._path = journal_path
+        self._roots = roots
+        self._journal: Journal | None = None
+        self._reaches: list[Reach] = []
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Raises StoreError: a root is gone, another restore is running or was interrupted."""
+        with ExitStack() as undo:
+            staged = []
+            for path, is_file in self._roots:
+                reach = undo.enter_context(Reach(path, is_file=is_file))
+                self._reaches.append(reach)
+                staged.append(StagedRoot(path, is_file, STAGING_PREFIX + os.urandom(8).hex().encode(), _holder(reach)))
+            if os.path.lexists(self._path):
+                raise StoreError("a restore of this session was interrupted; run: nono rollback restore")
+            try:
+                self._journal = Journal.begin(self._path, staged)
+            except OSError as error:
+                raise StoreError(f"the journal {self._path} cannot be written: {error.strerror}") from None
+            self._open = undo.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self._open:
+            if self._journal is not None and self._journal.state == STAGING:
+                _abandon(self._journal, self._reaches)
+
+    def open_up(self, root: int, entry: Entry) -> None:
+        """Let this user read, write and search what he may not; it gets its mode back in the end."""
+        assert self._journal is not None
+        self._journal.open_up(Opened(root, entry.path, Meta(entry.mode, entry.mtime_ns)))
+        _open_up(self._reaches[root], entry.path)
+
+    def carry_out(self, plans: Sequence[Plan], copy_to: Callable[[str, int], None]) -> None:
+        """Do what the plans, one a root, say. copy_to: writes the contents with a digest into an open file.
+
+        Raises StoreError; then everything is as it was, unless it says otherwise.
+        """
+        journal = self._journal
+        assert journal is not None
+        try:
+            for reach, plan in zip(self._reaches, plans, strict=True):
+                _check_room(reach, plan)
+            journal.write(plans)
+            for reach, plan, root in zip(self._reaches, plans, journal.roots, strict=True):
+                _stage(reach, plan, root.staging, copy_to)
+            journal.go_on(APPLYING)
+        except OSError as error:
+            raise StoreError(f"nothing was changed: {_words(error)}") from None
+        _finish(journal, self._reaches)
+
+
+def recover(journal_path: str) -> str:
+    """Finish what a restore that was interrupted had begun; return RESTORED, REVERTED, or "" where there is none.
+
+    Raises StoreError.
+    """
+    journal = Journal.read(journal_path)
+    if journal is None:
+        return ""
+    try:
+        with ExitStack() as stack:
+            reaches = [stack.enter_context(Reach(root.path, is_file=root.is_file)) for root in journal.roots]
+            if journal.state == STAGING:
+                _abandon(journal, reaches)
+                return REVERTED
+            return _finish(journal, reaches)
+    finally:
+        journal.close()
+
+
+def _finish(journal: Journal, reaches: Sequence[Reach]) -> str:
+    """Go from any state but STAGING to the end; return how it ended. Raises StoreError when that is REVERTED anew."""
+    failure: BaseException | None = None
+    try:
+        if journal.state == APPLYING:
+            try:
+                for reach, plan, root in zip(reaches, journal.plans, journal.roots, strict=True):
+                    _apply(reach, plan, root.staging)
+                _settle(journal, reaches, forward=True)
+                journal.go_on(RESTORED)
+            except BaseException as error:  # noqa: BLE001  (^C, too; it is raised below)
+                failure = error
+                journal.go_on(REVERTING)
+        if journal.state == REVERTING:
+            for reach, plan, root in zip(reaches, journal.plans, journal.roots, strict=True):
+                _revert(reach, plan, root.staging)
+            _settle(journal, reaches, forward=False)
+            journal.go_on(REVERTED)
+        ended = journal.state
+        _tidy(journal, reaches)
+    except OSError as error:
+        journal.close()
+        raise StoreError(
+            f"the restore could not be finished, nor undone: {_words(error)}. Nothing is lost: when that is put right, "
+            "run it again"
+        ) from None
+    if isinstance(failure, (OSError, StoreError)):
+        reason = _words(failure) if isinstance(failure, OSError) else str(failure)
+        raise StoreError(f"nothing was changed: {reason}") from None
+    if failure is not None:
+        raise failure
+    return ended
+
+
+def _abandon(journal: Journal, reaches: Sequence[Reach]) -> None:
+    """Go back from the state STAGING."""
+    try:
+        for opened in reversed(journal.opened):
+            _set(reaches[opened.root], opened.path, opened.meta)
+        _tidy(journal, reaches)
+    except OSError as error:
+        journal.close()
+        raise StoreError(
+            f"nothing was changed, but a staging directory ({os.fsdecode(STAGING_PREFIX)}…) is left: {_words(error)}; "
+            "the next restore removes it"
+        ) from None
+
+
+def _check_room(reach: Reach, plan: Plan) -> None:
+    """Refuse what has no room, before it is begun. Raises OSError: ENOSPC."""
+    has = os.statvfs(reach.fd)
+    new = [step for step in plan.steps if is_new(step) and step.becomes is not None]
+    needed = sum(-(-step.becomes.size // _BLOCK_BYTES) for step in new if step.becomes and step.link_to < 0)
+    room = has.f_bavail * has.f_frsize // _BLOCK_BYTES
+    if needed > room or (has.f_files and len(new) > has.f_favail):
+        raise OSError(ENOSPC, f"{os.strerror(ENOSPC)} (it takes {needed * 4} kB, {room * 4} kB are free)", reach.path)
+
+
+def _stage(reach: Reach, plan: Plan, name: bytes, copy_to: Callable[[str, int], None]) -> None:
+    """Make everything that is new, in the staging directory."""
+    if not plan.steps:
+        return
+    os.mkdir(name, 0o700, dir_fd=reach.directory(b""))
+    staging = os.open(name, _DIRECTORY, dir_fd=reach.fd)
+    try:
+        for step in filter(is_new, plan.steps):
+            _stage_one(staging, step, copy_to, _owner(reach, step))
+        os.fsync(staging)
+    finally:
+        os.close(staging)
+
+
+def _stage_one(staging: int, step: Step, copy_to: Callable[[str, int], None], owner: tuple[int, int] | None) -> None:
+    becomes, name = step.becomes, _new(step.number)
+    assert becomes is not None
+    if step.link_to >= 0:
+        os.link(_new(step.link_to), name, src_dir_fd=staging, dst_dir_fd=staging, follow_symlinks=False)
+        return
+    if becomes.kind == DIRECTORY:
+        os.mkdir(name, 0o700, dir_fd=staging)
+    elif becomes.kind == LINK:
+        os.symlink(becomes.target, name, dir_fd=staging)
+    if becomes.kind != FILE:
+        if owner is not None:
+            os.chown(name, *owner, dir_fd=staging, follow_symlinks=False)
+        set_meta(staging, name, meta_of(becomes) if becomes.kind == LINK else Meta(0o700, becomes.mtime_ns))
+        return
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o600, dir_fd=staging)
+    try:
+        copy_to(becomes.digest, fd)
+        if owner is not None:
+            os.fchown(fd, *owner)
+        set_meta_of(fd, os.fstat(fd), meta_of(becomes))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _owner(reach: Reach, step: Step) -> tuple[int, int] | None:
+    """Return whose the new file is to be, where that is not this user by itself: the old one's, or the root's."""
+    if os.geteuid() != 0:
+        return None
+    found = os.fstat(reach.fd)
+    if step.was is not None:
+        directory_fd, name = reach.holder(step.path)
+        found = look(directory_fd, name) or found
+    return found.st_uid, found.st_gid
+
+
+def _apply(reach: Reach, plan: Plan, staging_name: bytes) -> None:
+    """Do every step that is not done."""
+    with _staging(reach, plan, staging_name) as staging:
+        for step in plan.steps:
+            if step.operation == META:
+                assert step.was is not None
+                assert step.becomes is not None
+                _check_still(reach, step, metas=(meta_of(step.was), meta_of(step.becomes)))
+                _set(reach, step.path, meta_of(step.becomes))
+            elif step.operation == REMOVE:
+                _remove(reach, staging, step)
+            elif look(staging, _new(step.number)) is not None:
+                _put(reach, staging, step)
+
+
+def _remove(reach: Reach, staging: int, step: Step) -> None:
+    if look(staging, _old(step.number)) is not None:
+        return
+    _check_still(reach, step)
+    assert step.was is not None
+    if step.was.kind == DIRECTORY:
+        reach.directory(step.path)  # moving one writes to it: its ".." changes
+        reach.forget()
+    directory_fd, name = reach.parent(step.path)
+    os.rename(name, _old(step.number), src_dir_fd=directory_fd, dst_dir_fd=staging)
+    if step.was.kind == DIRECTORY:
+        fd = os.open(_old(step.number), _DIRECTORY, dir_fd=staging)
+        try:
+            if os.listdir(fd):
+                raise _changed(reach, step.path)
+        finally:
+            os.close(fd)
+
+
+def _put(reach: Reach, staging: int, step: Step) -> None:
+    new, old = _new(step.number), _old(step.number)
+    directory_fd, name = reach.parent(step.path)
+    if step.operation == REPLACE:
+        if look(staging, old) is None:
+            _check_still(reach, step)
+            directory_fd, name = reach.parent(step.path)
+            try:
+                os.link(name, old, src_dir_fd=directory_fd, dst_dir_fd=staging, follow_symlinks=False)
+            except FileExistsError:
+                raise
+            except OSError:  # no second names on this file system, or of this file
+                os.rename(name, old, src_dir_fd=directory_fd, dst_dir_fd=staging)
+        there, saved = look(directory_fd, name), look(staging, old)
+        if there is not None and (saved is None or not os.path.samestat(there, saved)):
+            raise _changed(reach, step.path)
+    elif look(directory_fd, name) is not None:
+        raise _changed(reach, step.path)
+    os.rename(new, name, src_dir_fd=staging, dst_dir_fd=directory_fd)
+
+
+def _revert(reach: Reach, plan: Plan, staging_name: bytes) -> None:
+    """Undo every step that is done."""
+    with _staging(reach, plan, staging_name) as staging:
+        for step in reversed(plan.steps):
+            new, old = _new(step.number), _old(step.number)
+            if step.operation == META:
+                assert step.was is not None
+                _set(reach, step.path, meta_of(step.was))
+                continue
+            saved = look(staging, old)
+            if saved is not None:
+                directory_fd, name = reach.parent(step.path)
+                there = look(directory_fd, name)
+                if there is not None and os.path.samestat(there, saved):
+                    os.unlink(old, dir_fd=staging)  # it had its second name only
+                else:
+                    os.rename(old, name, src_dir_fd=staging, dst_dir_fd=directory_fd)
+            elif step.operation == PLACE and look(staging, new) is None:
+                _take_back(reach, staging, step, new)
+
+
+def _take_back(reach: Reach, staging: int, step: Step, new: bytes) -> None:
+    try:
+        if step.becomes is not None and step.becomes.kind == DIRECTORY:
+            reach.directory(step.path)
+            reach.forget()
+        directory_fd, name = reach.parent(step.path)
+        os.rename(name, new, src_dir_fd=directory_fd, dst_dir_fd=staging)
+    except FileNotFoundError:
+        pass  # taken back before, with the directory that it was in
+    except OSError as error:
+        if error.errno != ENOTDIR:
+            raise
+
+
+def _settle(journal: Journal, reaches: Sequence[Reach], *, forward: bool) -> None:
+    """Give directories their modes and times, and what had been opened, too; all is synced then."""
+    stepped = [{step.path for step in plan.steps} | {each.path for each in plan.directories} for plan in journal.plans]
+    for opened in reversed(journal.opened):
+        if not forward or opened.path not in stepped[opened.root]:
+            _set(reaches[opened.root], opened.path, opened.meta)
+    for reach, plan in zip(reaches, journal.plans, strict=True):
+        for directory in plan.directories:
+            meta = directory.after if forward else directory.before
+            if meta is not None:
+                _set(reach, directory.path, meta, sync=True)
+
+
+def _set(reach: Reach, path: bytes, meta: Meta, *, sync: bool = False) -> None:
+    """Give what is at `path` these modes and times; nothing where it is gone."""
+    if not path and not reach.name:
+        now = os.fstat(reach.fd)
+        if sync:
+            os.fsync(reach.fd)
+        set_meta_of(reach.fd, now, meta)
+        return
+    try:
+        if sync:
+            os.fsync(reach.directory(path))
+        directory_fd, name = reach.holder(path)
+        set_meta(directory_fd, name, meta)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+
+
+def _tidy(journal: Journal, reaches: Sequence[Reach]) -> None:
+    """Remove the staging directories, give the directories that held them their times back, remove the journal."""
+    for index, (reach, root) in enumerate(zip(reaches, journal.roots, strict=True)):
+        reach.forget()
+        holder = root.holder
+        for directory in journal.plans[index].directories if index < len(journal.plans) else ():
+            if not directory.path and not reach.name:
+                holder = (directory.after if journal.state == RESTORED else directory.before) or holder
+        if look(reach.fd, root.staging) is not None:
+            reach.directory(b"")
+            _remove_staging(reach.fd, root.staging)
+        os.fsync(reach.fd)
+        if _holder(reach) != holder._replace(xattrs=None):
+            set_meta_of(reach.fd, os.fstat(reach.fd), holder)
+    journal.end()
+
+
+def _remove_staging(parent_fd: int, name: bytes) -> None:
+    fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+    try:
+        count = 0
+        while names := os.listdir(fd):
+            for each in map(os.fsencode, names):
+                found = look(fd, each)
+                if found is None:
+                    continue
+                if not stat.S_ISDIR(found.st_mode):
+                    os.unlink(each, dir_fd=fd)
+                    continue
+                try:
+                    os.rmdir(each, dir_fd=fd)
+                except OSError as error:
+                    if error.errno not in (ENOTEMPTY, EEXIST):
+                        raise
+                    count = _raise_contents(fd, each, count)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent_fd)
+
+
+def _raise_contents(fd: int, name: bytes, count: int) -> int:
+    """Move what somebody has put into a directory of the trash meanwhile up into the trash itself."""
+    inner = os.open(name, _DIRECTORY, dir_fd=fd)
+    try:
+        for each in os.listdir(inner):
+            count += 1
+            os.rename(os.fsencode(each), b"more-%d" % count, src_dir_fd=inner, dst_dir_fd=fd)
+    finally:
+        os.close(inner)
+    return count
+
+
+@contextmanager
+def _staging(reach: Reach, plan: Plan, name: bytes) -> Iterator[int]:
+    """Open the staging directory of a root; -1 where nothing was staged. Raises StoreError."""
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=reach.fd)
+    except FileNotFoundError:
+        if plan.steps:
+            raise StoreError(
+                f"{os.fsdecode(reach.path + b'/' + name)} was removed, which held what was moved"
+            ) from None
+        fd = -1
+    try:
+        yield fd
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _check_still(reach: Reach, step: Step, metas: Sequence[Meta] = ()) -> None:
+    """Raise StoreError when at the step's path is not what the plan saw."""
+    directory_fd, name = reach.holder(step.path)
+    now, was = look(directory_fd, name), step.was
+    assert was is not None
+    if (
+        now is None
+        or _KINDS.get(stat.S_IFMT(now.st_mode), SPECIAL) != was.kind
+        or (now.st_dev, now.st_ino) != (was.device, was.inode)
+        or (was.kind == FILE and now.st_size != was.size)
+        or (was.kind == FILE and now.st_mtime_ns not in (was.mtime_ns, *(meta.mtime_ns for meta in metas)))
+    ):
+        raise _changed(reach, step.path)
+
+
+def _changed(reach: Reach, path: bytes) -> StoreError:
+    whole = os.fsdecode(reach.path + b"/" + path if path else reach.path)
+    return StoreError(f"{whole} was changed while it was being restored; when nothing else works there, run it again")
+
+
+def _open_up(reach: Reach, path: bytes) -> None:
+    directory_fd, name = reach.holder(path)
+    found = look(directory_fd, name)
+    if found is not None and (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
+        bits = 0o700 if stat.S_ISDIR(found.st_mode) else 0o600
+        add_mode(directory_fd, name, bits)
+
+
+def _holder(reach: Reach) -> Meta:
+    now = os.fstat(reach.fd)
+    return Meta(stat.S_IMODE(now.st_mode), now.st_mtime_ns)
+
+
+def _new(number: int) -> bytes:
+    return b"new-%d" % number
+
+
+def _old(number: int) -> bytes:
+    return b"old-%d" % number
+
+
+def _words(error: OSError) -> str:
+    where = error.filename if isinstance(error.filename, str) else os.fsdecode(error.filename or b"")
+    return f"{where}: {error.strerror}" if where.startswith("/") else str(error.strerror)
+
+
+def pending(journal_path: str) -> Iterator[bytes]:
+    """Yield the roots of a restore that was interrupted; none where none was."""
+    journal = Journal.read(journal_path)
+    if journal is not None:
+        journal.close()
+        yield from (root.path for root in journal.roots)

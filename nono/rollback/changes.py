@@ -7,12 +7,9 @@ was made or removed). A file whose inode changed, or that has another time of ch
 
 from __future__ import annotations
 
-import os
-from difflib import unified_diff as _difference
-
 from nono.record import Record
 from nono.rollback.manifest import Manifest
-from nono.rollback.tree import DIRECTORY, EXCLUDED, FILE, LINK, Entry, sort_key
+from nono.rollback.tree import DIRECTORY, FILE, LINK, Entry, sort_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

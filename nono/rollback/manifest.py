@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import os
 from hashlib import sha256
+from typing import Self
 
 from nono.errors import StoreError
 from nono.record import Record
@@ -30,7 +31,7 @@ from nono.rollback.tree import DIRECTORY, FILE, LINK, SPECIAL, Entry, sort_key
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
 MAGIC = b"nono snapshot 1\n"
 TRAILER_BYTES = 21  # 20 digits and a line end
@@ -44,8 +45,8 @@ _KIND_NAMES = {letter: name for name, letter in _KINDS.items()}
 class RootSummary(Record):
     """One root of a snapshot. path: absolute. start, end: where its lines are in the file.
 
-    files, bytes: of what is covered. left_out: entries with a reason. digest: its Merkle root; "" for one that was not
-    there, which has no entries.
+    files, total_bytes: of what is covered. left_out: entries with a reason. digest: its Merkle root; "" for one that
+    was not there, which has no entries.
     """
 
     path: bytes
@@ -53,7 +54,7 @@ class RootSummary(Record):
     end: int
     entries: int
     files: int
-    bytes: int
+    total_bytes: int
     left_out: int
     digest: str
 
@@ -85,7 +86,7 @@ class Manifest:
             self._file.close()
             raise self._damaged() from None
 
-    def __enter__(self) -> Manifest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,14 +145,17 @@ class Manifest:
         for index, root in enumerate(self.roots):
             merkle = Merkle()
             for line in self.lines(index):
-                merkle.add(line)
+                depth, name, _, _, _, _, rest = line.split(b"\t", 6)
+                merkle.add(int(depth), name, rest.rpartition(b"\t")[0])
             if merkle.finish() != root.digest:
                 raise self._damaged()
         if _root_over(self.roots) != self.root:
             raise self._damaged()
 
     def _damaged(self) -> StoreError:
-        return StoreError(f"the snapshot {self.path} is damaged or was not finished; `nono rollback cleanup` removes it")
+        return StoreError(
+            f"the snapshot {self.path} is damaged or was not finished; `nono rollback cleanup` removes it"
+        )
 
 
 class Writer:
@@ -180,20 +184,23 @@ class Writer:
         self._path, self._start, self._merkle = path, self._offset, Merkle()
         self._entries = self._files = self._bytes = self._left_out = 0
 
-    def add_line(self, line: bytes, files: int, size: int, left_out: int) -> None:
-        """Add an entry's line. files: 1 for a file that is covered, of `size` bytes; left_out: 1 for a reason."""
+    def add_line(self, line: bytes) -> None:
+        """Add an entry's line."""
+        depth, name, _, _, _, _, rest = line.split(b"\t", 6)
+        kept, _, _ = rest.rpartition(b"\t")
         self._buffer.append(line)
-        self._merkle.add(line)
+        self._merkle.add(int(depth), name, kept)
         self._entries += 1
-        self._files += files
-        self._bytes += size
-        self._left_out += left_out
+        if not kept.endswith(b"\t"):
+            self._left_out += 1
+        elif rest.startswith(b"f"):
+            self._files += 1
+            self._bytes += int(rest.split(b"\t", 4)[3])
         if len(self._buffer) >= _BUFFERED:
             self._flush()
 
     def add(self, entry: Entry) -> None:
-        covered = entry.kind == FILE and not entry.reason
-        self.add_line(line_of(entry), covered, entry.size if covered else 0, bool(entry.reason))
+        self.add_line(line_of(entry))
 
     def finish(self, started_ns: int) -> tuple[str, tuple[RootSummary, ...]]:
         """Write the end, and return the Merkle root and the roots. started_ns: before anything was looked at."""
@@ -237,20 +244,18 @@ class Merkle:
     """The hash of a tree from its lines, in their order; as deep as the tree, no larger."""
 
     def __init__(self) -> None:
-        self._above: list[tuple[int, bytes, sha256]] = []  # type: ignore[valid-type]
+        self._above: list[tuple[int, bytes, Any]] = []  # depth, the directory's own line, a hash under way
         self._result = ""
 
-    def add(self, line: bytes) -> None:
-        depth_text, name, _, _, _, _, rest = line.split(b"\t", 6)
-        depth = int(depth_text)
+    def add(self, depth: int, name: bytes, kept: bytes) -> None:
+        """Add a line: its name, and what counts of it, from its kind to its reason."""
         above = self._above
         while above and above[-1][0] >= depth:
             self._leave()
-        kept = rest[: rest.rindex(b"\t")]
-        if rest.startswith(b"d"):
+        if kept.startswith(b"d"):
             above.append((depth, b"%b\t%b" % (name, kept), sha256()))
         elif above:
-            above[-1][2].update(b"%b\t%b\n" % (name, kept))  # type: ignore[attr-defined]
+            above[-1][2].update(b"%b\t%b\n" % (name, kept))
         else:  # the root is a file
             self._result = sha256(b"\t%b\n" % kept).hexdigest()
 
@@ -262,9 +267,9 @@ class Merkle:
 
     def _leave(self) -> None:
         _, line, hasher = self._above.pop()
-        record = b"%b\t%b\n" % (line, hasher.hexdigest().encode())  # type: ignore[attr-defined]
+        record = b"%b\t%b\n" % (line, hasher.hexdigest().encode())
         if self._above:
-            self._above[-1][2].update(record)  # type: ignore[attr-defined]
+            self._above[-1][2].update(record)
         else:
             self._result = sha256(record).hexdigest()
 

@@ -21,9 +21,13 @@ Source: ioctl_ficlone(2), copy_file_range(2), lseek(2) for SEEK_DATA, rename(2),
 from __future__ import annotations
 
 import os
-from errno import EEXIST, EINVAL, ENOENT, ENOSPC, ENXIO, EOPNOTSUPP, EXDEV
+import sys
+from _thread import get_ident
+from errno import EDQUOT, EFBIG, ENOSPC, ENXIO, EROFS
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock, ioctl
 from hashlib import sha256
+from itertools import islice
+from typing import Self
 
 from nono.errors import StoreError
 from nono.kernel.sync import sync_file_system
@@ -40,6 +44,8 @@ _CHUNK = 1 << 20
 _HOLES = 64 << 20  # from so many bytes of holes on, they are left out of the hash
 _BLOCK = 4096  # of a sparse file, what is hashed or not
 _SPARSE = b"nono sparse file 1\n"
+_FULL = (ENOSPC, EDQUOT, EFBIG, EROFS)
+_COPY_FILE_RANGE = getattr(os, "copy_file_range", None)
 _OPEN_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _OPEN_OBJECT = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _AT_A_TIME = 200_000  # digests in memory while garbage is looked for: 30 MB
@@ -72,14 +78,22 @@ class Store:
         return Lock(os.path.join(self.directory, "lock"), alone, wait)
 
     def stage(self) -> Stage:
-        """A place to put contents, whose `commit` makes them objects. A context manager: what was not committed goes."""
+        """A place to put contents; its `commit` makes them objects. A context manager: what was not committed goes."""
         return Stage(self)
 
     def path(self, digest: str) -> str:
         return f"{self.objects}/{digest[:2]}/{digest[2:]}"
 
     def has(self, digest: str) -> bool:
+        """Whether there is an object of this digest."""
         return os.path.exists(self.path(digest))
+
+    def holds(self, digest: str, size: int) -> bool:
+        """Whether there is an object of this digest and size."""
+        try:
+            return os.stat(self.path(digest)).st_size == size
+        except OSError:
+            return False
 
     def open(self, digest: str) -> int:
         """Return a descriptor to read the contents from. Raises StoreError when they are not there."""
@@ -96,7 +110,8 @@ class Store:
             return False
         try:
             size = os.fstat(fd).st_size
-            return hash_of(fd, size) == digest or hash_of(fd, size, sparse=True) == digest
+            holes = has_holes(fd, os.fstat(fd))
+            return hash_of(fd, size, holes) == digest or hash_of(fd, size, not holes) == digest
         finally:
             os.close(fd)
 
@@ -108,37 +123,32 @@ class Store:
                     for item in found:
                         yield prefix + item.name
 
-    def collect(self, manifests: Iterable[str]) -> tuple[int, int]:
-        """Remove what none of these manifests (their paths) names: (objects, bytes) that went. Waits for the lock.
+    def collect(self, manifests: Callable[[], Iterable[str]]) -> tuple[int, int]:
+        """Remove what no manifest names: (objects, bytes) that went. Waits for the lock.
 
-        Raises StoreError when one cannot be read: then nothing is removed, since what it names is not known.
+        manifests: called once the store is held, for the paths of all that there are. Raises StoreError when one cannot
+        be read: then nothing is removed, since what it names is not known.
         """
         with self.lock(alone=True):
-            self._remove_abandoned()
-            opened = [Manifest(path) for path in manifests]
+            paths = list(manifests())
+            total = 0
+            for path in paths:
+                with Manifest(path) as manifest:
+                    total += sum(root.files for root in manifest.roots)
+            parts = total // _AT_A_TIME + 1
+            removed = freed = 0
             try:
-                total = sum(root.files for manifest in opened for root in manifest.roots)
-                parts = total // _AT_A_TIME + 1
-                removed = freed = 0
+                self._remove_abandoned()
                 for part in range(parts):
-                    kept = {
-                        digest
-                        for manifest in opened
-                        for digest in _digests_in(manifest)
-                        if int(digest[:4], 16) % parts == part
-                    }
+                    kept = {digest for path in paths for digest in _digests_in(path) if _part_of(digest, parts) == part}
                     for digest in self.digests():
-                        if int(digest[:4], 16) % parts == part and digest not in kept:
-                            size = os.stat(self.path(digest)).st_blocks * 512
+                        if _part_of(digest, parts) == part and digest not in kept:
+                            freed += os.stat(self.path(digest)).st_blocks * 512
                             os.unlink(self.path(digest))
                             removed += 1
-                            freed += size
-                return removed, freed
-            except (OSError, ValueError) as error:
-                raise StoreError(f"{self.objects} cannot be cleaned up: {error}") from None
-            finally:
-                for manifest in opened:
-                    manifest.close()
+            except OSError as error:
+                raise StoreError(f"{self.objects} cannot be cleaned up: {error.strerror}") from None
+            return removed, freed
 
     def _remove_abandoned(self) -> None:
         """Remove what a process that died left in `staging`."""
@@ -172,7 +182,7 @@ class Lock:
             os.close(self._fd)
             raise StoreError(f"another nono is using {os.path.dirname(path)}; try again when it is done") from error
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -192,8 +202,8 @@ class Stage:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._clones = True
-        self._number = 0
+        self.count = 0  # of what is to be named
+        self._no_clones: set[int] = set()
         for attempt in range(100):
             self.directory = os.path.join(store.directory, "staging", f"{os.getpid()}-{os.urandom(4).hex()}-{attempt}")
             try:
@@ -207,7 +217,7 @@ class Stage:
                 raise StoreError(f"{self.directory} cannot be made: {error.strerror}") from None
         self._objects_fd = os.open(store.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -226,108 +236,238 @@ class Stage:
         os.close(self._objects_fd)
         self._fd = -1
 
-    def put(self, fd: int, size: int, blocks: int = 0) -> Stored:
+    def put(self, fd: int, size: int) -> Stored:
         """Take the contents of an open regular file, from its beginning to its end, wherever that is by now.
 
-        size, blocks: as fstat(2) has them. Raises StoreError when the store cannot take it, OSError when the file
+        size: as fstat(2) has it. Raises StoreError when the store cannot take it, OSError when the file
         cannot be read.
         """
         if size <= _SMALL:
             data = os.pread(fd, _SMALL + 1, 0)
             if len(data) <= _SMALL:
-                return self._put_bytes(data)
-            size = os.fstat(fd).st_size  # it grew
-        return self._put_file(fd, size, blocks)
+                return self.put_bytes(data)
+        return self._put_file(fd)
 
     def put_bytes(self, data: bytes) -> Stored:
-        return self._put_bytes(data)
-
-    def _put_bytes(self, data: bytes) -> Stored:
+        """Take these. Raises StoreError."""
         digest = sha256(data).hexdigest()
-        if self._is_known(digest):
-            return Stored(digest, len(data), 0)
-        temporary = self._temporary()
         try:
-            fd = os.open(temporary, _OPEN_NEW, 0o400, dir_fd=self._fd)
+            if self._is_object(digest, len(data)):
+                return Stored(digest, len(data), 0)
+            fd = os.open(digest, _OPEN_NEW, 0o400, dir_fd=self._fd)
             try:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(fd, view) :]
             finally:
                 os.close(fd)
-            os.rename(temporary, digest, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except FileExistsError:  # another file of this snapshot has the same
+            return Stored(digest, len(data), 0)
         except OSError as error:
-            raise self._full(error) from None
+            raise self.cannot(error) from None
+        self.count += 1
         return Stored(digest, len(data), len(data))
 
-    def _put_file(self, fd: int, size: int, blocks: int) -> Stored:
-        temporary = self._temporary()
+    def _put_file(self, fd: int) -> Stored:
+        temporary = f"new-{get_ident()}"
         try:
             target = os.open(temporary, _OPEN_NEW, 0o400, dir_fd=self._fd)
         except OSError as error:
-            raise self._full(error) from None
+            raise self.cannot(error) from None
         try:
-            if self._clones and not clone(fd, target):
-                self._clones = os.fstat(fd).st_dev == os.fstat(target).st_dev and self._clones and False
             try:
-                if os.fstat(target).st_size == 0:
-                    copy(fd, target)
+                copy(fd, target, self._no_clones)
             except OSError as error:
-                raise self._full(error) from None
+                if error.errno in _FULL:
+                    raise self.cannot(error) from None
+                raise
             found = os.fstat(target)
             digest = hash_of(target, found.st_size, sparse=has_holes(target, found))
-            if self._is_known(digest):
-                os.unlink(temporary, dir_fd=self._fd)
+            if self._is_object(digest, found.st_size):
                 return Stored(digest, found.st_size, 0)
             os.rename(temporary, digest, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            self.count += 1
             return Stored(digest, found.st_size, found.st_blocks * 512)
-        except BaseException:
+        finally:
+            os.close(target)
             try:
                 os.unlink(temporary, dir_fd=self._fd)
             except OSError:
                 pass
-            raise
-        finally:
-            os.close(target)
 
     def commit(self) -> None:
-        """Bring what was put, and what else was written to this file system, to the disk, and name it."""
-        raise NotImplementedError
+        """Bring what was put, and what else was written to this file system, to the disk, and name it.
 
-    def _temporary(self) -> str:
-        raise NotImplementedError
+        Raises StoreError.
+        """
+        if not self.count:
+            return
+        try:
+            sync_file_system(self._fd)
+            while True:  # names that were not seen because others went meanwhile are seen the next time
+                with os.scandir(self.directory) as found:
+                    digests = [item.name for item in islice(found, 10_000)]
+                if not digests:
+                    break
+                for digest in digests:
+                    self._name(digest)
+            sync_file_system(self._fd)  # the names, before the manifest that relies on them
+        except OSError as error:
+            raise self.cannot(error) from None
 
-    def _is_known(self, digest: str) -> bool:
-        raise NotImplementedError
+    def _name(self, digest: str) -> None:
+        target = f"{digest[:2]}/{digest[2:]}"
+        try:
+            os.rename(digest, target, src_dir_fd=self._fd, dst_dir_fd=self._objects_fd)
+        except FileNotFoundError:
+            try:
+                os.mkdir(digest[:2], 0o700, dir_fd=self._objects_fd)
+            except FileExistsError:
+                pass
+            os.rename(digest, target, src_dir_fd=self._fd, dst_dir_fd=self._objects_fd)
 
-    def _full(self, error: OSError) -> StoreError:
-        raise NotImplementedError
+    def _is_object(self, digest: str, size: int) -> bool:
+        """Whether there is one already; one that was cut is replaced."""
+        try:
+            return os.stat(f"{digest[:2]}/{digest[2:]}", dir_fd=self._objects_fd).st_size == size
+        except FileNotFoundError:
+            return False
+
+    def cannot(self, error: OSError) -> StoreError:
+        """What to say of an error of the store's own disk."""
+        step = "; free some, or name another place with --rollback-dest" if error.errno in _FULL else ""
+        return StoreError(f"contents cannot be stored in {self._store.directory}: {error.strerror}{step}")
 
 
 def clone(source_fd: int, target_fd: int) -> bool:
-    """Make the target, empty, share all that is in the source (FICLONE); False where the file system cannot."""
-    raise NotImplementedError
+    """Make the target, empty, share all that is in the source (FICLONE); False where that cannot be."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        ioctl(target_fd, _FICLONE, source_fd)
+    except OSError:
+        return False
+    return True
 
 
-def copy(source_fd: int, target_fd: int) -> int:
+def copy(source_fd: int, target_fd: int, no_clones: set[int] | None = None) -> int:
     """Copy all of the source to the target, which is empty: bytes. Clone, else copy_file_range, else read and write.
 
-    Holes stay holes. Raises OSError.
+    Holes stay holes. no_clones: devices whose files are not worth the try; it is added to. Raises OSError.
     """
-    raise NotImplementedError
+    found = os.fstat(source_fd)
+    if no_clones is None or found.st_dev not in no_clones:
+        if clone(source_fd, target_fd):
+            return os.fstat(target_fd).st_size
+        if no_clones is not None:
+            no_clones.add(found.st_dev)
+    size = found.st_size
+    for start, end in extents(source_fd, size, found.st_blocks):
+        _copy_range(source_fd, target_fd, start, end)
+    if os.fstat(target_fd).st_size < size:
+        os.ftruncate(target_fd, size)
+    return size
 
 
-def hash_of(fd: int, size: int, sparse: bool = False) -> str:
-    raise NotImplementedError
+def _copy_range(source_fd: int, target_fd: int, start: int, end: int) -> None:
+    in_kernel = _COPY_FILE_RANGE is not None
+    while start < end:
+        if in_kernel and _COPY_FILE_RANGE:
+            try:
+                done = _COPY_FILE_RANGE(source_fd, target_fd, min(end - start, 1 << 30), start, start)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise
+                in_kernel = False  # another file system, an old kernel, a filter
+                continue
+            if not done:
+                in_kernel = False  # the end; or one of those files whose size is not what can be read
+        else:
+            data = os.pread(source_fd, min(end - start, _CHUNK), start)
+            done = os.pwrite(target_fd, data, start) if data else 0
+            if not data:
+                return  # it was cut
+        start += done
+
+
+def extents(fd: int, size: int, blocks: int) -> Iterator[tuple[int, int]]:
+    """Where there is data, as (start, end). One extent where there are no holes, or nobody knows."""
+    if blocks * 512 >= size:
+        if size:
+            yield 0, size
+        return
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+            end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        except OSError as error:
+            if error.errno != ENXIO:  # ENXIO: nothing but a hole until the end
+                yield end, size
+            return
+        if start >= size:
+            return
+        yield start, end
 
 
 def has_holes(fd: int, found: os.stat_result) -> bool:
-    raise NotImplementedError
+    """Whether the holes are left out of its hash."""
+    if found.st_size - found.st_blocks * 512 < _HOLES:
+        return False
+    data = sum(end - start for start, end in extents(fd, found.st_size, found.st_blocks))
+    return found.st_size - data >= _HOLES
 
 
-def _digests_in(manifest: Manifest) -> Iterator[str]:
-    raise NotImplementedError
+def hash_of(fd: int, size: int, sparse: bool = False) -> str:
+    """The digest of `size` bytes from the beginning. sparse: that of a file whose holes are left out."""
+    if sparse:
+        return _sparse_hash(fd, size)
+    hasher = sha256()
+    offset = 0
+    while offset < size:
+        data = os.pread(fd, min(_CHUNK, size - offset), offset)
+        if not data:
+            break
+        hasher.update(data)
+        offset += len(data)
+    return hasher.hexdigest()
+
+
+def _sparse_hash(fd: int, size: int) -> str:
+    """Which blocks are holes is the file system's affair; which are not zero is not."""
+    hasher = sha256(_SPARSE + b"%d\n" % size)
+    zeros = bytes(_BLOCK)
+    done = 0
+    for start, end in extents(fd, size, 0):
+        offset = max(start // _BLOCK * _BLOCK, done)
+        done = -(-end // _BLOCK) * _BLOCK
+        while offset < min(done, size):
+            data = os.pread(fd, min(_CHUNK, done - offset), offset)
+            if not data:
+                break
+            for at in range(0, len(data), _BLOCK):
+                block = data[at : at + _BLOCK]
+                if block != zeros[: len(block)]:
+                    hasher.update(b"%d:" % (offset + at))
+                    hasher.update(block)
+            offset += len(data)
+    return hasher.hexdigest()
+
+
+def _digests_in(path: str) -> Iterator[str]:
+    with Manifest(path) as manifest:
+        for index in range(len(manifest.roots)):
+            for line in manifest.lines(index):
+                digest = line.split(b"\t", 11)[10]
+                if digest:
+                    yield digest.decode()
+
+
+def _part_of(digest: str, parts: int) -> int:
+    return int(digest[:8], 16) % parts
 
 
 def _empty(directory: str) -> None:
-    raise NotImplementedError
+    with os.scandir(directory) as found:
+        for item in found:
+            os.unlink(item.path)

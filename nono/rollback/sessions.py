@@ -18,6 +18,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 
 from nono.errors import StoreError, UsageError
 from nono.record import Record
+from nono.rollback.manifest import Manifest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,8 +139,35 @@ def find(directory: str, text: str) -> Session:
 
 
 def previous(directory: str, roots: Sequence[bytes]) -> str:
-    """The manifest to compare a new baseline with: the latest there is that has one of these roots; "" for none."""
-    raise NotImplementedError
+    """The manifest to compare a new baseline with: the latest that has the most of these roots; "" for none."""
+    best, most = "", 0
+    wanted = set(roots)
+    for session in reversed(list(sessions(directory))):
+        for path in (session.final, session.baseline):
+            try:
+                with Manifest(path) as manifest:
+                    shared = len(wanted.intersection(root.path for root in manifest.roots))
+            except StoreError:
+                continue
+            if shared > most:
+                best, most = path, shared
+        if most == len(wanted):
+            break
+    return best
+
+
+def manifests(directory: str) -> list[str]:
+    """Every manifest of every session, for objects.Store.collect: what it names is kept.
+
+    Those are the files in a session's directory whose names begin with "baseline", "final" or "saved", but for what is
+    being written.
+    """
+    return [
+        os.path.join(session.directory, name)
+        for session in sessions(directory)
+        for name in sorted(os.listdir(session.directory))
+        if name.startswith((BASELINE, FINAL, "saved")) and not name.endswith((".new", ".draft"))
+    ]
 
 
 def hold(session: Session, wait: bool = False) -> int:

@@ -72,16 +72,25 @@ class Place(Record):
         }
 
 
+def normalised(path: str) -> str:
+    """Return an absolute path without what a kernel skips.
+
+    POSIX lets a path keep two slashes in front, and so does normpath(); two names of one place must not be two here,
+    because what denies the one would not deny the other.
+    """
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
 def expand(path: str, place: Place) -> str:
     """Return `path` absolute and normalised. Raises UsageError for what is no path, or has an unknown variable."""
     if not path or "\0" in path:
         raise UsageError("a path must not be empty or hold a NUL byte")
     head, slash, tail = path.partition("/")
     if head == "~":
-        return posixpath.normpath(place.home + slash + _substitute(tail, place))
+        return normalised(place.home + slash + _substitute(tail, place))
     if head.startswith("~"):
         raise UsageError(f"{path}: only ~ itself is expanded, not another user's home")
-    return posixpath.normpath(posixpath.join(place.workdir, _substitute(path, place)))
+    return normalised(posixpath.join(place.workdir, _substitute(path, place)))
 
 
 def unescaped(path: str) -> str:

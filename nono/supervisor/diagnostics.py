@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 
 from nono.policy.capabilities import READ, WRITE, CapabilitySet, PathGrant, is_at_or_below
-from nono.policy.resolve import Place
+from nono.policy.paths import Place, normalised
 from nono.supervisor.complaints import Complaints
 
 TYPE_CHECKING = False
@@ -95,7 +95,7 @@ class Policy:
         """Return a path as the agent would find it from its working directory."""
         if path == "~" or path.startswith("~/"):
             path = self._place.home + path[1:]
-        return os.path.normpath(os.path.join(self._place.workdir, path))
+        return normalised(os.path.join(self._place.workdir, path))
 
     def look(self, path: str) -> Found:
         """Ask the disk about an absolute path."""

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 
 from nono.errors import UsageError
-from nono.policy.paths import Place
+from nono.policy.paths import Place, normalised
 
 
 def find_place(chosen_workdir: str | None, environment: Mapping[str, str]) -> Place:
@@ -19,13 +19,13 @@ def find_place(chosen_workdir: str | None, environment: Mapping[str, str]) -> Pl
     if not home.startswith("/"):
         raise UsageError("HOME is not set to an absolute path; set it to your home directory")
     try:
-        workdir = os.path.abspath(chosen_workdir) if chosen_workdir is not None else os.getcwd()
+        workdir = normalised(os.path.abspath(chosen_workdir)) if chosen_workdir is not None else os.getcwd()
     except FileNotFoundError:
         raise UsageError("the current directory does not exist any more; change to one that does") from None
     if not os.path.isdir(workdir):
         raise UsageError(f"--workdir {chosen_workdir}: no such directory")
     return Place(
-        home=os.path.normpath(home),
+        home=normalised(home),
         workdir=workdir,
         temporary_directory=environment.get("TMPDIR") or "/tmp",
         config_home=_base_directory(environment, "XDG_CONFIG_HOME", home, ".config"),
@@ -41,4 +41,4 @@ def find_place(chosen_workdir: str | None, environment: Mapping[str, str]) -> Pl
 def _base_directory(environment: Mapping[str, str], name: str, home: str, default: str) -> str:
     """Return an XDG base directory; a relative value is ignored, as the specification asks."""
     base = environment.get(name, "")
-    return os.path.normpath(base if base.startswith("/") else os.path.join(home, default))
+    return normalised(base if base.startswith("/") else os.path.join(home, default))

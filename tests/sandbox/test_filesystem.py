@@ -11,7 +11,7 @@ import pytest
 
 from nono.errors import PolicyError
 from nono.kernel import landlock
-from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathGrant
+from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathDeny, PathGrant
 from nono.sandbox.expansion import ABSENT, DEVICE, DIRECTORY, FILE, LINK, Entry
 from nono.sandbox.filesystem import Disk, expand, open_ruleset, standard_stream_grants
 from nono.sandbox.plan import Plan, Rule, make_plan
@@ -130,3 +130,14 @@ def test_refuses_a_path_that_became_a_link_since_the_plan(home: Path, swapped: s
     with pytest.raises(PolicyError, match="was replaced while the sandbox was being built"):
         open_ruleset(plan)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_two_slashes_in_front_make_no_second_name(home: Path) -> None:
+    """However it came here: what is denied by the one name is denied by the other."""
+    (home / ".ssh").mkdir()
+    assert Disk().look(f"/{home}/.ssh") == Entry(f"{home}/.ssh", DIRECTORY)
+    named, other = f"{home}/.ssh", f"/{home}/.ssh"
+    for granted, denied in ((named, other), (other, named)):
+        grants = (PathGrant(granted, READ, False, "--read"),)
+        with pytest.raises(PolicyError, match="protected"):
+            expand(CapabilitySet(grants, (PathDeny(denied, "deny_credentials"),), NETWORK_PROXY, (), "/"))

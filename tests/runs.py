@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -207,8 +206,8 @@ class Site:
 
 
 def unfolded(text: str) -> str:
-    """Return what nono said without the line breaks at 80 columns."""
-    return re.sub(r"\n {18,}", " ", re.sub(r"\n {18,}\(", "  (", text))
+    """Return what nono said as one line: it is broken at 80 columns."""
+    return " ".join(text.split())
 
 
 def lines(text: str) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ def test_an_agent_deceives_nobody_but_itself(site: Site, python: list[str]) -> N
     )
     flags = [*python, "--allow-cwd"]
     answer = ask(site, flags, "--path", str(site.home / "secret"), status=DENIED, first=lie)
-    assert answer["probe"]["result"] == "denied"
+    assert answer["probe"]["result"] in ("denied", "not_found")  # behind a /tmp of its own
     early = f'rm -f "$NONO_POLICY"; ln -s {victim} "$NONO_POLICY"; sleep 0.5'
     done = site.run(["--allow-cwd"], ["/bin/sh", "-c", early])
     assert done.returncode == 0, done

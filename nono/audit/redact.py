@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MARK = "***"
 _LONGEST = 2048  # characters of an argument that are kept, and looked at
 _MOST = 1000  # arguments
-_NESTED = 2
+_NESTED = 3
 # Parts of a name: wherever they stand in it, and as one of its words.
 _IN_NAMES = ("token", "secret", "passw", "passphrase", "apikey", "credential", "authoriz", "authent", "privatekey")
 _WORDS = frozenset((

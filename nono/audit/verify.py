@@ -248,10 +248,15 @@ def _reported(faults: Iterable[Fault], line: int) -> bool:
     return any(fault.line == line for fault in faults)
 
 
+def ledger_in(directory: str) -> Ledger:
+    """Verify the ledger of an audit directory. Raises OSError."""
+    return ledger_of(_read(os.path.join(directory, LEDGER)))
+
+
 def everything(directory: str) -> tuple[Ledger, list[Session]]:
     """Verify all of an audit directory. Raises OSError."""
     names = names_of(directory)  # before the ledger: a session that begins meanwhile is in it by then
-    ledger = ledger_of(_read(os.path.join(directory, LEDGER)))
+    ledger = ledger_in(directory)
     sessions = [one(directory, name, ledger) for name in names]
     known = {each.session for each in sessions}
     for each in ledger.starts:

@@ -1,0 +1,83 @@
+"""`nono audit verify`: what is wrong, in which file and line; and what nobody can tell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+from nono.audit import read, verify
+from nono.audit.verify import Fault, Ledger, Session
+from nono.cli.audits import place
+from nono.cli.profiles.layout import hanging
+from nono.errors import StoreError
+
+_SHOWN = 100
+_STATES = {
+    verify.WHOLE: "whole, from start to end",
+    verify.RUNNING: "still running, whole so far",
+    verify.UNENDED: "ended without an end record (killed, or the machine lost power), whole as far as it goes; records "
+    "at the end may be missing, and nobody can tell",
+    verify.UNCHAINED: "from before nono chained its records: nobody can tell",
+    verify.FAULTY: "not as written",
+    verify.VANISHED: "vanished",
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verify; return 1 where something is wrong."""
+    directory = place.directory()
+    try:
+        if arguments.session is None:
+            ledger, sessions = verify.everything(directory)
+        else:
+            name = read.find(directory, arguments.session)
+            ledger = verify.ledger_in(directory)
+            sessions = [verify.one(directory, name, ledger)]
+    except OSError as error:
+        raise StoreError(f"cannot read {directory}: {error.strerror}") from None
+    faults = [*ledger.faults, *(fault for each in sessions for fault in each.faults)]
+    if arguments.head is not None and arguments.head.encode() not in ledger.hashes:
+        faults.append(Fault(read.LEDGER, 0, verify.GONE, "it does not lead to the head that was named"))
+    if arguments.json:
+        print(json.dumps(_object(directory, ledger, sessions, faults), indent=1))
+        return int(bool(faults))
+    for fault in faults[:_SHOWN]:
+        at = f"{fault.file}:{fault.line}" if fault.line else fault.file
+        _say(f"{at}: {fault.what}: {fault.detail}", "")
+    if len(faults) > _SHOWN:
+        place.say(f"{len(faults) - _SHOWN} more")
+    counts = Counter(each.state for each in sessions)
+    for state, text in _STATES.items():
+        if counts[state]:
+            names = [each.session for each in sessions if each.state == state]
+            which = f": {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if state != verify.WHOLE else ""
+            _say(f"{counts[state]} {text}{which}", f"{'sessions':<10}")
+    if not sessions:
+        place.say("no session is recorded yet; each nono run writes a log")
+    if ledger.records:
+        _say(f"{ledger.records} entries, head {ledger.head}", f"{'ledger':<10}")
+        if not faults:
+            _say(
+                "somebody with your own rights could have written all of it anew; keep the head elsewhere, and say "
+                "--head HASH, to know",
+                f"{'note':<10}",
+            )
+    return int(bool(faults))
+
+
+def _say(text: str, label: str) -> None:
+    for line in hanging(label, text):
+        place.say(line)
+
+
+def _object(directory: str, ledger: Ledger, sessions: Sequence[Session], faults: Sequence[Fault]) -> dict[str, object]:
+    return {
+        "directory": directory,
+        "ok": not faults,
+        "ledger": {"records": ledger.records, "head": ledger.head, "path": os.path.join(directory, read.LEDGER)},
+        "sessions": [{"session": each.session, "state": each.state, "records": each.records} for each in sessions],
+        "faults": [fault._asdict() for fault in faults],
+    }

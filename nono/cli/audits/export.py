@@ -1,0 +1,63 @@
+"""`nono audit export`: one session for other programs, or for a browser."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+from nono.audit import export, page, read, verify
+from nono.cli.audits import place
+from nono.cli.new_file import NewFile
+from nono.cli.render import notice, printable
+from nono.errors import StoreError, UsageError
+
+_MOST = 250_000  # records that a page is made of
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export the session; return 0."""
+    directory = place.directory()
+    name = read.find(directory, arguments.session)
+    if arguments.force and arguments.output is None:
+        raise UsageError("--force is for -o FILE; name the file")
+    pieces = _pieces(directory, name, arguments.format)
+    if arguments.output is not None:
+        file = NewFile(os.path.abspath(arguments.output), over=arguments.force)
+        notice(f"written to {file.write(''.join(pieces))}")
+        return 0
+    if sys.stdout.isatty():  # a log that was tampered with may hold what moves a cursor
+        pieces = (printable(line) + "\n" for line in "".join(pieces).splitlines())
+    else:
+        sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+    for piece in pieces:
+        sys.stdout.write(piece)
+    sys.stdout.flush()
+    return 0
+
+
+def _pieces(directory: str, name: str, form: str) -> Iterable[str]:
+    path = os.path.join(directory, name)
+    if form == "jsonl":
+        return _as_it_is(path)
+    if form == "csv":
+        return export.csv_of(read.session_of(name), read.records(path))
+    try:
+        checked = verify.one(directory, name, verify.ledger_in(directory))
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from None
+    records: list[dict[str, object]] = []
+    for record in read.records(path):
+        if len(records) < _MOST or record.get("kind") == "exit":
+            records.append(record)
+    said = [f"{fault.file}{f', line {fault.line}' if fault.line else ''}: {fault.detail}" for fault in checked.faults]
+    return page.page(read.session_of(name), records, (checked.state, said))
+
+
+def _as_it_is(path: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield from file
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from None

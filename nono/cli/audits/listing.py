@@ -1,0 +1,62 @@
+"""`nono audit list`: a line for each session, the latest last, where a terminal shows it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from nono.audit import read
+from nono.audit.read import Brief
+from nono.cli.args import COLUMNS
+from nono.cli.audits import place
+from nono.errors import StoreError
+
+_SHOWN = 50
+_LONGEST_ID = 40
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List the sessions; return 0."""
+    directory = place.directory()
+    try:
+        names = read.names_of(directory)
+    except OSError as error:
+        raise StoreError(f"cannot list {directory}: {error.strerror}") from None
+    limit = _SHOWN if arguments.limit is None else arguments.limit
+    shown = names[-limit:] if limit else names
+    briefs = sorted(
+        (read.brief(directory, name) for name in shown), key=lambda brief: (brief.session[:16], brief.started)
+    )
+    if arguments.json:
+        print(json.dumps({"directory": directory, "sessions": [_object(brief) for brief in briefs]}, indent=1))
+        return 0
+    if not names:
+        place.say("no session is recorded yet; each nono run writes a log")
+        return 0
+    width = min(max(len(brief.session) for brief in briefs), _LONGEST_ID)
+    place.say(f"{'session':<{width}}  {'exit':>7}  {'took':>6}  command")
+    for brief in briefs:
+        took = place.duration(brief.duration_s) if brief.duration_s is not None else ""
+        line = f"{brief.session:<{width}}  {_status(brief):>7}  {took:>6}  "
+        room = COLUMNS - len(line)
+        words = place.command(brief.argv)
+        if room < 12:
+            place.say(line.rstrip())
+            place.say(f"    {place.cut(words, COLUMNS - 4)}".rstrip())
+        else:
+            place.say(f"{line}{place.cut(words, room)}".rstrip())
+    if len(shown) < len(names):
+        place.say(f"{len(names) - len(shown)} earlier ones  (--limit 0 lists all)")
+    return 0
+
+
+def _status(brief: Brief) -> str:
+    if brief.is_running:
+        return "running"
+    if brief.status is not None:
+        return str(brief.status)
+    return "no end" if brief.started else "old"
+
+
+def _object(brief: Brief) -> dict[str, object]:
+    return {**brief._asdict(), "argv": list(brief.argv)}

@@ -33,9 +33,9 @@ error_of(long result)
 
 /* An existing file is never truncated, and nothing is waited for. */
 static int
-open_file(const struct nono_question *question)
+open_file(long directory, const struct nono_question *question, int flags)
 {
-	long fd = bare(__NR_openat, AT_FDCWD, (long)question->path, question->flags | CAREFULLY, 0, 0);
+	long fd = bare(__NR_openat, directory, (long)question->path, question->flags | flags | CAREFULLY, 0, 0);
 
 	if (fd >= 0)
 		bare(__NR_close, fd, 0, 0, 0, 0);
@@ -55,19 +55,29 @@ list_directory(const struct nono_question *question)
 	return size == -EINVAL ? 0 : error_of(size); /* EINVAL: a name longer than the buffer */
 }
 
-/* Something new, never in the place of what is there; opened as is asked; and removed again at once. */
+/*
+ * Something new, never in the place of what is there; opened as is asked; and removed again at once.
+ * All in one directory, held open: whoever can write above it may swap it for another, and what is
+ * removed must not be what lies there by the same name.
+ */
 static int
 create_file(struct nono_question *question)
 {
 	int error;
-	long fd = bare(__NR_openat, AT_FDCWD, (long)question->path,
-		       O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | CAREFULLY, 0600, 0);
+	long fd, directory = bare(__NR_openat, AT_FDCWD, (long)question->directory,
+				  O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0);
 
-	if (fd < 0)
-		return error_of(fd);
-	bare(__NR_close, fd, 0, 0, 0, 0);
-	error = open_file(question);
-	question->left_behind = bare(__NR_unlinkat, AT_FDCWD, (long)question->path, 0, 0, 0) < 0;
+	if (directory < 0)
+		return error_of(directory);
+	fd = bare(__NR_openat, directory, (long)question->path,
+		  O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | CAREFULLY, 0600, 0);
+	error = error_of(fd);
+	if (fd >= 0) {
+		bare(__NR_close, fd, 0, 0, 0, 0);
+		error = open_file(directory, question, O_NOFOLLOW);
+		question->left_behind = bare(__NR_unlinkat, directory, (long)question->path, 0, 0, 0) < 0;
+	}
+	bare(__NR_close, directory, 0, 0, 0, 0);
 	return error;
 }
 
@@ -167,7 +177,7 @@ ask(struct nono_question *question)
 {
 	switch (question->kind) {
 	case NONO_ASK_OPEN:
-		return open_file(question);
+		return open_file(AT_FDCWD, question, 0);
 	case NONO_ASK_LIST:
 		return list_directory(question);
 	case NONO_ASK_CREATE:

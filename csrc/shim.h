@@ -148,7 +148,8 @@ struct nono_question {
 	/* in */
 	int kind;
 	int flags;
-	const char *path;
+	const char *path;        /* NONO_ASK_CREATE: a name */
+	const char *directory;   /* NONO_ASK_CREATE: where */
 	uint32_t address;        /* IPv4, in the byte order of this machine */
 	uint16_t port;
 	int timeout_s;

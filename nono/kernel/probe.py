@@ -79,7 +79,11 @@ class Probe:
                 question.answer_size = _HEAD_BYTES if asked.request else 0
                 self._keep.append(answer)
                 continue
-            question.path = self._held(os.fsencode(asked.path))
+            directory, name = "", asked.path
+            if isinstance(asked, Create):
+                directory, _, name = asked.path.rpartition("/")
+            question.directory = self._held(os.fsencode(directory or "/"))
+            question.path = self._held(os.fsencode(name))
             if isinstance(asked, List):
                 question.kind = lib.NONO_ASK_LIST
             else:

@@ -138,10 +138,12 @@ def plan(
     *,
     chosen: Callable[[bytes], bool] = lambda path: True,
     force: bool = False,
+    is_stored: Callable[[str], bool] = bool,
 ) -> Plan:
     """Return what leads back to `before`; the listings are functions, because they are read more than once.
 
-    chosen: whether a path is to be put back. Directories that lead to it are made where they are not there.
+    chosen: whether a path is to be put back. Directories that lead to it are made where they are not there. is_stored:
+    whether the contents with this digest can be had.
     """
     wanted = _wanted(before, after, now, chosen, force)
     removes: list[Entry] = []
@@ -155,7 +157,7 @@ def plan(
                 kept.append(Kept(new.path, HOLDS_OTHER))
             else:
                 removes.append(new)
-        elif old.kind == FILE and not old.digest:
+        elif old.kind == FILE and not is_stored(old.digest):
             kept.append(Kept(old.path, NOT_STORED))
         elif new is None:
             puts.append((None, old))

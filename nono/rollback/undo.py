@@ -1,0 +1,381 @@
+"""Undo a session: from its manifests and what is there now to a plan, and to its restore.
+
+What is there now is listed as the final snapshot was taken (the same rules), into a manifest of its own: what stat(2)
+says to be unchanged since is not read again. Nothing is stored for a preview. For a restore, the contents of what gives
+way and is not in the store are put there first, and the listing stays with the session (`saved-N`): so a restore can be
+undone, too.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from nono.errors import StoreError, UsageError
+from nono.record import Record
+from nono.rollback import sessions
+from nono.rollback.changes import merge
+from nono.rollback.ignore import Ignore, Rules
+from nono.rollback.manifest import Manifest, Writer, stat_part
+from nono.rollback.objects import Store, copy, has_holes, hash_of
+from nono.rollback.planning import Kept, Plan, plan
+from nono.rollback.reach import Reach
+from nono.rollback.reading import xattrs_of
+from nono.rollback.restore import Restore, pending, recover
+from nono.rollback.sessions import Session
+from nono.rollback.tree import DIRECTORY, FILE, LINK, SPECIAL, UNREADABLE, Entry, Root, Walk, open_root
+
+SAVED = "saved-"
+_RACY_NS = 2_000_000_000  # what was changed so shortly before a listing began is read anew
+_ROUNDS = 64  # directories in directories that had to be opened first
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_GONE = (FileNotFoundError, NotADirectoryError)
+
+CANNOT_SAVE = "it cannot be read, so it cannot be saved first"
+
+
+class Undone(Record):
+    """What a restore did, or would do: (root, plan) each. saved: the name of the listing from before; "" for none."""
+
+    plans: tuple[tuple[bytes, Plan], ...]
+    saved: str = ""
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        return not any(each.steps or each.directories for _, each in self.plans)
+
+
+class Selection(Record):
+    """Which paths, absolute: themselves and what is below them; () for all."""
+
+    paths: tuple[bytes, ...] = ()
+
+    def chooser(self, root: bytes) -> Callable[[bytes], bool]:
+        """Return whether a path of this root is chosen."""
+        if not self.paths:
+            return lambda path: True
+        prefix = root.rstrip(b"/") + b"/"
+        within = {path[len(prefix) :] for path in self.paths if path.startswith(prefix)}
+        if any(path == root or prefix.startswith(path.rstrip(b"/") + b"/") for path in self.paths):
+            return lambda path: True
+
+        def chosen(path: bytes) -> bool:
+            while path:
+                if path in within:
+                    return True
+                path = path.rpartition(b"/")[0]
+            return False
+
+        return chosen
+
+
+def preview(session: Session, store: Store, selection: Selection, *, force: bool = False, undo: bool = False) -> Undone:
+    """Return what a restore would do now. Raises StoreError, UsageError."""
+    with ExitStack() as stack:
+        before, after = _listings(stack, session, undo=undo)
+        now = os.path.join(session.directory, f"now-{os.getpid()}")
+        stack.callback(_remove, now)
+        _list(session, now, before, after, {}, None)
+        with Manifest(now) as current:
+            return Undone(_plans(before, after, current, {}, selection, store, force=force))
+
+
+def restore(
+    session: Session,
+    store: Store,
+    selection: Selection,
+    *,
+    force: bool = False,
+    undo: bool = False,
+    check: Callable[[Undone], None] = lambda undone: None,
+) -> Undone:
+    """Put back what the session changed; return what was done. An interrupted restore is finished before.
+
+    check: shown what is about to be done; what it raises stops it. Raises StoreError, UsageError.
+    """
+    with ExitStack() as stack:
+        stack.callback(os.close, sessions.hold(session))
+        recover(session.journal)
+        stack.enter_context(store.lock())
+        before, after = _listings(stack, session, undo=undo)
+        roots = [(root.path, _is_file(root.path)) for root in before.roots]
+        opened: dict[tuple[int, bytes], Entry] = {}
+        running = stack.enter_context(Restore(session.journal, roots))
+        now = os.path.join(session.directory, f"now-{os.getpid()}")
+        stack.callback(_remove, now)
+        _list(session, now, before, after, opened, running)
+        with Manifest(now) as current:
+            plans = _plans(before, after, current, opened, selection, store, force=force)
+            undone = Undone(plans)
+            check(undone)
+            if undone.is_nothing:
+                return undone
+            _save(plans, store)
+        saved = _next_saved(session)
+        os.rename(now, os.path.join(session.directory, saved))
+        sessions.sync_directory(session.directory)
+        running.carry_out([each for _, each in plans], lambda digest, fd: _copy_to(store, digest, fd))
+        return undone._replace(saved=saved)
+
+
+def interrupted(session: Session) -> bool:
+    """Whether a restore of this session was begun and not finished."""
+    return os.path.exists(session.journal)
+
+
+def finish(session: Session) -> str:
+    """Finish an interrupted restore; return how it ended, see restore.recover. Raises StoreError."""
+    fd = sessions.hold(session)
+    try:
+        return recover(session.journal)
+    finally:
+        os.close(fd)
+
+
+def interrupted_in(directory: str, roots: Sequence[bytes]) -> str:
+    """Return the id of a session whose restore was interrupted in one of these trees; "" for none."""
+    for session in sessions.sessions(directory):
+        if interrupted(session):
+            for path in pending(session.journal):
+                if any(
+                    (one + b"/").startswith(other + b"/")
+                    for root in roots
+                    for one, other in ((path, root), (root, path))
+                ):
+                    return session.id
+    return ""
+
+
+def saved_states(session: Session) -> list[str]:
+    """Return the names of what was listed and saved before each restore, oldest first."""
+    names = [name for name in os.listdir(session.directory) if name.startswith(SAVED)]
+    return sorted(
+        (name for name in names if name.removeprefix(SAVED).isdigit()), key=lambda name: int(name[len(SAVED) :])
+    )
+
+
+def _listings(stack: ExitStack, session: Session, *, undo: bool) -> tuple[Manifest, Manifest | None]:
+    """Return where it is to lead, and what the session left."""
+    if undo:
+        saved = saved_states(session)
+        if not saved:
+            raise UsageError(f"session {session.id} was not restored, so there is nothing to undo")
+        before = stack.enter_context(Manifest(os.path.join(session.directory, saved[-1])))
+        return before, stack.enter_context(Manifest(session.baseline))
+    baseline = stack.enter_context(Manifest(session.baseline))
+    return baseline, stack.enter_context(Manifest(session.final)) if session.ended else None
+
+
+def _plans(
+    before: Manifest,
+    after: Manifest | None,
+    now: Manifest,
+    opened: dict[tuple[int, bytes], Entry],
+    selection: Selection,
+    store: Store,
+    *,
+    force: bool,
+) -> tuple[tuple[bytes, Plan], ...]:
+    plans = []
+    for index, root in enumerate(before.roots):
+        left = _entries_of(after, root.path) if after is not None else None
+
+        def current(path: bytes = root.path, index: int = index) -> Iterator[Entry]:
+            for entry in _entries_of(now, path)():
+                was = opened.get((index, entry.path))
+                yield entry if was is None else entry._replace(mode=was.mode, mtime_ns=was.mtime_ns)
+
+        made = plan(
+            _entries_of(before, root.path),
+            left,
+            current,
+            chosen=selection.chooser(root.path),
+            force=force,
+            is_stored=lambda digest: bool(digest) and store.has(digest),
+        )
+        lost = {
+            step.path
+            for step in made.steps
+            if step.was is not None and step.was.kind == FILE and not step.was.digest and step.operation != "meta"
+        }
+        if lost:  # nothing that cannot be saved is given up
+            chosen = selection.chooser(root.path)
+            made = plan(
+                _entries_of(before, root.path),
+                left,
+                current,
+                chosen=lambda path, chosen=chosen, lost=lost: path not in lost and chosen(path),  # type: ignore[misc]
+                force=force,
+                is_stored=lambda digest: bool(digest) and store.has(digest),
+            )
+            made = made._replace(kept=(*made.kept, *(Kept(path, CANNOT_SAVE) for path in sorted(lost))))
+        plans.append((root.path, made))
+    return tuple(plans)
+
+
+def _entries_of(manifest: Manifest, root: bytes) -> Callable[[], Iterator[Entry]]:
+    index = next((index for index, each in enumerate(manifest.roots) if each.path == root), -1)
+    return lambda: manifest.entries(index) if index >= 0 else iter(())
+
+
+def _list(
+    session: Session,
+    path: str,
+    before: Manifest,
+    after: Manifest | None,
+    opened: dict[tuple[int, bytes], Entry],
+    running: Restore | None,
+) -> None:
+    """Write what is there now into the manifest `path`. running: opens what cannot be read."""
+    for _ in range(_ROUNDS):
+        closed = _list_once(session, path, before, after)
+        if running is None:
+            return
+        news = [(index, entry) for index, entry in closed if (index, entry.path) not in opened]
+        if not news:
+            return
+        for index, entry in news:
+            opened[index, entry.path] = entry
+            try:
+                running.open_up(index, entry)
+            except PermissionError:
+                continue
+
+
+def _list_once(session: Session, path: str, before: Manifest, after: Manifest | None) -> list[tuple[int, Entry]]:
+    meta, known = session.meta, after or before
+    closed: list[tuple[int, Entry]] = []
+    never = [os.fsencode(each) for each in meta.get("never", ())]
+    across = [os.fsencode(each) for each in meta.get("across", ())]
+    texts = meta.get("gitignore", {})
+    started_ns = time.time_ns()
+    try:
+        with open(path, "wb") as file:
+            writer = Writer(file)
+            for index, root in enumerate(before.roots):
+                writer.begin_root(root.path)
+                with _opened(root.path) as (walked, reach):
+                    ignore = Ignore(rules_of(session), texts.get(os.fsdecode(root.path), {}))
+                    walk = Walk(ignore.rule_for, ignore.enter, never, across)
+                    for left, entry in merge(_entries_of(known, root.path)(), walk.entries(walked)):
+                        if entry is None:
+                            continue
+                        filled = _filled(reach, left, entry, known.started_ns)
+                        if filled is not None:
+                            writer.add(filled)
+                            if filled.reason == UNREADABLE and filled.kind in (FILE, DIRECTORY):
+                                closed.append((index, filled))
+            writer.finish(started_ns)
+    except OSError as error:
+        raise StoreError(f"{error.filename or path} cannot be looked at: {error.strerror}") from None
+    return closed
+
+
+@contextmanager
+def _opened(path: bytes) -> Iterator[tuple[Root, Reach]]:
+    walked = open_root(path)
+    if walked is None:
+        raise StoreError(f"{os.fsdecode(path)} is not there any more. Make it again (mkdir), and run this again")
+    with Reach(path, is_file=bool(walked.name)) as reach:
+        yield walked, reach
+
+
+def _filled(reach: Reach, left: Entry | None, entry: Entry, known_ns: int) -> Entry | None:
+    """Return the entry with contents, target and attributes; None when it went meanwhile."""
+    if entry.reason or entry.kind == SPECIAL:
+        return entry
+    if (
+        left is not None
+        and not left.reason
+        and left.ctime_ns < known_ns - _RACY_NS
+        and (left.digest or left.kind != FILE)
+        and stat_part(left) == stat_part(entry)
+    ):
+        return entry._replace(digest=left.digest, target=left.target, xattrs=left.xattrs)
+    try:
+        directory_fd, name = reach.holder(entry.path) if entry.path or reach.name else (reach.fd, b".")
+        if entry.kind == LINK:
+            return entry._replace(target=os.readlink(name, dir_fd=directory_fd))
+        fd = os.open(name, _OPEN, dir_fd=directory_fd)
+    except _GONE:
+        return None
+    except OSError as error:
+        return entry._replace(reason=UNREADABLE, note=error.strerror or "")
+    try:
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) != (entry.device, entry.inode):
+            return None
+        xattrs = xattrs_of(fd)[0]
+        if entry.kind == FILE and stat.S_ISREG(found.st_mode):
+            return entry._replace(
+                digest=hash_of(fd, found.st_size, has_holes(fd, found)), size=found.st_size, xattrs=xattrs
+            )
+        return entry._replace(xattrs=xattrs)
+    finally:
+        os.close(fd)
+
+
+def rules_of(session: Session) -> Rules:
+    """Return what was left out of its snapshots, as meta.json has it."""
+    told = session.meta.get("rules", {})
+    return Rules(
+        tuple(told.get("exclude", ())), tuple(told.get("include", ())),
+        bool(told.get("defaults", True)), bool(told.get("gitignore", True)),
+    )  # fmt: skip
+
+
+def _save(plans: Sequence[tuple[bytes, Plan]], store: Store) -> None:
+    """Store the contents of what gives way. Raises StoreError."""
+    with store.stage() as stage:
+        for path, made in plans:
+            with Reach(path, is_file=_is_file(path)) as reach:
+                for step in made.steps:
+                    was = step.was
+                    if was is None or was.kind != FILE or step.operation == "meta" or store.has(was.digest):
+                        continue
+                    directory_fd, name = reach.holder(step.path)
+                    try:
+                        fd = os.open(name, _OPEN, dir_fd=directory_fd)
+                    except OSError as error:
+                        raise StoreError(f"{os.fsdecode(step.path)} cannot be saved first: {error.strerror}") from None
+                    try:
+                        if stage.put(fd, os.fstat(fd).st_size).digest != was.digest:
+                            raise StoreError(f"{os.fsdecode(step.path)} is being written; run this again later")
+                    finally:
+                        os.close(fd)
+        stage.commit()
+
+
+def _copy_to(store: Store, digest: str, fd: int) -> None:
+    source = store.open(digest)
+    try:
+        copy(source, fd)
+    finally:
+        os.close(source)
+    found = os.fstat(fd)
+    holes = has_holes(fd, found)
+    if digest not in (hash_of(fd, found.st_size, holes), hash_of(fd, found.st_size, not holes)):
+        raise StoreError(f"object {digest} of the store is damaged; nono rollback verify says what else is")
+
+
+def _next_saved(session: Session) -> str:
+    saved = saved_states(session)
+    return f"{SAVED}{int(saved[-1][len(SAVED) :]) + 1 if saved else 1}"
+
+
+def _is_file(path: bytes) -> bool:
+    try:
+        return not stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

@@ -45,7 +45,7 @@ table{border-collapse:collapse;width:100%}
 th{text-align:left;font-weight:600;font-size:13px;color:var(--dim);padding:.35rem .5rem;
 border-bottom:2px solid var(--line);white-space:nowrap}
 td{padding:.35rem .5rem;border-bottom:1px solid var(--line);vertical-align:top}
-td.n{text-align:right;white-space:nowrap}td.t{white-space:nowrap}tr.refused td{background:var(--badsoft)}
+td.n{text-align:right;white-space:nowrap}td.v{white-space:nowrap}tr.refused td{background:var(--badsoft)}
 tr.effect .v{color:var(--warn)}.allowed .v{color:var(--good)}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}dt{color:var(--dim)}dd{margin:0}
 svg{display:block}rect.b{fill:var(--line)}rect.f{fill:var(--bar)}.refused rect.f{fill:var(--bad)}
@@ -72,7 +72,7 @@ def page(
     """
     start = next((record for record in records if record.get("kind") == "start"), {})
     end = next((record for record in records if record.get("kind") == "exit"), {})
-    exchanges = [record for record in records if read.text(record, "kind") in ("exchange", "")]
+    exchanges = read.in_time([record for record in records if read.text(record, "kind") in ("exchange", "")])
     denials = [record for record in records if record.get("kind") == "denial"]
     refused = [record for record in exchanges if record.get("verdict") == "refused"]
     effects = [record for record in exchanges if read.has_side_effects(record)]
@@ -181,7 +181,7 @@ def _denials(refused: Sequence[Mapping[str, Any]], denials: Sequence[Mapping[str
     rows: dict[tuple[str, str, str], int] = {}
     for each in refused:
         what = " ".join(filter(None, (read.text(each, "method"), _target(each))))
-        key = (what or "a connection", read.text(each, "reason") or read.text(each, "code"), read.text(each, "flag"))
+        key = (what or "a connection", read.reason(each) or read.text(each, "code"), read.text(each, "flag"))
         rows[key] = rows.get(key, 0) + 1
     for each in denials:
         what = f"{read.text(each, 'access')} {read.text(each, 'what')}".strip()
@@ -201,8 +201,7 @@ def _denials(refused: Sequence[Mapping[str, Any]], denials: Sequence[Mapping[str
 def _changes(changes: Sequence[tuple[str, str]] | None) -> Iterator[str]:
     yield "<h2>Files</h2>"
     if changes is None:
-        yield "<p class=dim>No snapshots were taken in this session (nono run --rollback), so its changes of files are "
-        yield "not known.</p>\n"
+        yield "<p class=dim>No snapshots were taken in this session, so its changes of files are not known.</p>\n"
         return
     if not changes:
         yield "<p class=dim>No file was changed.</p>\n"
@@ -233,12 +232,12 @@ def _timeline(
         verdict = read.text(each, "verdict")
         look = "refused" if verdict == "refused" else "effect" if read.has_side_effects(each) else "allowed"
         x = min(max(at * scale, 0), _BAR - 2)
-        width = min(max(took / 1000 * scale, 2), _BAR - x)
+        width = max(min(took / 1000 * scale, _BAR - x), 2)
         bar = (
             f"<svg width={_BAR} height=14 aria-hidden=true><rect class=b y=6 width={_BAR} height=2 />"
             f"<rect class=f x={x:.1f} y=3 width={width:.1f} height=8 rx=1 /></svg>"
         )
-        reason = read.text(each, "reason")
+        reason = read.reason(each)
         detail = f"<br><span class=dim>{_text(reason)}</span>" if reason else ""
         cells = (
             f"<td class=n>{at:.3f} s</td><td>{bar}</td><td class=v>{_text(verdict)}</td>"

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fcntl import LOCK_NB, LOCK_SH, flock
 
 from nono.audit import ledger
-from nono.errors import StoreError, UsageError
+from nono.errors import GRANT, StoreError, UsageError
 from nono.record import Record
 
 TYPE_CHECKING = False
@@ -166,6 +166,16 @@ def sequence(record: Mapping[str, Any], member: str) -> Sequence[Any]:
     """Return a member that is a list; an empty one for any other."""
     value = record.get(member)
     return value if isinstance(value, list) else ()
+
+
+def reason(record: Mapping[str, Any]) -> str:
+    """Return the reason of a refusal, without the flag that would grant it, which is a member of its own."""
+    return text(record, "reason").removesuffix(f"{GRANT}{text(record, 'flag')}")
+
+
+def in_time(exchanges: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return exchanges in the order in which they began: they are written when they are over."""
+    return sorted(exchanges, key=lambda each: number(each, "time"))
 
 
 def has_side_effects(exchange: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from nono.cli import render
 from nono.cli.args import COLUMNS
 from nono.cli.audits import place
 from nono.cli.profiles.layout import hanging, short
-from nono.errors import GRANT, StoreError
+from nono.errors import StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         lines += _rows("warning", [f"{at}: {fault.what}: {fault.detail}  (nono audit verify)"])
     if checked.state in _STATES:
         lines += _rows("note", [_STATES[checked.state]])
-    events = [each for each in records if read.text(each, "kind") in ("exchange", "denial", "gap", "")]
+    events = read.in_time(each for each in records if read.text(each, "kind") in ("exchange", "denial", "gap", ""))
     if lines and events:
         lines.append("")
     shown = events if arguments.verbose or arguments.denied else events[:_SHOWN]
@@ -93,7 +93,7 @@ def _about(start: Mapping[str, Any], end: Mapping[str, Any], home: str, *, verbo
         path = short(read.text(each, "path"), home)
         yield from _rows(read.text(each, "access") or "?", [f"{path}  ({read.text(each, 'origin')})"])
     if len(shown) < len(grants):
-        yield from _rows("read", [f"system ({len(grants) - len(shown)} paths, -v to list)"])
+        yield from _rows("granted", [f"{len(grants) - len(shown)} more, of the system  (-v to list)"])
     yield from _rows("denied", [short(str(path), home) for path in read.sequence(start, "denies")])
     yield from _rows("unprotected", [short(str(path), home) for path in read.sequence(start, "unprotected")])
     yield from _rows("network", [_network(start)])
@@ -136,7 +136,7 @@ def _event(record: Mapping[str, Any], home: str) -> Iterator[str]:
         times = f", {record['times']} times" if read.number(record, "times") > 1 else ""
         origin = read.text(record, "origin")
         why = read.text(record, "reason").replace("_", " ") + (f": {origin}" if origin else "")
-        yield f"{'':<12}  denied   {place.cut(what + times, COLUMNS - 23)}"
+        yield f"{_clock(read.number(record, 'time')):<12}  denied   {place.cut(what + times, COLUMNS - 23)}"
         yield from _more(why, read.text(record, "flag"))
         return
     label = "denied" if record.get("verdict") == "refused" else "allowed"
@@ -147,8 +147,7 @@ def _event(record: Mapping[str, Any], home: str) -> Iterator[str]:
     tail = f"  {status or '-':>3}  {place.duration(took):>6}"
     room = COLUMNS - 23 - len(tail)
     yield f"{_clock(at):<12}  {label:<7}  {place.cut(what, room):<{room}}{tail}"
-    flag = read.text(record, "flag")
-    yield from _more(read.text(record, "reason").removesuffix(f"{GRANT}{flag}"), flag)
+    yield from _more(read.reason(record), read.text(record, "flag"))
 
 
 def _more(reason: str, flag: str) -> Iterator[str]:

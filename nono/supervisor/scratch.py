@@ -84,9 +84,11 @@ def sweep(parent: str, prefix: str) -> None:
     try:
         for name in os.listdir(parent_fd):
             number = name.removeprefix(prefix).partition("-")[0] if name.startswith(prefix) else ""
+            if not (number.isascii() and number.isdigit()):
+                continue
             try:
-                found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False) if number.isdigit() else None
-                if found is not None and found.st_uid == os.geteuid() and not _is_running(int(number)):
+                found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+                if found.st_uid == os.geteuid() and not _is_running(int(number)):
                     _remove(name, parent_fd, found)
             except OSError:
                 continue
@@ -133,7 +135,7 @@ def _empty(root: int) -> None:
             for inner in _unlink_files(directory):
                 count += 1
                 moved = f"{fresh}-{count}"
-                os.chmod(inner, 0o700, dir_fd=directory)  # moving a directory writes to it: its `..` changes
+                _open_up(inner, directory)  # moving a directory writes to it: its `..` changes
                 os.rename(inner, moved, src_dir_fd=directory, dst_dir_fd=root)
                 directories.append(moved)
             os.rmdir(name, dir_fd=root)
@@ -148,8 +150,17 @@ def _open_directory(name: str, parent_fd: int) -> int:
     try:
         return os.open(name, _DIRECTORY, dir_fd=parent_fd)
     except PermissionError:
-        os.chmod(name, 0o700, dir_fd=parent_fd)
+        _open_up(name, parent_fd)
         return os.open(name, _DIRECTORY, dir_fd=parent_fd)
+
+
+def _open_up(name: str, parent_fd: int) -> None:
+    """Give its owner a directory, never what a link leads to: chmod(2) follows, and who made it may live on (sweep)."""
+    fd = os.open(name, _PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    finally:
+        os.close(fd)
 
 
 def _unlink_files(directory: int) -> list[str]:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from nono.errors import StoreError
-from nono.supervisor.scratch import ScratchDirectory
+from nono.supervisor import scratch as supervisor_scratch
+from nono.supervisor.scratch import ScratchDirectory, sweep
 
 ORDINARY_USER = 12345
 
@@ -205,3 +206,40 @@ def test_too_few_descriptors_for_a_removal_are_too_few_to_begin(tmp_path: Path) 
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_sweeps_what_processes_left_that_are_gone_and_nothing_else(tmp_path: Path) -> None:
+    """Whoever may write here names what he likes, other digits than 0 to 9 too."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    kept = [f"own-{os.getpid()}-a", "own-\u00b2-a", "own--a", "own-x-a", f"own-{pid}x-a", "other-1-a"]
+    for name in (*kept, f"own-{pid}-a", f"own-{'9' * 30}-a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    (tmp_path / f"own-{pid}-link").symlink_to(kept[0])
+    sweep(str(tmp_path), "own-")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, f"own-{pid}-link"])
+    assert all((tmp_path / name / "file").exists() for name in kept)
+
+
+def test_a_link_in_the_place_of_a_directory_is_not_followed(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody whom `nono wrap` left behind puts it there after we have looked, and before we open it up."""
+    secret = parent / "secret"
+    secret.touch(0o644)
+    mode = secret.stat().st_mode
+    unlink_files = supervisor_scratch._unlink_files
+
+    def look(directory: int) -> list[str]:
+        names = unlink_files(directory)
+        if "inner" in names:
+            os.rename("inner", parent / "moved", src_dir_fd=directory)
+            os.symlink(secret, "inner", dir_fd=directory)
+        return names
+
+    monkeypatch.setattr(supervisor_scratch, "_unlink_files", look)
+    with ScratchDirectory(str(parent), create=True) as scratch:
+        os.makedirs(f"{scratch.path}/directory/inner")
+    assert (parent / "moved").exists()
+    assert secret.stat().st_mode == mode

@@ -32,7 +32,8 @@ class Place(Record):
     """Where the user stands: absolute paths.
 
     config_home, state_home, runtime_dir, data_home, cache_home: the XDG base directories or their defaults. platform:
-    sys.platform. uid: his number; "" for unknown.
+    sys.platform. uid: his number; "" for unknown. in_the_open: the working directory is the home directory or above it,
+    by whatever name.
     """
 
     home: str
@@ -45,6 +46,7 @@ class Place(Record):
     platform: str = "linux"
     cache_home: str = ""
     uid: str = ""
+    in_the_open: bool = False
 
     @property
     def profiles(self) -> str:

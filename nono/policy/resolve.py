@@ -378,7 +378,8 @@ def _profile_grants(inherited: Inherited, place: Place, *, workdir_is_granted: b
     wanted = inherited.profile.workdir.access
     if access := _WORKDIR_ACCESS[wanted]:
         origin = inherited.origin("workdir.access", wanted)
-        if is_at_or_below(place.home, place.workdir) and not workdir_is_granted:
+        is_broad = place.in_the_open or is_at_or_below(place.home, place.workdir)
+        if is_broad and not workdir_is_granted:
             raise UsageError(
                 f"{origin} opens the working directory, and {place.workdir} is your home directory or above it: go to "
                 "a project's directory first, or say --allow-cwd to open all of this one"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 
 from nono.errors import UsageError
+from nono.policy.capabilities import is_at_or_below
 from nono.policy.paths import Place, normalised
 
 
@@ -35,6 +36,7 @@ def find_place(chosen_workdir: str | None, environment: Mapping[str, str]) -> Pl
         platform=sys.platform,
         cache_home=_base_directory(environment, "XDG_CACHE_HOME", home, ".cache"),
         uid=str(os.getuid()),
+        in_the_open=is_at_or_below(os.path.realpath(home), os.path.realpath(workdir)),
     )
 
 

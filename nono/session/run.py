@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from nono.proxy.server import Exchange
     from nono.sandbox.expansion import Expansion
     from nono.session.learn import Learner
+    from nono.session.rollback import Tracker
     from nono.supervisor.denials import Denial
     from nono.supervisor.diagnostics import Diagnostics
     from nono.supervisor.limits import Limiter
@@ -106,13 +107,15 @@ def run(
     view: Callable[[Sequence[Exchange]], None] | None = None,
     footer: Callable[[Sequence[Denial]], None] | None = None,
     learner: Learner | None = None,
+    tracker: Tracker | None = None,
 ) -> int:
     """Carry out `order`; return the child's exit status.
 
     tell: called once, before the child starts. notice: called with a sentence for the user, e.g. that the keystore
     waits for his answer. view: called now and then, with the exchanges that have ended since.
     footer: called at the end, with all that was denied; None: nobody asks, so the agent's output is not looked at.
-    learner: opens more to the child, and records what it uses (session/learn.py).
+    learner: opens more to the child, and records what it uses (session/learn.py). tracker: takes the snapshots that the
+    run can be undone with (session/rollback.py).
     Raises NonoError when the child must not start, or when the run broke down; then nothing of it is left running.
     """
     decision = decide(order, environment)
@@ -194,6 +197,9 @@ def run(
         audit = undo.enter_context(AuditLog(place.state, notice, view, order.name))
         lineage = decision.inherited.lineage if decision.inherited is not None else ()
         audit.begin(facts.start_of(order.argv, order.name, capabilities, plan.grants, lineage, plan.text))
+        if tracker is not None:
+            undo.callback(tracker.close)
+            tracker.begin(audit.session, order.argv, decision, capabilities, plan.grants)
         signals = undo.enter_context(Signals())
         strangers = children() - {standing.prepared.pid}  # of whoever became nono by exec
         process.set_child_subreaper()
@@ -248,6 +254,8 @@ def run(
             guard.close_store(place.state)
             if learner is not None:
                 learner.ended(plan, expansion, scratch.path)
+            if tracker is not None:
+                tracker.end()
         audit.ended(status)
         if footer is not None:
             denied = diagnostics.denials(audit.refused, capabilities, plan, place)

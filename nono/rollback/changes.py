@@ -7,6 +7,11 @@ was made or removed). A file whose inode changed, or that has another time of ch
 
 from __future__ import annotations
 
+import os
+import re
+from difflib import unified_diff as difference
+from itertools import islice
+
 from nono.record import Record
 from nono.rollback.manifest import Manifest
 from nono.rollback.tree import DIRECTORY, FILE, LINK, Entry, sort_key
@@ -14,6 +19,8 @@ from nono.rollback.tree import DIRECTORY, FILE, LINK, Entry, sort_key
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from nono.rollback.objects import Store
 
 # Change.kind
 ADDED = "added"
@@ -23,7 +30,12 @@ TYPE = "type"  # it is of another kind
 MODE = "mode"  # its mode, attributes or both, and nothing above
 TIME = "time"  # nothing but a file's time
 
-MAX_DIFF_BYTES = 1 << 20  # what is larger is said to be too large; difflib takes the square of it in the worst case
+MAX_DIFF_BYTES = 1 << 20
+"""Of what is larger it is said that it is too large to show."""
+
+_MAX_PRODUCT = 4_000_000  # lines times lines that difflib is given
+_SEARCHED = 8000  # bytes in which a NUL makes a file binary: git's number
+_RANGE = re.compile(r"([-+])(\d+)")
 
 
 class Change(Record):
@@ -99,3 +111,62 @@ def changes(before: Manifest, after: Manifest) -> Iterator[Change]:
     for index, root in enumerate(before.roots):
         if root.path in indices:
             yield from between(before.entries(index), after.entries(indices[root.path]), index)
+
+
+def unified_diff(store: Store, change: Change, name: str) -> list[str]:
+    """The difference of two texts, in lines without their ends, as diff -u has it.
+
+    name: how the path is shown. One line that says so for what is binary, too large, no file, or not stored. What the
+    lines hold is the agent's: print none of it as it is. Raises StoreError.
+    """
+    sides = [entry for entry in (change.before, change.after) if entry is not None]
+    if any(entry.kind != FILE or entry.reason or not entry.digest for entry in sides):
+        return []
+    if any(entry.size > MAX_DIFF_BYTES for entry in sides):
+        return [f"{name}: too large to show what differs"]
+    before, after = (_contents(store, entry) for entry in (change.before, change.after))
+    if b"\0" in before[:_SEARCHED] or b"\0" in after[:_SEARCHED]:  # git's rule
+        return [f"Binary file {name} differs"]
+    old_name, new_name = (f"a/{name}" if change.before else "/dev/null"), (f"b/{name}" if change.after else "/dev/null")
+    lines = list(_hunks(_lines(before), _lines(after)))
+    return [f"--- {old_name}", f"+++ {new_name}", *lines] if lines else []
+
+
+def _hunks(before: list[str], after: list[str]) -> Iterator[str]:
+    """In at most a few seconds: difflib takes the square of the length, which whoever wrote the texts could exploit."""
+    start = 0
+    while start < len(before) and start < len(after) and before[start] == after[start]:
+        start += 1
+    end = 0
+    while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
+        end += 1
+    removed, added = before[start : len(before) - end], after[start : len(after) - end]
+    if len(removed) * len(added) <= _MAX_PRODUCT:
+        first = max(start - 3, 0)  # only what is near the difference is given to difflib
+        old, new = (text[first : len(text) - max(end - 3, 0)] for text in (before, after))
+        for line in islice(difference(old, new, lineterm=""), 2, None):
+            if line.startswith("@@"):
+                line = _RANGE.sub(lambda found: f"{found[1]}{int(found[2]) + first}", line, count=2)
+            yield from line.split("\n")
+    else:
+        yield f"@@ -{start + 1},{len(removed)} +{start + 1},{len(added)} @@"
+        for sign, side in (("-", removed), ("+", added)):
+            for line in side:
+                yield from f"{sign}{line}".split("\n")
+
+
+def _lines(text: bytes) -> list[str]:
+    """Split at line feeds alone; a last line without one is told."""
+    lines = os.fsdecode(text).split("\n")
+    if lines[-1]:
+        lines[-1] += "\n\\ No newline at end of file"
+    else:
+        lines.pop()
+    return lines
+
+
+def _contents(store: Store, entry: Entry | None) -> bytes:
+    if entry is None:
+        return b""
+    with open(store.open(entry.digest), "rb") as file:
+        return file.read(MAX_DIFF_BYTES + 1)

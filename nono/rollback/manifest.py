@@ -4,7 +4,7 @@
     0 <name> <ctime> <device> <inode> <links> <kind> <mode> <mtime> <size> <digest> <target> <xattrs> <reason> <note>
     …                                                      one line an entry, its fields divided by tabs
     {"roots": […], "root": …, "lines": …, "started_ns": …}
-    <where the line before begins, 20 digits>
+    <where the line before begins, 20 digits> <its SHA-256>
 
 The first field is the depth, and only the last name of a path is written: lines come in the order of tree.sort_key, so
 those before tell the directory. A million entries are read and written as a stream. Tabs, line ends and backslashes in
@@ -12,7 +12,7 @@ names are escaped; anything else, UTF-8 or not, is there as it is.
 
 "root" is a Merkle root: the hash of a directory is that of the lines of what is in it, each from its kind to its
 reason, and of the hashes of the directories among them. Times of change, inode numbers and notes do not count: what was
-restored has the root it had. "lines" is the SHA-256 of all that stands before it: what was damaged is found.
+restored has the root it had. "lines" is the SHA-256 of all that stands before it: any byte that was damaged is found.
 
 A file that was not finished has no last line and is no manifest; it has its name only once it is whole (snapshot.py).
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
 MAGIC = b"nono snapshot 1\n"
-TRAILER_BYTES = 21  # 20 digits and a line end
+TRAILER_BYTES = 86  # 20 digits, a blank, 64 digits, a line end
 UNSTORED = b"?"  # instead of a digest, in a draft: the contents are still to be stored
 _BUFFERED = 2000  # lines that are written at a time
 
@@ -72,9 +72,13 @@ class Manifest:
         try:
             size = os.fstat(self._file.fileno()).st_size
             self._file.seek(max(size - TRAILER_BYTES, 0))
-            self._end = int(self._file.read())
+            offset, digest = self._file.read().split(b" ")
+            self._end = int(offset)
             self._file.seek(self._end)
-            about = json.loads(self._file.readline())
+            line = self._file.read(max(size - TRAILER_BYTES - self._end, 0))
+            if b"%020d %b" % (self._end, digest) != _trailer(self._end, line):
+                raise ValueError
+            about = json.loads(line)
             self.root = str(about["root"])
             self.started_ns = int(about["started_ns"])
             self._lines = str(about["lines"])
@@ -214,7 +218,8 @@ class Writer:
             "lines": self._hasher.hexdigest(),
             "started_ns": started_ns,
         }
-        _write_all(self._file, json.dumps(about).encode() + b"\n%020d\n" % self._offset)
+        line = json.dumps(about).encode() + b"\n"
+        _write_all(self._file, line + _trailer(self._offset, line))
         self._file.flush()
         return root, roots
 
@@ -232,6 +237,10 @@ class Writer:
         self._hasher.update(data)
         self._offset += len(data)
         _write_all(self._file, data)
+
+
+def _trailer(offset: int, line: bytes) -> bytes:
+    return b"%020d %b\n" % (offset, sha256(line).hexdigest().encode())
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

@@ -249,8 +249,8 @@ def _grant_flag(asked: _Asked, missing: int, bypass: str = "") -> tuple[str, str
     path, is_directory = asked.path, asked.is_directory
     if not asked.exists:
         path, is_directory = asked.directory, True
-        if path in ("/", asked.place.home):
-            return "", ""  # both hold protected paths, so that nothing can be made in them
+        if is_at_or_below(asked.place.home, path):
+            return "", ""  # they hold protected paths, so that nothing can be made in them
     field = _FLAGS[missing] + ("" if is_directory else "_file")
     flag = f"--{field.replace('_', '-')} {quote(path, asked.place)}"
     fields = [(field, in_profile(path, asked.place))]

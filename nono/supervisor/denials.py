@@ -134,8 +134,15 @@ def _denied_access(attempt: Attempt, path: str, found: Found, judge: Judge) -> i
 
 def _of_path(path: str, access: int, times: int, found: Found, source: str, judge: Judge, home: str) -> Denial:
     says = judge(path, found, access)
-    # Nobody is advised to open his whole home, or more; and what cannot be shown cannot be typed.
-    flag = "" if is_at_or_below(home, found.real) or not path.isprintable() else says.flag
+    flag = says.flag
+    if found.real != path:  # an agent can make a link of any name; what is granted is what it leads to
+        real = judge(found.real, found, access)
+        flag = real.flag if real.reason == says.reason else flag
+    # Nobody is advised to open his whole home, or more; and what cannot be shown, or looks like flags itself, cannot be
+    # typed.
+    named = found.real if found.exists else found.directory
+    if is_at_or_below(home, named) or not flag.isprintable() or any(" -" in text for text in (path, found.real)):
+        flag = ""
     return Denial(PATH, path, ACCESS[access], says.reason, says.origin, flag, times, says.detail, source)
 
 

@@ -140,8 +140,35 @@ def test_no_advice_opens_much(directory: str) -> None:
 def test_what_cannot_be_shown_is_not_advised() -> None:
     (denial,) = denials(Attempt("/srv/a\nb", source=KERNEL))
     assert denial.flag == ""
-    (denial,) = denials("/srv/a; rm -rf ~")
-    assert denial.flag == "--read-file '/srv/a; rm -rf ~'"
+    (denial,) = denials("/srv/a; rm ~")
+    assert denial.flag == "--read-file '/srv/a; rm ~'"
+
+
+@pytest.mark.parametrize("link", [f"{HOME}/app/cache", "/srv/a/link"])
+def test_what_a_link_leads_to_is_what_is_advised(link: str) -> None:
+    """The agent may have made it, under a name that looks harmless, and may turn it elsewhere before the next run."""
+
+    def through(path: str) -> Found:
+        return look(path.replace(link, f"{HOME}/notes"))._replace(real=path.replace(link, f"{HOME}/notes"))
+
+    (denial,) = of_paths({Attempt(f"{link}/1"): 1}, through, judge, absolute, HOME)
+    assert (denial.what, denial.flag) == (f"{link}/1", "--read-file ~/notes/1")
+    (denial,) = of_paths({Attempt(f"{link}/new", WRITE): 1}, through, judge, absolute, HOME)
+    assert denial.flag == "--write ~/notes"
+
+
+def test_a_name_that_looks_like_flags_is_not_advised() -> None:
+    """A long flag is shown in several lines, of which one could be the agent's own advice."""
+    assert [each.flag for each in denials("/srv/a --allow ~ --read b", f"{HOME}/notes/x -a /")] == ["", ""]
+
+
+def test_to_make_something_beside_the_home_opens_not_what_is_around_it() -> None:
+    real = "/data/u"  # where HOME is a link to it
+    for path, directory in (("/home/new", "/home"), (f"{real}/new", real)):
+        found = Found(path, False, False, READ | WRITE, directory)
+        home = real if directory == real else HOME
+        (denial,) = of_paths({Attempt(path): 1}, lambda _, found=found: found, judge, absolute, home)  # type: ignore[misc]
+        assert denial.flag == ""
 
 
 def test_a_flood_of_paths_asks_the_disk_a_bounded_number_of_times() -> None:

@@ -98,4 +98,4 @@ def test_a_link_is_judged_by_where_it_leads(home: Path) -> None:
     diagnostics.on_stderr.feed(
         b"cat: link/: Permission denied\ncat: ./link: Permission denied\ncat: ./loop: Permission denied\n"
     )
-    assert denials(diagnostics, home) == [("read", f"{home}/app/link", "--read-file ~/app/link", "output", 2)]
+    assert denials(diagnostics, home) == [("read", f"{home}/app/link", "--read-file ~/notes/1", "output", 2)]

@@ -71,6 +71,9 @@ class Listing(Protocol):
     def aliases(self, path: str) -> Iterable[str]:
         """Other paths at which mounts show the same file as the real path `path`, or a part of it."""
 
+    def is_socket(self, path: str) -> bool:
+        """Whether the real path `path` is an AF_UNIX socket."""
+
 
 class Piece(Record):
     """One real path to grant. kind: DIRECTORY (with all below), FILE, DEVICE or EXPANDED. access: READ | WRITE bits."""
@@ -104,8 +107,8 @@ class Expansion(Record):
 def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
     """Return the pieces that the grants come to once every denied path is left out.
 
-    Raises UsageError for a grant that does not exist or is of the wrong kind, PolicyError for one that is itself denied
-    or that would come to more than MAX_PIECES pieces.
+    Raises UsageError for a grant that does not exist or is of the wrong kind (a socket may come later), PolicyError for
+    one that is itself denied or that would come to more than MAX_PIECES pieces.
     """
     denies = _Denies((deny for deny in capabilities.denies if deny.access & READ), listing)
     read_only = _Denies((deny for deny in capabilities.denies if not deny.access & READ), listing)
@@ -157,6 +160,9 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         grant, entry = PathGrant(path, READ | WRITE, True, "--allow-unix-socket"), listing.look(path)
         if deny := denies.around((path, entry.path), grant):
             raise PolicyError(_refusal(grant, entry, deny))
+        # Below /tmp it is mounted where the agent may read and write all, so a file would be granted by it.
+        if entry.kind != ABSENT and not listing.is_socket(entry.path):
+            raise UsageError(f"--allow-unix-socket {path}: is not a socket; leave it out, or grant it with --read-file")
         sockets.append(entry)
     return Expansion(
         pieces=tuple(_uncovered(pieces)),

@@ -59,6 +59,13 @@ class Disk:
             self._mounts = _Mounts(self._mountinfo)
         return self._mounts.aliases(path)
 
+    def is_socket(self, path: str) -> bool:
+        """Whether the real path `path` is an AF_UNIX socket."""
+        try:
+            return stat.S_ISSOCK(os.lstat(path).st_mode)
+        except OSError:
+            return False
+
 
 def _look(path: str) -> Entry:
     """Look at a path whose directory is a real one."""

@@ -76,6 +76,19 @@ def test_a_socket_below_tmp_is_where_it_was(site: Site) -> None:
         assert has_own_tmp
 
 
+def test_a_file_below_tmp_is_not_opened_as_a_socket(site: Site) -> None:
+    """Not by way of a link either, which an agent may have left where its user names a socket."""
+    with tempfile.NamedTemporaryFile(dir="/tmp") as file:
+        file.write(b"secret")
+        file.flush()
+        link = site.work / "link"
+        link.symlink_to(file.name)
+        for path in (file.name, str(link)):
+            done = site.run(["--silent", *WALL, "--allow-cwd", "--allow-unix-socket", path], ["cat", file.name])
+            assert (done.returncode, done.stdout) == (2, ""), done.stderr
+            assert f"--allow-unix-socket {path}: is not a socket" in " ".join(done.stderr.split())
+
+
 def test_a_socket_that_is_not_there_yet_can_come_later(site: Site) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as directory, socket.socket(socket.AF_UNIX) as listener:
         path = Path(directory) / "later"

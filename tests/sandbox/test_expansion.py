@@ -51,6 +51,9 @@ class Made:
             if path == source or path.startswith(source + "/"):
                 yield mounted + path[len(source) :]
 
+    def is_socket(self, path: str) -> bool:
+        return self.paths.get(path) == FILE and "sock" in path
+
 
 def allow(path: str, access: int = READ | WRITE, *, is_file: bool = False, optional: bool = False) -> PathGrant:
     return PathGrant(path, access, is_file, "--allow-file" if is_file else "--allow", optional)
@@ -297,6 +300,15 @@ def test_a_socket_in_a_denied_place_is_refused() -> None:
             with_holes(listing, [], sockets=path)
     assert with_holes(listing, [], sockets="/home/u/src/other").pieces == ()
     assert with_holes(listing, [], "/home/u/.aws/sock", sockets="/home/u/.aws/sock").pieces == ()
+
+
+def test_what_is_granted_as_a_socket_is_one_or_is_not_there() -> None:
+    listing = Made({"/tmp/secret": FILE, "/tmp/sock": FILE, "/tmp/dir": DIRECTORY, "/home/u/l": "-> /tmp/secret"})
+    for path in ("/tmp/secret", "/tmp/dir", "/home/u/l"):
+        with pytest.raises(UsageError, match=f"--allow-unix-socket {path}: is not a socket; leave it out"):
+            with_holes(listing, [], sockets=path)
+    for path in ("/tmp/sock", "/tmp/not-yet"):
+        assert [entry.path for entry in with_holes(listing, [], sockets=path).unix_sockets] == [path]
 
 
 NAMES = st.sampled_from("abc")

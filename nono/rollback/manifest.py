@@ -327,8 +327,8 @@ def entries_of(lines: Iterable[bytes], where: str) -> Iterator[Entry]:
             if depth > len(directories) or not line.endswith(b"\n") or (depth and not name):
                 raise ValueError
             path = directories[depth - 1] + unescape(name) if depth else b""
+            del directories[depth:]
             if kind == b"d":
-                del directories[depth:]
                 directories.append(path + b"/" if depth else b"")
             entry = tuple.__new__(
                 Entry,

@@ -253,16 +253,14 @@ class _Taking:
         for index, root in enumerate(draft.roots):
             writer.begin_root(root.path)
             with _Threads(root.path, stage, budget) as threads:
-                gone = -1  # below this depth, what was in a directory that is gone
+                gone = -1  # below this depth, what was in a directory that is gone, or something else by now
                 for batch in threads.run(_batches(draft, index)):
                     for depth, line in zip(batch.depths, batch.lines, strict=True):
                         if gone >= 0 and depth > gone:
                             continue
-                        gone = -1
                         if line:
                             writer.add_line(line)
-                        else:
-                            gone = depth
+                        gone = -1 if line.split(b"\t", 7)[6:7] == [b"d"] else depth
                     for entry in batch.told:
                         self._tell(root.path, entry)
                     done += batch.bytes

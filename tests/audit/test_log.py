@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from nono.audit import log as audit_log
+from nono.audit import sync, verify
 from nono.audit.log import AuditLog
 from nono.errors import StoreError
 
@@ -101,3 +106,175 @@ def test_a_name_is_a_part_of_the_files_name(tmp_path: Path) -> None:
     with AuditLog(str(tmp_path), print, name="nightly-1") as log:
         pass
     assert log.path.endswith(f"-{os.getpid()}-nightly-1.jsonl")
+
+
+def records(log: AuditLog) -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path(log.path).read_bytes().splitlines()]
+
+
+def state_of(state: Path) -> list[str]:
+    return [each.state for each in verify.everything(str(state / "audit"))[1]]
+
+
+def fill(log: AuditLog) -> int:
+    """Let nothing more be written into the log; return its descriptor, to undo that with."""
+    kept = os.dup(log._fd)
+    os.dup2(device := os.open("/dev/full", os.O_WRONLY), log._fd)
+    os.close(device)
+    return kept
+
+
+def test_a_session_begins_and_ends_with_a_record(tmp_path: Path) -> None:
+    with AuditLog(str(tmp_path), print, name="x") as log:
+        log.begin({"argv": ["a"]})
+        log.ended(7)
+    first, last = records(log)
+    assert (first["kind"], first["session"], first["argv"]) == ("start", log.session, ["a"])
+    assert (last["kind"], last["status"]) == ("exit", 7)
+    assert isinstance(last["duration_ms"], float)
+
+
+def test_a_run_that_breaks_down_has_its_errors_status(tmp_path: Path) -> None:
+    log = AuditLog(str(tmp_path), print)
+    log.begin({})
+    log.__exit__(StoreError, StoreError("x"), None)
+    assert records(log)[-1]["status"] == 1
+    assert state_of(tmp_path) == [verify.WHOLE]
+
+
+def test_sessions_of_one_second_and_one_pid_have_two_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in two containers that share the state directory."""
+    monkeypatch.setattr(audit_log.time, "time", lambda: 1795292689.5)
+    logs = [AuditLog(str(tmp_path), print, name="n") for _ in range(3)]
+    assert len({log.path for log in logs}) == 3
+    assert logs[1].session == f"20261121T202449Z-{os.getpid()}.2-n"
+    for log in logs:
+        log.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("full", ["log", "ledger"])
+def test_a_start_that_cannot_be_written_stops_the_run(tmp_path: Path, full: str) -> None:
+    said: list[str] = []
+    with AuditLog(str(tmp_path), said.append) as log:
+        if full == "log":
+            os.close(fill(log))
+        else:
+            (tmp_path / "audit" / "ledger").symlink_to("/dev/full")
+        with pytest.raises(StoreError, match=f"cannot write the audit {full}"):
+            log.begin({})
+    assert not said
+    assert not Path(log.path).exists(), "no session is left that never was"
+
+
+def test_what_a_full_disk_lost_is_counted_and_the_chain_goes_on(tmp_path: Path) -> None:
+    said: list[str] = []
+    with AuditLog(str(tmp_path), said.append) as log:
+        log.begin({})
+        kept = fill(log)
+        for number in range(5):
+            log.append(("a",), [number])
+            if number % 2:
+                log.flush()
+        log.flush()
+        os.dup2(kept, log._fd)
+        os.close(kept)
+        log.append(("a",), [5])
+    assert [(each["kind"], each.get("lost")) for each in records(log)] == [
+        ("start", None), ("gap", 5), ("exchange", None), ("exit", None),
+    ]  # fmt: skip
+    assert "No space left" in said[0]
+
+
+def test_half_a_write_leaves_no_half_record(tmp_path: Path) -> None:
+    """A limit on the size of files is met in the middle of a record."""
+    resource = pytest.importorskip("resource")
+    log = AuditLog(str(tmp_path), print)
+    log.begin({})
+    before = Path(log.path).stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before + 100, limits[1]))
+    try:
+        log.append(("a",), ["x" * 300])
+        log.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert Path(log.path).stat().st_size == before
+    log.__exit__(None, None, None)
+    assert [each["kind"] for each in records(log)] == ["start", "gap", "exit"]
+    assert state_of(tmp_path) == [verify.WHOLE]
+
+
+@pytest.mark.parametrize("how", ["unlink", "replace"])
+def test_a_log_that_somebody_removed_is_told_at_the_end(tmp_path: Path, how: str) -> None:
+    said: list[str] = []
+    with AuditLog(str(tmp_path), said.append) as log:
+        log.begin({})
+        if how == "unlink":
+            os.unlink(log.path)
+        else:
+            other = tmp_path / "other"
+            other.write_bytes(Path(log.path).read_bytes())
+            other.rename(log.path)
+    assert said == [f"the audit log {log.path} is not whole: somebody removed it"]
+
+
+def test_it_is_synced_beside_within_the_window_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = threading.Event()
+    by: list[tuple[float, int, int]] = []
+
+    def fdatasync(fd: int) -> None:
+        by.append((time.monotonic(), threading.get_ident(), os.fstat(fd).st_size))
+        synced.set()
+
+    monkeypatch.setattr(sync.os, "fdatasync", fdatasync)
+    monkeypatch.setattr(sync, "WINDOW_S", 0.05)
+    with AuditLog(str(tmp_path), print) as log:
+        log.begin({})
+        log.sync_beside()
+        began = time.monotonic()
+        assert synced.wait(5)
+        assert by[0][0] - began >= 0.04
+        assert by[0][1] != threading.get_ident()
+        time.sleep(0.2)
+        assert len(by) == 3, "the log, the ledger and their directory; then nothing, because nothing was written"
+        synced.clear()
+        for number in range(100):
+            log.append(("a",), [number])
+            log.flush()
+        assert synced.wait(5)
+        time.sleep(0.1)
+        assert len(by) <= 6, "in batches"
+    assert max(size for *_, size in by) == Path(log.path).stat().st_size
+    assert state_of(tmp_path) == [verify.WHOLE]
+
+
+def test_a_fault_of_the_disk_is_told_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fdatasync(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sync.os, "fdatasync", fdatasync)
+    said: list[str] = []
+    with AuditLog(str(tmp_path), said.append) as log:
+        log.begin({})
+    assert said == [f"the audit log {log.path} is not whole: Input/output error"]
+
+
+def test_a_ledger_that_somebody_keeps_locked_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(audit_log.ledger, "_PATIENCE_S", 0.05)
+    with AuditLog(str(tmp_path), print) as log:
+        fd = os.open(tmp_path / "audit" / "ledger", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="ledger"):
+            log.begin({})
+        os.close(fd)
+
+
+def test_keys_are_taken_out_of_paths(tmp_path: Path) -> None:
+    key = "sk-abcdefghij0123456789"
+    with AuditLog(str(tmp_path), print) as log:
+        for _ in range(2):
+            log.append(("path", "n"), [f"/v1/{key}/x", 1])
+    assert [each["path"] for each in records(log)] == ["/v1/***/x"] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import stat
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import KEYS, Site, lines
+from nono.audit import verify
+from tests.runs import KEYS, WALL, Site, lines
 
 ASK = ["OPENAI_BASE_URL", "POST", "/chat/completions?secret=in-the-query", {"Authorization": "Bearer TOKEN"}, "{}"]
 
@@ -76,6 +78,74 @@ def test_the_child_cannot_touch_the_log(site: Site) -> None:
         log.parent / "ledger",
     ]
     assert "ecret" not in done.stdout
+
+
+ATTACKS = {  # what an agent may try with the log of another session ($1), its directory ($2), nono's state ($3)
+    "read": 'cat "$1" "$2/ledger"; ls "$2"; head -c1 < "$1"',
+    "append": 'echo forged >> "$1"; echo forged >> "$2/ledger"',
+    "overwrite": 'echo forged > "$1"; echo forged 1<> "$2/ledger"; cp /etc/hostname "$1"',
+    "truncate": 'truncate -s 10 "$1"; truncate -s 0 "$2/ledger"; true > "$1"',
+    "remove": 'rm -f "$1" "$2/ledger"; rm -rf "$2" "$3"; unlink "$1"',
+    "rename": 'mv "$1" "$1.old"; mv "$2/ledger" ledger; mv "$2" "$2.old"; mv "$3" "$3.old"',
+    "replace": 'cp /etc/hostname new; mv -f new "$1"; ln -f /etc/hostname "$2/ledger"; ln -sf /etc/hostname "$1"',
+    "link": 'ln "$1" mine; ln -s "$1" soft; cat mine soft; echo forged >> soft; rm -f soft mine',
+    "plant": 'echo forged > "$2/20990101T000000Z-1.jsonl"; mkdir "$2/x"; mkfifo "$2/fifo"',
+    "mode": 'chmod 777 "$1" "$2" "$3"; chmod -R a+w "$3"; touch "$1"; cat "$1"',
+    "mount": 'mount --bind /tmp "$2"; mount -t tmpfs none "$2"; mount --move "$3" /tmp',
+    "descriptors": 'for fd in /proc/self/fd/* /proc/$PPID/fd/*; do [ "${fd##*/}" -gt 2 ] && echo forged >> "$fd"; done',
+    "the running one": 'for log in "$2"/*.jsonl "$2"/*later*; do echo forged >> "$log"; rm -f "$log"; done',
+}
+OTHER_WALLS = [[], ["--sandbox", "notify"], ["--sandbox", "landlock", "--accept-leaks"]]
+
+
+@pytest.mark.parametrize("wall", [[]] if WALL else OTHER_WALLS, ids=lambda wall: "-".join(wall[1:2]) or "as-tested")
+@pytest.mark.parametrize("is_proxied", [True, False], ids=["proxied", "blocked"])
+def test_no_attack_reaches_the_logs_behind_any_wall(site: Site, wall: list[str], is_proxied: bool) -> None:
+    """Neither those of other sessions nor the one that is being written, with the whole home granted; verify agrees."""
+    granted = [*(flags(site) if is_proxied else ["--block-net"]), "--allow-cwd"]
+    earlier = site.run([*flags(site), "--name", "earlier"], site.agent("send", json.dumps([ASK])))
+    assert earlier.returncode == 0
+    (log,) = (site.state / "audit").glob("*.jsonl")
+    before, inode = log.read_bytes(), log.stat().st_ino
+    ledger = (log.parent / "ledger").read_bytes()
+    script = "\n".join(f"{{ {attack}; }} 2>>said" for attack in ATTACKS.values())
+    done = site.run(
+        [*granted, *wall, "--allow", str(site.home), "--name", "later"],
+        ["/bin/sh", "-c", f"{script}\necho over", "sh", str(log), str(log.parent), str(site.state)],
+    )
+    assert done.stdout.endswith("over\n"), done.stderr
+    assert (site.work / "said").read_text().count("enied") > 10
+    assert "is not whole" not in done.stderr, "nono itself missed nothing"
+    assert (log.read_bytes(), log.stat().st_ino) == (before, inode)
+    assert sorted(path.suffix for path in log.parent.iterdir()) == ["", ".jsonl", ".jsonl"]
+    assert (log.parent / "ledger").read_bytes().startswith(ledger)
+    records = lines("".join(path.read_text() for path in log.parent.iterdir()))
+    assert [record["kind"] for record in records].count("start") == 4, "of two logs and in the ledger"
+    assert all("hash" in record for record in records)
+    checked = json.loads(site.nono(["audit", "verify", "--json"]).stdout)
+    assert [each["state"] for each in checked["sessions"]] == ["whole", "whole"], checked
+    assert not any(key in done.stdout for key in KEYS.values())
+
+
+def test_any_byte_that_is_changed_from_outside_is_found_and_its_line_is_said(site: Site) -> None:
+    """By the user himself, or a program that nono does not confine."""
+    assert site.run(flags(site), site.agent("send", json.dumps([ASK]))).returncode == 0
+    (log,) = (site.state / "audit").glob("*.jsonl")
+    data, line = log.read_bytes(), 1
+    ledger = verify.ledger_in(str(log.parent))
+    assert verify.session(log.name, data, ledger, runs=False).state == verify.WHOLE
+    for at, byte in enumerate(data):
+        changed = data[:at] + bytes((byte ^ 1,)) + data[at + 1 :]
+        faults = verify.session(log.name, changed, ledger, runs=False).faults
+        assert faults, at
+        assert faults[0].line in (line, line + 1), (at, faults)
+        line += byte == 0x0A
+    for count in range(len(data)):
+        assert verify.session(log.name, data[:count], ledger, runs=False).faults, count
+    written = data.splitlines(keepends=True)
+    for order in itertools.permutations(written):
+        faults = verify.session(log.name, b"".join(order), ledger, runs=False).faults
+        assert bool(faults) == (list(order) != written)
 
 
 def test_the_log_is_private(site: Site) -> None:

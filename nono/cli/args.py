@@ -46,6 +46,7 @@ VERBS = {
     "why": ("nono.cli.why", "say why the agent may have a path or a host, or may not"),
     "learn": ("nono.cli.learn", "run a command once, record what it uses, and write a profile to review"),
     "audit": ("nono.cli.audit", "what agents did: list sessions, show them, find tampering, export"),
+    "rollback": ("nono.cli.rollback", "see and undo what an agent did to your files"),
     "proxy": ("nono.cli.proxy", "run the proxy alone, for an agent isolated by other means"),
     "credential": ("nono.cli.credential", "store, check, list and remove keys in the keystore"),
     "profile": ("nono.cli.profile", "list, show, check, make and compare profiles"),

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nono.cli.denials import Report
+    from nono.session.rollback import Tracker
     from nono.supervisor.denials import Denial
 
 _MAX_NAME = 64
+_ROLLBACK_FIELDS = ("rollback_exclude", "rollback_include", "rollback_dest", "rollback_max_size")
 DRY_RUN = "print what would be applied, start nothing"
 
 
@@ -50,11 +52,36 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--name", type=parse_name, metavar="NAME", help="call this run NAME, in the name of its audit log"
     )
     add_message_arguments(other)
+    add_rollback_arguments(parser.add_argument_group("undo"))
     other.add_argument("--no-diagnostics", action="store_true", help="do not look for what was denied, nor tell it")
     other.add_argument(
         "--diagnostics-json",
         metavar="FILE|fd:N",
         help="when all is over, write what was denied as JSON to FILE, or to the open descriptor N",
+    )
+
+
+def add_rollback_arguments(group: argparse._ActionsContainer) -> None:
+    """Declare the flags about undoing what the agent does to files."""
+    group.add_argument(
+        "--rollback", action="store_true", help="snapshot what the agent may write, so that its changes can be undone"
+    )
+    group.add_argument("--no-rollback-prompt", action="store_true", help="do not ask afterwards what is to be kept")
+    group.add_argument(
+        "--rollback-exclude", action="append", default=[], metavar="PATTERN", help="leave out names or paths like this"
+    )
+    group.add_argument(
+        "--rollback-include",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="take these, whatever leaves them out (.gitignore, node_modules and their like)",
+    )
+    group.add_argument(
+        "--rollback-dest", metavar="DIR", help="keep the snapshots in DIR, out of the agent's reach, for all time"
+    )
+    group.add_argument(
+        "--rollback-max-size", metavar="SIZE", help="refuse to start when there is more to snapshot (default: 10G)"
     )
 
 
@@ -80,20 +107,24 @@ def start(arguments: argparse.Namespace, argv: tuple[str, ...]) -> int:
         found: list[Denial] = []
         is_told = not arguments.no_diagnostics and (messages.is_logged or not arguments.silent)
         report = _report(arguments)
+        rollback = _rollback(arguments, messages, home)
         asked = footer if is_told or report is not None else None
         status = 1
         try:
             if not arguments.verbose:
-                status = session.run(order, os.environ, tell, messages.notice, footer=asked)
+                status = session.run(order, os.environ, tell, messages.notice, footer=asked, tracker=rollback)
             else:  # who does not watch does not wait for it
                 with import_module("nono.cli.live").LiveView(messages) as live:
-                    status = session.run(order, os.environ, tell, messages.notice, live.show, asked)
+                    status = session.run(order, os.environ, tell, messages.notice, live.show, asked, tracker=rollback)
         except NonoError as error:
             status = error.exit_status
             raise
         finally:
             if report is not None:
                 report.write(found, status, messages.notice)
+        if rollback is not None and rollback.ended and (messages.is_logged or not arguments.silent):
+            asks = not (arguments.silent or arguments.no_rollback_prompt)
+            import_module("nono.cli.review").review(rollback.session, rollback.store, messages, home, asks=asks)
         return status
 
 
@@ -135,3 +166,18 @@ def _report(arguments: argparse.Namespace) -> Report | None:
         return None
     report: Report = import_module("nono.cli.denials").Report(arguments.diagnostics_json)  # few runs have one
     return report
+
+
+def _rollback(arguments: argparse.Namespace, messages: Messages, home: str) -> Tracker | None:
+    """Return what takes the snapshots of this run, None where none are wanted. Raises UsageError."""
+    if not arguments.rollback:
+        for name in ("no_rollback_prompt", *_ROLLBACK_FIELDS):
+            if getattr(arguments, name):
+                raise UsageError(f"--{name.replace('_', '-')} goes with --rollback; add that, or leave this out")
+        return None
+    if arguments.dry_run:
+        return None
+    tracker: Tracker = import_module("nono.cli.review").tracker(  # few runs have one
+        messages, home, *(getattr(arguments, name) for name in _ROLLBACK_FIELDS), is_silent=arguments.silent
+    )
+    return tracker

@@ -50,9 +50,10 @@ class Undone(Record):
 
 
 class Selection(Record):
-    """Which paths, absolute: themselves and what is below them; () for all."""
+    """Which paths, absolute: themselves and, unless is_exact, what is below them; () for all."""
 
     paths: tuple[bytes, ...] = ()
+    is_exact: bool = False
 
     def chooser(self, root: bytes) -> Callable[[bytes], bool]:
         """Return whether a path of this root is chosen."""
@@ -60,6 +61,9 @@ class Selection(Record):
             return lambda path: True
         prefix = root.rstrip(b"/") + b"/"
         within = {path[len(prefix) :] for path in self.paths if path.startswith(prefix)}
+        if self.is_exact:
+            whole = root in self.paths
+            return lambda path: path in within if path else whole
         if any(path == root or prefix.startswith(path.rstrip(b"/") + b"/") for path in self.paths):
             return lambda path: True
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import gmtime, strftime
 
 from nono.audit import redact
@@ -58,14 +58,19 @@ class Tracker:
         wanted: Wanted,
         notice: Callable[[str], None],
         progress: Callable[[int, int], None] | None = None,
+        told: Callable[[Session, snapshot.Snapshot], None] | None = None,
     ) -> None:
-        """progress: shown how far a snapshot is, (done, total); see snapshot.take. Raises UsageError."""
+        """progress: shown how far a snapshot is, (done, total), see snapshot.take; a total of -1 says that it is over.
+
+        told: shown the baseline, before the agent starts. Raises UsageError.
+        """
         self._wanted = wanted
         self._max_bytes = snapshot.DEFAULT_MAX_BYTES
         if wanted.max_size is not None:
             self._max_bytes = parse_size(wanted.max_size, "--rollback-max-size")
         self._notice = notice
         self._progress = progress
+        self._told = told
         self._taken: snapshot.Snapshot | None = None
         self._never: list[bytes] = []
         self._across: list[bytes] = []
@@ -96,7 +101,11 @@ class Tracker:
                 f"a restore of session {waiting} was interrupted in the same files; finish it first: "
                 f"nono rollback restore {waiting}"
             )
-        self._never = [os.fsencode(os.path.realpath(deny.path)) for deny in capabilities.denies if deny.access & WRITE]
+        self._never = [
+            os.fsencode(os.path.realpath(deny.path))
+            for deny in capabilities.denies
+            if deny.access & WRITE and not deny.is_link
+        ]
         self._never.append(os.fsencode(directory))
         self._across = [root for root in roots if os.path.ismount(root)]
         self._rules = self._make_rules(decision)
@@ -126,6 +135,8 @@ class Tracker:
         more = {"gitignore": taken.gitignore, "left_out": told, "left_out_count": taken.left_out_count}
         self.session = sessions.write_meta(self.session, {**facts, **more})
         self._taken = taken
+        if self._told is not None:
+            self._told(self.session, taken)
 
     def end(self) -> None:
         """Take the final state; all processes of the agent have ended. Raises nothing."""
@@ -152,14 +163,18 @@ class Tracker:
             os.close(self._lock)
             self._lock = -1
 
-    def _take(self, roots: Sequence[bytes], path: str, previous: str, gitignore: object) -> snapshot.Snapshot:
+    def _take(
+        self, roots: Sequence[bytes], path: str, previous: str, gitignore: Mapping[str, Mapping[str, str]] | None
+    ) -> snapshot.Snapshot:
         assert self.store is not None
-        return snapshot.take(
-            roots, self.store, path, previous=previous, rules=self._rules,
-            gitignore=gitignore, never=self._never, across=self._across,  # type: ignore[arg-type]
-            max_bytes=self._max_bytes if gitignore is None else max(self._max_bytes, snapshot.DEFAULT_MAX_BYTES),
-            progress=self._progress,
-        )  # fmt: skip
+        try:
+            return snapshot.take(
+                roots, self.store, path, previous=previous, rules=self._rules, gitignore=gitignore, never=self._never,
+                across=self._across, max_bytes=self._max_bytes, progress=self._progress,
+            )  # fmt: skip
+        finally:
+            if self._progress is not None:
+                self._progress(0, -1)
 
     def _make_rules(self, decision: Decision) -> Rules:
         exclude = self._wanted.exclude
@@ -167,11 +182,6 @@ class Tracker:
             says = decision.inherited.profile.rollback
             exclude = (*says.exclude_patterns, *says.exclude_globs, *exclude)
         return Rules(exclude=tuple(exclude), include=self._wanted.include)
-
-    @property
-    def left_out(self) -> int:
-        """How many names the baseline left out."""
-        return self._taken.left_out_count if self._taken is not None else 0
 
 
 def destination(chosen: str | None, place: Place) -> str:

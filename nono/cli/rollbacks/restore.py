@@ -1,0 +1,100 @@
+"""`nono rollback restore`: put back what a session changed, or say what would be."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+
+from nono.cli import render
+from nono.cli.rollbacks import changed, places
+from nono.errors import UsageError
+from nono.rollback import undo
+from nono.rollback.journal import RESTORED
+from nono.rollback.undo import Selection, Undone
+
+_SHOWN = 200
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Restore; return 0, or 1 where something that was to be put back was left as it is."""
+    found = places.find(arguments.session)
+    session, store, home = found.session, found.store, render.home_of(os.environ)
+    is_preview = arguments.dry_run or arguments.diff
+    if undo.interrupted(session) and not is_preview:
+        ended = undo.finish(session)
+        render.notice(
+            "a restore of this session had been interrupted; it "
+            + ("was finished" if ended == RESTORED else "was undone, and is done anew")
+        )
+    selection = selection_of(arguments.path, [os.fsencode(str(root)) for root in session.meta.get("roots", ())])
+    call = undo.preview if is_preview else undo.restore
+    undone = call(session, store, selection, force=arguments.force, undo=arguments.undo)
+    kept = changed.kept_of(undone)
+    status = int(bool(kept))
+    if arguments.json:
+        print(json.dumps(_told(undone, session.id, done=not is_preview), indent=1))
+        return status
+    if arguments.diff:
+        contents = changed.OnDisk(store, undone)
+        for each in changed.of_undone(undone):
+            lines = changed.difference(contents, each)  # type: ignore[arg-type]
+            print("\n".join(lines or [f"{_label(each)}: {changed.described(each, home)}"]))
+        return status
+    if not session.ended and not arguments.force and kept:
+        raise UsageError(
+            f"nono was killed in session {session.id}, so nobody knows which of {len(kept)} differences are yours; "
+            "--force puts everything back, and saves what is there first (--dry-run --force shows it)"
+        )
+    print(render.table(rows(undone, home, done=not is_preview)), end="")
+    effects = [] if arguments.undo or selection.paths else changed.effects(places.audit_log(session))
+    print(render.table(changed.effect_rows(effects)), end="")
+    return status
+
+
+def rows(undone: Undone, home: str, *, done: bool, most: int = _SHOWN) -> list[tuple[str, str]]:
+    """Return what is said of a restore."""
+    steps = list(changed.of_undone(undone))
+    told = [(_label(each), changed.described(each, home)) for each in steps[:most]]
+    if len(steps) > most:
+        told.append(("", f"{len(steps) - most} more"))
+    for path, kept in changed.kept_of(undone)[:most]:
+        told.append(("left alone", f"{changed.shown(path, home)}  ({kept.reason})"))
+    if any(kept.reason == "changed since the session" for _, kept in changed.kept_of(undone)):
+        told.append(("", "--force puts these back, too; what is there is saved first"))
+    if not steps:
+        told.append(("nothing", "is to be put back" if not told else "else is to be put back"))
+    elif done:
+        told.append(("restored", "nono rollback restore --undo takes it back"))
+    else:
+        told.append(("nothing", "was changed: this is a preview"))
+    return told
+
+
+def _label(each: changed.Changed) -> str:
+    labels = {"added": "brings back", "removed": "removes", "mode": "mode", "time": "time"}
+    return labels.get(each.change.kind, "puts back")
+
+
+def selection_of(paths: Sequence[str], roots: Sequence[bytes]) -> Selection:
+    """Return the paths as the sessions know them. Raises UsageError for one that is not tracked."""
+    found = []
+    for text in paths:
+        directory, name = os.path.split(os.path.abspath(os.path.expanduser(text)))
+        path = os.fsencode(os.path.join(os.path.realpath(directory), name))  # of a link itself, not where it leads
+        ways = [(path + b"/").startswith(root.rstrip(b"/") + b"/") or root.startswith(path + b"/") for root in roots]
+        if not any(ways):
+            raise UsageError(f"{text} was not tracked in this session; nono rollback show says what was")
+        found.append(path)
+    return Selection(tuple(found))
+
+
+def _told(undone: Undone, session: str, *, done: bool) -> dict[str, object]:
+    return {
+        "session": session,
+        "restored": done and not undone.is_nothing,
+        "saved": undone.saved,
+        "changes": [changed.as_json(each) for each in changed.of_undone(undone)],
+        "left_alone": [{"path": os.fsdecode(path), "reason": kept.reason} for path, kept in changed.kept_of(undone)],
+    }

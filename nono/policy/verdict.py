@@ -210,7 +210,9 @@ def _denied(asked: _Asked, denies: Sequence[PathDeny], reached: int | None) -> l
     names = {asked.real_path}
     if reached is None or asked.access & ~reached:
         names.add(asked.path)
-    return [d for d in denies if d.access & asked.access and any(_is_denied(d, name) for name in names)]
+    return [
+        d for d in denies if d.access & asked.access and not d.is_link and any(_is_denied(d, name) for name in names)
+    ]
 
 
 def _is_denied(deny: PathDeny, path: str) -> bool:

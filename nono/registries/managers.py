@@ -200,8 +200,9 @@ class Reach:
         # A home directory, or what lies above it, is nobody's working tree: the settings of the user are in there.
         self.writable = [] if is_at_or_below(home, tree) else [tree]
         self.writable += [self._walk(grant.path)[-1] for grant in grants if grant.access & WRITE]
-        denied = [deny.path for deny in denies if deny.access & WRITE and not deny.holes] if self.writable else []
-        self._protected = {path for each in denied for path in (each, self._walk(each)[-1])}
+        denied = [deny for deny in denies if deny.access & WRITE and not deny.holes] if self.writable else []
+        self._protected = {deny.path for deny in denied}
+        self._protected.update(self._walk(deny.path)[-1] for deny in denied if not deny.is_link)
         # The sandbox grants their other entries one by one (sandbox/expansion.py), so these stay where they are.
         self._fixed = {above for each in self._protected for above in _and_above(each)}
 

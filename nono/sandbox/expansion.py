@@ -191,7 +191,7 @@ def _masked(denies: Iterable[PathDeny], pieces: Mapping[tuple[str, str], int], l
 def _read_only(denies: Iterable[PathDeny], writable: AbstractSet[str], listing: Listing) -> Iterator[str]:
     """Yield what is denied for writing only, is there, and lies in a writable grant."""
     for deny in denies:
-        if not deny.access & READ:
+        if not deny.access & READ and not deny.is_link:
             entry = listing.look(deny.path)
             if entry.kind in (DIRECTORY, FILE) and not writable.isdisjoint(ancestors(entry.path)):
                 yield entry.path
@@ -240,6 +240,10 @@ class _Denies:
         self._above: set[str] = set()
         self._above_linked: set[str] = set()
         for deny in denies:
+            if deny.is_link:  # it is no piece of anything; that nothing takes its place follows from the expansion
+                for path in (deny.path, *listing.aliases(deny.path)):
+                    _add_directories_above(path.lower(), self._above)
+                continue
             entry = listing.look(deny.path)
             if deny.holes:
                 self._holes[deny] = self._spellings(deny.holes, entry.path)

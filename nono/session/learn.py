@@ -213,6 +213,8 @@ class Learner:
         given = [Tree(piece.path, piece.access, piece.kind == DIRECTORY) for piece in expansion.pieces]
         denies: dict[PathDeny, None] = {}
         for deny in has.denies:
+            if deny.is_link:
+                continue
             for path in (deny.path, disk.look(deny.path).path):
                 denies[deny._replace(path=path)] = None
         bypassed = dict.fromkeys(name for path in has.bypassed for name in (path, _real(path)))

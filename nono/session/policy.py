@@ -86,7 +86,9 @@ def complete(
     """
     has = decision.capabilities
     files = decision.inherited.files if decision.inherited is not None else ()
-    protected = guard.protected_paths(has.routes, decision.references.values(), files, environment)
+    place = decision.place
+    closed = (place.profiles, f"{place.config_home}/nono/config.toml", place.state)
+    protected = guard.protected_paths(has.routes, decision.references.values(), files, environment, closed)
     return has._replace(
         grants=(
             *has.grants,

@@ -37,12 +37,16 @@ _LONGEST_USER_AND_PASSWORD = 4096  # bytes; with its head it must fit into locke
 
 
 def protected_paths(
-    routes: Iterable[Route], references: Iterable[Reference], profiles: Iterable[str], environment: Mapping[str, str]
+    routes: Iterable[Route],
+    references: Iterable[Reference],
+    profiles: Iterable[str],
+    environment: Mapping[str, str],
+    closed: Iterable[str] = (),
 ) -> tuple[PathDeny, ...]:
     """Return the paths that no grant of this run opens (the keys) or makes writable (everything else).
 
     profiles: the files that were read, also of those that were extended. environment: nono's own, which tells OpenSSL
-    whom to trust.
+    whom to trust. closed: paths that are closed anyway; the links on the way to them are not to be replaced either.
     """
     keys = [reference.name for reference in references if reference.scheme == FILE]
     keys += [route.tls_client_key for route in routes if route.tls_client_key]
@@ -53,7 +57,10 @@ def protected_paths(
     return (
         *(PathDeny(os.path.realpath(path), "credential_files", READ | WRITE) for path in keys),
         *(PathDeny(os.path.realpath(path), "settings of this run, read-only", WRITE) for path in told),
-        *(PathDeny(link, "settings of this run, read-only", WRITE) for path in (*told, *keys) for link in _links(path)),
+        *(
+            PathDeny(link, "settings of this run, read-only", WRITE, is_link=True)
+            for link in dict.fromkeys(link for path in (*told, *keys, *closed) for link in _links(path))
+        ),
         *(PathDeny(os.path.realpath(path), "nono's own code, read-only", WRITE) for path in code if path),
     )
 

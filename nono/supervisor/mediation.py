@@ -41,7 +41,14 @@ def mediate(
         listen_ports=capabilities.listen_ports,
         unix_sockets=tuple(entry.path for entry in expansion.unix_sockets),
         own_trees=_own_trees(plan, expansion) if capabilities.own_sockets else (),
-        denied=tuple({path for deny in capabilities.denies for path in (deny.path, os.path.realpath(deny.path))}),
+        denied=tuple(
+            {
+                path
+                for deny in capabilities.denies
+                if not deny.is_link
+                for path in (deny.path, os.path.realpath(deny.path))
+            }
+        ),
     )
     return mediator.Mediator(notify_fd, rules, refused, recorder)
 

@@ -213,3 +213,47 @@ def test_modes_of_the_store_are_put_back(site: Site) -> None:
     attack = f"import os; [os.chmod(p, 0o777) for p in {json.dumps([str(site.state), str(keys), str(keys / 'x')])}]"
     site.run(["--profile", str(profile), "--allow-cwd"], [sys.executable, "-I", "-c", attack])
     assert [path.stat().st_mode & 0o777 for path in (site.state, keys, keys / "x")] == [0o700, 0o700, 0o600]
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_a_home_that_is_a_link_can_be_worked_in(site: Site, is_linked: bool) -> None:
+    """The link must not be replaced; what it leads to is not read-only for that."""
+    (site.home / ".config" / "nono" / "profiles").mkdir(parents=True)
+    (site.home / ".config" / "nono" / "profiles" / "p.json").write_text('{"workdir": {"access": "readwrite"}}')
+    (site.home / "project").mkdir()
+    home = site.directory / "named"
+    home.symlink_to("home")
+    environment = {"HOME": str(home if is_linked else site.home)}
+    flags = ["-p", "p", "--workdir", str(site.home / "project"), "--block-net"]
+    done = site.run(flags, ["touch", "made"], environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert (site.home / "project" / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("links", "attack"),
+    [
+        ({".config/nono/profiles": "dots/profiles"}, "echo > dots/profiles/new.json"),
+        ({".config/nono/profiles": "dots/profiles"}, "mv dots/profiles dots/p"),
+        ({".config/nono/profiles/mine.json": "dots/mine.json"}, "echo > dots/mine.json"),
+        ({".config/nono/profiles/mine.json": "dots/mine.json"}, "rm dots/mine.json"),
+        ({".config": "dots/now/config", "dots/now": "real"}, "mv dots/now dots/old"),
+        ({".config": "dots/now/config", "dots/now": "real"}, "ln -sfn /tmp dots/now"),
+        ({".local/state": "dots/now/state", "dots/now": "real"}, "ln -sfn /tmp dots/now"),
+    ],
+)
+def test_what_nonos_settings_are_links_to_stays_the_users(site: Site, links: dict[str, str], attack: str) -> None:
+    """In a directory of dotfiles that the agent may write: it decides of no next run, with a profile or without."""
+    (site.home / "dots" / "profiles").mkdir(parents=True)
+    (site.home / "dots" / "mine.json").write_text("{}")
+    for directory in ("config/nono/profiles", "state"):
+        (site.home / "real" / directory).mkdir(parents=True)
+    for link, target in links.items():
+        (site.home / link).parent.mkdir(parents=True, exist_ok=True)
+        (site.home / link).symlink_to(site.home / target)
+    before = sorted(os.walk(site.home / "dots"))
+    done = site.run(["--allow", str(site.home / "dots"), "--block-net"], ["sh", "-c", f"cd {site.home}; {attack}"])
+    assert "wall " in done.stderr  # it did start
+    assert done.returncode != 0, done.stderr
+    assert sorted(os.walk(site.home / "dots")) == before
+    assert (site.home / "dots" / "mine.json").read_text() == "{}"

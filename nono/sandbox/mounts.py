@@ -6,7 +6,7 @@ Landlock says what may be read and written; what it cannot do is done here, on t
   not restrict, reach nothing else. All is made read-only at once; each grant is then mounted on itself, by a copy of
   what was opened that is writable before it is anywhere to be seen;
 - what is denied inside a granted directory is covered by something empty that nobody may open, so that not even its
-  names show. Landlock denies it as well;
+  names show. Landlock denies it as well. Where /dev, which holds that something, stays the machine's, it is read-only;
 - /proc is that of the PID namespace: the agent sees its own processes;
 - /tmp is the run's temporary directory. What is granted below the real /tmp stays where it is, sockets too;
 - /dev holds the few devices that programs need, terminals of the run's own, and an empty /dev/shm.
@@ -105,6 +105,8 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
     mounts += (Mount(MOUNT_BIND_READ_ONLY, path, path, optional=True) for path in expansion.read_only)
     if own_devices:  # last, as read-only as /dev is by now
         mounts += _covers_of(expansion.masked)
+    else:  # there is nothing to cover it with; but nobody opens it to others by its mode
+        mounts += (Mount(MOUNT_BIND_READ_ONLY, path, path, optional=True) for path, _ in expansion.masked)
     return View(tuple(mounts), tuple(rules), own_devices)
 
 

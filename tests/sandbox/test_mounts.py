@@ -138,3 +138,13 @@ def test_what_covers_a_denied_path_cannot_be_changed(site: Site) -> None:
     assert done.returncode != 0
     assert done.stderr.count("Read-only file system") == 2, done.stderr
     assert "Permission denied" in done.stderr
+
+
+def test_where_nothing_covers_a_denied_file_its_mode_stays(site: Site) -> None:
+    """It belongs to the agent's user, stands in a writable grant, and would be open to every user of the machine."""
+    secret = site.work / "secret"
+    secret.touch(0o600)
+    flags = ["--sandbox", "namespace", "--allow", ".", "--deny", "secret", "--read", "/dev"]
+    done = site.run(flags, ["sh", "-c", "chmod 777 secret; touch -d @0 secret; exit 0"])
+    assert done.stderr.count("Read-only file system") == 2, done.stderr
+    assert secret.stat().st_mode & 0o777 == 0o600

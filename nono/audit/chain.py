@@ -9,13 +9,14 @@ of the line up to, and without, `,"hash"`. So no byte of a file can change, and 
 record that no longer follows from the one before it: verify.py. Nothing here is secret: whoever may write the file can
 also seal what he writes. What keeps the agent from it is the sandbox, not the chain.
 
-The interpreter's own SHA-256 is used, not OpenSSL's by way of hashlib: that takes 3.5 ms to import before the agent
-starts, and would win a microsecond for each request.
+The start is hashed by the interpreter's own SHA-256: OpenSSL's takes 3.5 ms to import, before the agent starts. Once
+the proxy has loaded that anyway, it hashes the rest (0.8 µs for a record instead of 2.2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from sys import modules
 
 from nono.record import Record
 
@@ -53,10 +54,11 @@ def seal(number: int, previous: bytes, texts: Iterable[str]) -> tuple[bytes, int
     number, previous: those of the record before. texts: the members of each, as JSON, without braces.
     """
     lines = []
+    hashed = getattr(modules.get("_hashlib"), "openssl_sha256", sha256)
     for text in texts:
         number += 1
         body = f'{{"n":{number},{text}'.encode()
-        previous = sha256(previous + body).hexdigest().encode()
+        previous = hashed(previous + body).hexdigest().encode()
         lines.append(b'%b,"hash":"%b"}\n' % (body, previous))
     return b"".join(lines), number, previous
 

@@ -42,6 +42,8 @@ _SCHEMES = ("bearer", "basic", "digest", "negotiate", "token", "apikey")
 _QUOTES = "\"'`"
 _RANDOM = 32  # characters
 _SHAPES = variables.key_prefixes()
+_SHORTEST = min(len(prefix) + min(rest, 16) for prefix, rest in _SHAPES.items())
+_PATH = 400  # characters: as long as those of requests are
 # Flags whose value is a secret, by command; with the value in the same word (-pX) or in the next one.
 _FLAGS = {
     "mysql": ("-p",), "mysqldump": ("-p",), "mysqladmin": ("-p",), "mariadb": ("-p",), "mariadb-dump": ("-p",),
@@ -82,7 +84,9 @@ def headers(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def without_keys(value: str) -> str:
     """Return a text without what has the shape of a provider's key. Quick: for each request's path."""
-    if len(value) < 16 or not any(prefix in value for prefix in _SHAPES):
+    if len(value) < _SHORTEST or (len(value) < _PATH and max(map(len, value.split("/"))) < _SHORTEST):
+        return value
+    if not any(prefix in value for prefix in _SHAPES):
         return value
     return _replaced(value, _shapes(value))
 

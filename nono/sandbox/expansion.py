@@ -87,9 +87,9 @@ class Expansion(Record):
     """grants: those that took effect, for the summary. notes: what a user may stumble over. network: NETWORK_*.
 
     For a mount namespace: writable: real paths of the grants that may be written; masked: what is denied in an expanded
-    directory, and is there; read_only: real paths that must not be written, inside of writable grants. has_tmp: whether
-    /tmp is a directory. own_sockets: AF_UNIX sockets may be made where files may.
-    unix_sockets: those that may be connected to, where they really are.
+    directory, and is there; read_only: real paths that must not be written, inside of writable grants; opened: denied
+    ones in there in which a bypass opens something. has_tmp: whether /tmp is a directory. own_sockets: AF_UNIX sockets
+    may be made where files may. unix_sockets: those that may be connected to, where they really are.
     """
 
     pieces: tuple[Piece, ...]
@@ -99,6 +99,7 @@ class Expansion(Record):
     writable: tuple[str, ...] = ()
     masked: tuple[Entry, ...] = ()
     read_only: tuple[str, ...] = ()
+    opened: tuple[str, ...] = ()
     has_tmp: bool = False
     own_sockets: bool = False
     unix_sockets: tuple[Entry, ...] = ()
@@ -172,6 +173,7 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         writable=tuple(writable),
         masked=tuple(_masked(capabilities.denies, pieces, listing)),
         read_only=tuple(_read_only(capabilities.denies, writable.keys(), listing)),
+        opened=tuple(_opened(capabilities.denies, writable.keys(), listing)),
         has_tmp=listing.look("/tmp") == Entry("/tmp", DIRECTORY),
         own_sockets=capabilities.own_sockets,
         unix_sockets=tuple(sockets),
@@ -194,6 +196,15 @@ def _read_only(denies: Iterable[PathDeny], writable: AbstractSet[str], listing: 
         if not deny.access & READ and not deny.is_link:
             entry = listing.look(deny.path)
             if entry.kind in (DIRECTORY, FILE) and not writable.isdisjoint(ancestors(entry.path)):
+                yield entry.path
+
+
+def _opened(denies: Iterable[PathDeny], writable: AbstractSet[str], listing: Listing) -> Iterator[str]:
+    """Yield what is denied but for holes, is there, and lies in a writable grant."""
+    for deny in denies:
+        if deny.holes and deny.access & READ:
+            entry = listing.look(deny.path)
+            if entry.kind == DIRECTORY and not writable.isdisjoint(ancestors(entry.path)):
                 yield entry.path
 
 

@@ -102,6 +102,8 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
         mounts += (Mount(MOUNT_WRITABLE, path) for path in alone)
         granted = _topmost(expansion.writable)
         mounts += [Mount(MOUNT_BIND_WRITABLE, path, path, 0, "", True) for path in granted if _can_be_written(path)]
+    if expansion.opened:
+        mounts += _opened(expansion)
     mounts += (Mount(MOUNT_BIND_READ_ONLY, path, path, optional=True) for path in expansion.read_only)
     if own_devices:  # last, as read-only as /dev is by now
         mounts += _covers_of(expansion.masked)
@@ -202,6 +204,18 @@ def _directories(path: str, root: str) -> Iterator[Mount]:
     while end >= 0:
         yield Mount(MOUNT_DIRECTORY, path[:end], flags=0o755, optional=True)
         end = path.find("/", end + 1)
+
+
+def _opened(expansion: Expansion) -> Iterator[Mount]:
+    """Make what is denied read-only where holes in it keep it from being covered, but for the holes."""
+    yield from (Mount(MOUNT_BIND_READ_ONLY, path, path, optional=True) for path in sorted(expansion.opened))
+    opened = set(expansion.opened)
+    granted = [
+        piece.path
+        for piece in expansion.pieces
+        if piece.access & WRITE and piece.kind in (DIRECTORY, FILE) and _covers(opened, piece.path)
+    ]
+    yield from (Mount(MOUNT_BIND_WRITABLE, path, path, optional=True) for path in _topmost(granted))
 
 
 def _covers_of(masked: Iterable[Entry]) -> Iterator[Mount]:

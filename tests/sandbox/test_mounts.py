@@ -148,3 +148,23 @@ def test_where_nothing_covers_a_denied_file_its_mode_stays(site: Site) -> None:
     done = site.run(flags, ["sh", "-c", "chmod 777 secret; touch -d @0 secret; exit 0"])
     assert done.stderr.count("Read-only file system") == 2, done.stderr
     assert secret.stat().st_mode & 0o777 == 0o600
+
+
+def test_where_a_bypass_opens_something_the_mode_of_the_rest_stays(site: Site) -> None:
+    for name in (".aws", ".aws/sso"):
+        (site.home / name).mkdir()
+    for name in (".aws/credentials", ".aws/config", ".aws/sso/token"):
+        (site.home / name).touch(0o600)
+    flags = ["--sandbox", "namespace", "--allow", "~"]
+    for hole in ("config", "sso"):
+        flags += ["--bypass-protection", f"~/.aws/{hole}"]
+    script = (
+        "cd ~/.aws; chmod 777 credentials .; chmod 640 config && echo x > config && chmod 640 sso/token && echo > sso/y"
+    )
+    done = site.run(flags, ["sh", "-c", script])
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Read-only file system") == 2, done.stderr
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (site.home / ".aws").rglob("*")}
+    assert modes["credentials"] == 0o600
+    assert modes["config"] == modes["token"] == 0o640
+    assert "y" in modes

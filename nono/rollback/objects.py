@@ -210,12 +210,12 @@ class Stage:
                 os.mkdir(self.directory, 0o700)
                 self._fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 flock(self._fd, LOCK_EX)
+                self._objects_fd = os.open(store.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 break
             except FileExistsError:
                 continue
             except OSError as error:
                 raise StoreError(f"{self.directory} cannot be made: {error.strerror}") from None
-        self._objects_fd = os.open(store.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def __enter__(self) -> Self:
         return self

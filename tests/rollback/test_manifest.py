@@ -141,6 +141,13 @@ def test_the_root_is_of_what_can_be_restored(tmp_path: Path) -> None:
     assert written(tmp_path / "other", [tree[0], tree[1], tree[2]._replace(path=b"f")]) != root
 
 
+def test_an_entry_below_what_is_no_directory_is_an_error(tmp_path: Path) -> None:
+    for kind in ("link", "file", "special"):
+        written(tmp_path / "m", [Entry(b"", "dir"), Entry(b"a", "dir"), Entry(b"b", kind), Entry(b"b/c", "file")])
+        with Manifest(str(tmp_path / "m")) as read, pytest.raises(StoreError):
+            list(read.entries(0))
+
+
 def test_a_root_that_is_a_file_or_missing_has_its_place(tmp_path: Path) -> None:
     written(tmp_path / "m", [Entry(b"", "file", size=3, digest="ab" * 32)], [])
     with Manifest(str(tmp_path / "m")) as read:

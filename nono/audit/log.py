@@ -176,7 +176,7 @@ class AuditLog:
     def _quote(self, value: object) -> str:
         text = self._quoted.get(value)
         if text is None:
-            text = _encode(without_keys(value) if value.__class__ is str else value)  # type: ignore[arg-type]
+            text = _encode(without_keys(value) if value.__class__ is str else value)
             if len(text) <= _MAX_KEPT_CHARACTERS:
                 if len(self._quoted) >= _MAX_KEPT:
                     self._quoted.clear()

@@ -126,6 +126,26 @@ def restore(
         return undone._replace(saved=saved)
 
 
+def repair_modes(directory: str, session: Session | None = None) -> None:
+    """Give the store's directories, and the session's files, the modes that they had: Landlock confines no chmod(2)."""
+    objects = os.path.join(directory, "objects")
+    for path in (directory, objects, os.path.join(directory, "staging"), os.path.join(directory, "sessions")):
+        _repair(path, 0o700)
+    if session is not None:
+        _repair(session.directory, 0o700)
+        for entry in (*os.scandir(objects), *os.scandir(session.directory)):
+            if not entry.is_symlink():
+                _repair(entry.path, 0o700 if entry.is_dir() else 0o600)
+
+
+def _repair(path: str, mode: int) -> None:
+    try:
+        if stat.S_IMODE(os.lstat(path).st_mode) != mode:
+            os.chmod(path, mode)
+    except OSError:
+        pass  # not there, or not ours: whoever needs it says so
+
+
 def interrupted(session: Session) -> bool:
     """Whether a restore of this session was begun and not finished."""
     return os.path.exists(session.journal)
@@ -355,7 +375,11 @@ def _save(plans: Sequence[tuple[bytes, Plan]], store: Store) -> None:
 
 
 def _copy_to(store: Store, digest: str, fd: int) -> None:
-    source = store.open(digest)
+    try:
+        source = store.open(digest)
+    except StoreError:
+        _repair(store.path(digest), 0o400)
+        source = store.open(digest)
     try:
         copy(source, fd)
     finally:

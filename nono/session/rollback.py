@@ -140,9 +140,10 @@ class Tracker:
 
     def end(self) -> None:
         """Take the final state; all processes of the agent have ended. Raises nothing."""
-        if self._taken is None or self.session is None:
+        if self._taken is None or self.session is None or self.store is None:
             return
         try:
+            undo.repair_modes(self.store.directory, self.session)
             roots = [root.path for root in self._taken.roots]
             taken = self._take(roots, self.session.final, self.session.baseline, self._taken.gitignore)
             facts = {**self.session.meta, "ended": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime())}

@@ -9,6 +9,7 @@ from nono.record import Record
 from nono.rollback import sessions
 from nono.rollback.objects import Store
 from nono.rollback.sessions import Session
+from nono.rollback.undo import repair_modes
 from nono.session.rollback import destinations
 from nono.supervisor.whereabouts import find_place
 
@@ -29,8 +30,10 @@ class Found(Record):
 
 def directories() -> list[str]:
     """Return the directories of all stores that there are."""
-    place = find_place(None, os.environ)
-    return [directory for directory in destinations(place) if os.path.isdir(os.path.join(directory, "sessions"))]
+    found = [each for each in destinations(find_place(None, os.environ)) if os.path.isdir(each)]
+    for directory in found:
+        repair_modes(directory)
+    return [directory for directory in found if os.path.isdir(os.path.join(directory, "sessions"))]
 
 
 def every() -> list[Found]:
@@ -41,6 +44,12 @@ def every() -> list[Found]:
 
 def find(wanted: str) -> Found:
     """Return the session that is meant: its id, what that begins with, its name, or `last`. Raises UsageError."""
+    found = _find(wanted)
+    repair_modes(found.directory, found.session)
+    return found
+
+
+def _find(wanted: str) -> Found:
     whole = [each for each in every() if each.session.whole]
     if not whole:
         raise UsageError("no session can be undone yet. To have one: nono run --rollback …")

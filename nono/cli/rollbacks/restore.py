@@ -81,13 +81,25 @@ def selection_of(paths: Sequence[str], roots: Sequence[bytes]) -> Selection:
     """Return the paths as the sessions know them. Raises UsageError for one that is not tracked."""
     found = []
     for text in paths:
-        directory, name = os.path.split(os.path.abspath(os.path.expanduser(text)))
-        path = os.fsencode(os.path.join(os.path.realpath(directory), name))  # of a link itself, not where it leads
-        ways = [(path + b"/").startswith(root.rstrip(b"/") + b"/") or root.startswith(path + b"/") for root in roots]
-        if not any(ways):
+        path = _tracked_path(os.fsencode(os.path.abspath(os.path.expanduser(text))), roots)
+        if path is None:
             raise UsageError(f"{text} was not tracked in this session; nono rollback show says what was")
         found.append(path)
     return Selection(tuple(found))
+
+
+def _tracked_path(path: bytes, roots: Sequence[bytes]) -> bytes | None:
+    """Return the path as the session knows it; None for one that it does not.
+
+    Links that lead to a root are followed; those in it, which the agent may have planted, are not.
+    """
+    parts = path.split(b"/")
+    for count in range(1, len(parts) + 1):
+        real = os.path.realpath(b"/".join(parts[:count]) or b"/")
+        if real in roots:
+            return b"/".join((real.rstrip(b"/"), *parts[count:])) or b"/"
+    real = os.path.realpath(path)
+    return real if any(root.startswith(real.rstrip(b"/") + b"/") for root in roots) else None
 
 
 def _told(undone: Undone, session: str, *, done: bool) -> dict[str, object]:

@@ -68,7 +68,7 @@ def aside(sync: Callable[[], None]) -> Callable[[], object]:
 def fault_of(fd: int) -> str:
     """Have the data of `fd` written to the disk; return what went wrong, or nothing."""
     try:
-        os.fdatasync(fd)
+        getattr(os, "fdatasync", os.fsync)(fd)  # macOS has the latter only
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS):  # it is no file: a pipe, /dev/full
             return os.strerror(error.errno or 0)

@@ -77,11 +77,11 @@ def test_a_socket_below_tmp_is_where_it_was(site: Site) -> None:
 
 
 def test_a_file_below_tmp_is_not_opened_as_a_socket(site: Site) -> None:
-    """Not by way of a link either, which an agent may have left where its user names a socket."""
+    """Not by way of a link either."""
     with tempfile.NamedTemporaryFile(dir="/tmp") as file:
         file.write(b"secret")
         file.flush()
-        link = site.work / "link"
+        link = site.directory / "link"
         link.symlink_to(file.name)
         for path in (file.name, str(link)):
             done = site.run(["--silent", *WALL, "--allow-cwd", "--allow-unix-socket", path], ["cat", file.name])

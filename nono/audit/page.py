@@ -65,10 +65,12 @@ def page(
     records: Sequence[Mapping[str, Any]],
     verdict: tuple[str, Sequence[str]],
     changes: Sequence[tuple[str, str]] | None = None,
+    remarks: Sequence[str] = (),
 ) -> Iterator[str]:
     """Yield the page in pieces. verdict: what verify says: a state, and a sentence for each fault.
 
-    changes: of files, (what, path) each; None where the session had no snapshots.
+    changes: of files, (what, path) each; None where they are not known, or the session had no snapshots. remarks: on
+    them, a sentence each.
     """
     start = next((record for record in records if record.get("kind") == "start"), {})
     end = next((record for record in records if record.get("kind") == "exit"), {})
@@ -90,7 +92,7 @@ def page(
     yield from _about(start, end)
     yield from _effects(effects)
     yield from _denials(refused, denials)
-    yield from _changes(changes)
+    yield from _changes(changes, remarks)
     yield from _timeline(exchanges, start, end)
     yield "</body></html>\n"
 
@@ -198,8 +200,11 @@ def _denials(refused: Sequence[Mapping[str, Any]], denials: Sequence[Mapping[str
     yield "</table>\n"
 
 
-def _changes(changes: Sequence[tuple[str, str]] | None) -> Iterator[str]:
+def _changes(changes: Sequence[tuple[str, str]] | None, remarks: Sequence[str]) -> Iterator[str]:
     yield "<h2>Files</h2>"
+    yield from (f"<div class=note>{_text(remark)}</div>\n" for remark in remarks)
+    if changes is None and remarks:
+        return
     if changes is None:
         yield "<p class=dim>No snapshots were taken in this session, so its changes of files are not known.</p>\n"
         return

@@ -76,6 +76,7 @@ class Tracker:
         self._across: list[bytes] = []
         self._rules = Rules()
         self._lock = -1
+        self.taken: list[snapshot.Snapshot] = []  # the baseline, then the final state
         self.session: Session | None = None
         self.store: Store | None = None
         self.ended = False
@@ -169,10 +170,12 @@ class Tracker:
     ) -> snapshot.Snapshot:
         assert self.store is not None
         try:
-            return snapshot.take(
+            taken = snapshot.take(
                 roots, self.store, path, previous=previous, rules=self._rules, gitignore=gitignore, never=self._never,
                 across=self._across, max_bytes=self._max_bytes, progress=self._progress,
             )  # fmt: skip
+            self.taken.append(taken)
+            return taken
         finally:
             if self._progress is not None:
                 self._progress(0, -1)

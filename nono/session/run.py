@@ -200,6 +200,7 @@ def run(
         if tracker is not None:
             undo.callback(tracker.close)
             tracker.begin(audit.session, order.argv, decision, capabilities, plan.grants)
+            _record_snapshot("baseline", tracker, audit)
         signals = undo.enter_context(Signals())
         strangers = children() - {standing.prepared.pid}  # of whoever became nono by exec
         process.set_child_subreaper()
@@ -256,6 +257,7 @@ def run(
                 learner.ended(plan, expansion, scratch.path)
             if tracker is not None:
                 tracker.end()
+                _record_snapshot("final", tracker, audit)
         audit.ended(status)
         if footer is not None:
             denied = diagnostics.denials(audit.refused, capabilities, plan, place)
@@ -433,6 +435,14 @@ def _mediator(parts: Parts, behind: _Behind, refused: Callable[[Denial], None]) 
     return mediate(
         behind.child.notify_fd, behind.plan, behind.expansion, parts.capabilities, parts.port, refused, recorder
     )
+
+
+def _record_snapshot(when: str, tracker: Tracker, audit: AuditLog) -> None:
+    """Write into the audit log which state of the files was found, by the hash over all of it."""
+    if len(tracker.taken) == ("baseline", "final").index(when) + 1:
+        taken = tracker.taken[-1]
+        audit.write("snapshot", {"time": time(), "when": when, "root": taken.root, "files": taken.files})
+        audit.flush()
 
 
 def _record(refusals: Sequence[Denial], audit: AuditLog) -> None:

@@ -217,3 +217,23 @@ def test_a_log_that_cannot_be_read_is_an_error_of_one_sentence(site: Site, tmp_p
         assert done.returncode == 1, words
         assert done.stderr.count("\n") == 1
         assert "Traceback" not in done.stderr
+
+
+def test_what_changed_is_shown_where_snapshots_were_taken(site: Site) -> None:
+    (site.work / "kept").write_text("before")
+    done = site.run(
+        ["--allow-cwd", "--rollback", "--no-rollback-prompt"], ["sh", "-c", "echo x > 'new<b>'; echo after > kept"]
+    )
+    assert done.returncode == 0, done.stderr
+    shown = site.nono(["audit", "show", "last"]).stdout
+    assert "files        modified" in shown
+    assert "new<b>" in shown
+    page = site.nono(["audit", "export", "last", "--format", "html"]).stdout
+    assert "new&lt;b&gt;" in page
+    assert "new<b>" not in page
+    (final,) = (site.state / "rollback" / "sessions").glob("*/final")
+    final.unlink()
+    assert "no snapshot was taken at its end" in site.nono(["audit", "show", "last"]).stdout
+    final.write_bytes((final.parent / "baseline").read_bytes())
+    assert "final snapshot is not the one that was taken" in site.nono(["audit", "show", "last"]).stdout
+    assert site.nono(["audit", "verify"]).returncode == 0

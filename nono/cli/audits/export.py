@@ -6,8 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 
 from nono.audit import export, page, read, verify
+from nono.cli import render
 from nono.cli.audits import place
 from nono.cli.new_file import NewFile
 from nono.cli.render import notice, printable
@@ -52,7 +54,11 @@ def _pieces(directory: str, name: str, form: str) -> Iterable[str]:
         if len(records) < _MOST or record.get("kind") == "exit":
             records.append(record)
     said = [f"{fault.file}{f', line {fault.line}' if fault.line else ''}: {fault.detail}" for fault in checked.faults]
-    return page.page(read.session_of(name), records, (checked.state, said))
+    changes, remarks = None, []
+    if any(record.get("kind") == "snapshot" for record in records):
+        files = import_module("nono.cli.audits.files")
+        changes, remarks = files.changes(read.session_of(name), records, render.home_of(os.environ))
+    return page.page(read.session_of(name), records, (checked.state, said), changes, remarks)
 
 
 def _as_it_is(path: str) -> Iterator[str]:

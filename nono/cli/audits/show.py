@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 
 from nono.audit import read, verify
 from nono.cli import render
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _LABEL = 13
 _SHOWN = 100  # exchanges
+_FILES = 20
 _FLAGS = {"--allow", "--read", "--write", "--allow-file", "--read-file", "--write-file", "--allow-cwd"}
 _STATES = {
     verify.UNENDED: "it ended without an end record; records at its end may be missing",
@@ -43,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         records = [each for each in records if _is_denied(each)]
     if arguments.json:
         faults = [fault._asdict() for fault in checked.faults]
-        told = {"session": checked.session, "state": checked.state, "faults": faults, "records": records}
-        print(json.dumps(told, indent=1))
+        whole = {"session": checked.session, "state": checked.state, "faults": faults, "records": records}
+        print(json.dumps(whole, indent=1))
         return status
     start = next((each for each in records if each.get("kind") == "start"), {})
     end = next((each for each in records if each.get("kind") == "exit"), {})
@@ -68,6 +70,15 @@ def run(arguments: argparse.Namespace) -> int:
         lines.append(f"{len(events) - len(shown)} more  (-v to list)")
     if arguments.denied and not events:
         lines.append("nothing was denied")
+    if not arguments.denied and any(each.get("kind") == "snapshot" for each in records):
+        found, remarks = import_module("nono.cli.audits.files").changes(checked.session, records, home)
+        told = [f"{what} {path}" for what, path in found or ()]
+        most = len(told) if arguments.verbose else _FILES
+        more = [f"{len(told) - most} more  (-v to list)"] if len(told) > most else []
+        lines += [
+            "",
+            *_rows("files", [*(told[:most] or ([] if found is None else ["none was changed"])), *more, *remarks]),
+        ]
     for line in (*lines, *_effects(records)):
         place.say(line)
     return status

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _SMALL = 1 << 18  # read whole, hashed, and written only if they are new; larger ones are copied first
 _CHUNK = 1 << 20
+_COPIED_AT_A_TIME = 64 << 20  # by the kernel: a user who interrupts waits for it
 _HOLES = 64 << 20  # from so many bytes of holes on, they are left out of the hash
 _BLOCK = 4096  # of a sparse file, what is hashed or not
 _SPARSE = b"nono sparse file 1\n"
@@ -197,12 +198,23 @@ class Stored(Record):
     written: int
 
 
+class Stopped(Exception):
+    """What was being done is no longer wanted."""
+
+
+class Stop:
+    """Set `asked` for what copies and hashes, in another thread, to end with Stopped."""
+
+    asked = False
+
+
 class Stage:
     """See Store.stage. `put` may be called by several threads at once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.count = 0  # of what is to be named
+        self.stop = Stop()
         self._no_clones: set[int] = set()
         for attempt in range(100):
             self.directory = os.path.join(store.directory, "staging", f"{os.getpid()}-{os.urandom(4).hex()}-{attempt}")
@@ -276,13 +288,13 @@ class Stage:
             raise self.cannot(error) from None
         try:
             try:
-                copy(fd, target, self._no_clones)
+                copy(fd, target, self._no_clones, self.stop)
             except OSError as error:
                 if error.errno in _FULL:
                     raise self.cannot(error) from None
                 raise
             found = os.fstat(target)
-            digest = hash_of(target, found.st_size, sparse=has_holes(target, found))
+            digest = hash_of(target, found.st_size, has_holes(target, found), self.stop)
             if self._is_object(digest, found.st_size):
                 return Stored(digest, found.st_size, 0)
             os.rename(temporary, digest, src_dir_fd=self._fd, dst_dir_fd=self._fd)
@@ -350,10 +362,11 @@ def clone(source_fd: int, target_fd: int) -> bool:
     return True
 
 
-def copy(source_fd: int, target_fd: int, no_clones: set[int] | None = None) -> int:
+def copy(source_fd: int, target_fd: int, no_clones: set[int] | None = None, stop: Stop | None = None) -> int:
     """Copy all of the source to the target, which is empty: bytes. Clone, else copy_file_range, else read and write.
 
-    Holes stay holes. no_clones: devices whose files are not worth the try; it is added to. Raises OSError.
+    Holes stay holes. no_clones: devices whose files are not worth the try; it is added to. stop: asked now and then.
+    Raises OSError, Stopped.
     """
     found = os.fstat(source_fd)
     if no_clones is None or found.st_dev not in no_clones:
@@ -363,18 +376,20 @@ def copy(source_fd: int, target_fd: int, no_clones: set[int] | None = None) -> i
             no_clones.add(found.st_dev)
     size = found.st_size
     for start, end in extents(source_fd, size, found.st_blocks):
-        _copy_range(source_fd, target_fd, start, end)
+        _copy_range(source_fd, target_fd, start, end, stop)
     if os.fstat(target_fd).st_size < size:
         os.ftruncate(target_fd, size)
     return size
 
 
-def _copy_range(source_fd: int, target_fd: int, start: int, end: int) -> None:
+def _copy_range(source_fd: int, target_fd: int, start: int, end: int, stop: Stop | None) -> None:
     in_kernel = _COPY_FILE_RANGE is not None
     while start < end:
+        if stop is not None and stop.asked:
+            raise Stopped
         if in_kernel and _COPY_FILE_RANGE:
             try:
-                done = _COPY_FILE_RANGE(source_fd, target_fd, min(end - start, 1 << 30), start, start)
+                done = _COPY_FILE_RANGE(source_fd, target_fd, min(end - start, _COPIED_AT_A_TIME), start, start)
             except OSError as error:
                 if error.errno in _FULL:
                     raise
@@ -418,13 +433,15 @@ def has_holes(fd: int, found: os.stat_result) -> bool:
     return found.st_size - data >= _HOLES
 
 
-def hash_of(fd: int, size: int, sparse: bool = False) -> str:
+def hash_of(fd: int, size: int, sparse: bool = False, stop: Stop | None = None) -> str:
     """The digest of `size` bytes from the beginning. sparse: that of a file whose holes are left out."""
     if sparse:
-        return _sparse_hash(fd, size)
+        return _sparse_hash(fd, size, stop)
     hasher = sha256()
     offset = 0
     while offset < size:
+        if stop is not None and stop.asked:
+            raise Stopped
         data = os.pread(fd, min(_CHUNK, size - offset), offset)
         if not data:
             break
@@ -433,7 +450,7 @@ def hash_of(fd: int, size: int, sparse: bool = False) -> str:
     return hasher.hexdigest()
 
 
-def _sparse_hash(fd: int, size: int) -> str:
+def _sparse_hash(fd: int, size: int, stop: Stop | None) -> str:
     """Which blocks are holes is the file system's affair; which are not zero is not."""
     hasher = sha256(_SPARSE + b"%d\n" % size)
     zeros = bytes(_BLOCK)
@@ -442,6 +459,8 @@ def _sparse_hash(fd: int, size: int) -> str:
         offset = max(start // _BLOCK * _BLOCK, done)
         done = -(-end // _BLOCK) * _BLOCK
         while offset < min(done, size):
+            if stop is not None and stop.asked:
+                raise Stopped
             data = os.pread(fd, min(_CHUNK, done - offset), offset)
             if not data:
                 break

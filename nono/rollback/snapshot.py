@@ -26,7 +26,7 @@ from nono.errors import KernelError, StoreError, UsageError
 from nono.record import Record
 from nono.rollback.ignore import Ignore, Rules
 from nono.rollback.manifest import UNSTORED, Manifest, RootSummary, Writer, line_of, stat_part, tail_of, unescape
-from nono.rollback.objects import Stage, Store
+from nono.rollback.objects import Stage, Stop, Store
 from nono.rollback.reading import Budget, Reader
 from nono.rollback.sessions import sync_directory
 from nono.rollback.tree import FILE, Entry, Walk, open_root
@@ -252,6 +252,7 @@ class _Taking:
         done = 0
         for index, root in enumerate(draft.roots):
             writer.begin_root(root.path)
+            stage.stop = Stop()
             with _Threads(root.path, stage, budget) as threads:
                 gone = -1  # below this depth, what was in a directory that is gone, or something else by now
                 for batch in threads.run(_batches(draft, index)):
@@ -307,7 +308,7 @@ class _Threads:
 
     def __init__(self, root: bytes, stage: Stage, budget: Budget) -> None:
         self._queue: SimpleQueue[_Batch | None] = SimpleQueue()
-        self._stopping = False
+        self._stage = stage
         self.written = 0
         self._readers = []
         for _ in range(_THREADS):
@@ -322,7 +323,7 @@ class _Threads:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping = True
+        self._stage.stop.asked = True  # each thread has done what it was given, or what it does is no longer wanted
         for _reader in self._readers:
             self._queue.put(None)
         for number, reader in enumerate(self._readers):
@@ -351,7 +352,7 @@ class _Threads:
             while (batch := self._queue.get()) is not None:
                 try:
                     for index, path in batch.todo:
-                        if self._stopping:
+                        if self._stage.stop.asked:
                             break
                         entry = reader.read(path)
                         batch.lines[index] = line_of(entry) if entry else b""

@@ -23,7 +23,7 @@ from heapq import merge
 from stat import S_ISDIR, S_ISGID, S_ISLNK, S_ISREG, S_ISUID, S_ISVTX
 from typing import Self
 
-from nono.kernel import mountinfo
+from nono.kernel import mountinfo, paths
 from nono.record import Record
 
 TYPE_CHECKING = False
@@ -160,16 +160,18 @@ class Root(Record):
 def open_root(path: bytes) -> Root | None:
     """Open a root (absolute, without links), which may be a directory or a file; None when it is not there.
 
-    Raises OSError: ELOOP or ENOTDIR when there is a link in its place.
+    Raises OSError: ELOOP or ENOTDIR when there is a link in its place, or on the way to it. An agent that may write to
+    a directory above, which is not tracked, could put one there: the final snapshot would be of something else.
     """
-    parent, name = os.path.split(path)
+    path = path.rstrip(b"/") or b"/"
     if not path.startswith(b"/"):
         raise OSError(EINVAL, os.strerror(EINVAL), os.fsdecode(path))
+    parent, name = os.path.split(path)
     try:
         if not name:
             return Root(path, os.open(path, _OPEN_DIRECTORY), b"")
-        parent_fd = os.open(parent, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+        parent_fd = _open_real(os.fsdecode(parent))
+    except FileNotFoundError:
         return None
     try:
         found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
@@ -184,6 +186,12 @@ def open_root(path: bytes) -> Root | None:
     finally:
         if parent_fd >= 0:
             os.close(parent_fd)
+
+
+def _open_real(path: str) -> int:
+    if hasattr(os, "O_PATH"):
+        return paths.open_real(path)
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # macOS: no such call
 
 
 class Walk:

@@ -14,7 +14,7 @@ import pytest
 from nono.errors import StoreError
 from nono.rollback import objects
 from nono.rollback.manifest import Writer
-from nono.rollback.objects import Stage, Store, copy, hash_of
+from nono.rollback.objects import Stage, Stopped, Store, copy, hash_of
 from nono.rollback.tree import Entry
 
 
@@ -174,6 +174,44 @@ def test_copies_with_and_without_the_kernels_help(
     assert hash_of(source, 6 << 20) == hash_of(target, 6 << 20)
     os.close(source)
     os.close(target)
+
+
+def test_where_files_can_be_cloned_nothing_is_copied(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file system here may be able to: the ioctl is played by one that writes."""
+    (tmp_path / "file").write_bytes(os.urandom(1 << 20))
+
+    def cloned(source: int, target: int) -> bool:
+        return os.write(target, os.pread(source, 1 << 21, 0)) > 0
+
+    monkeypatch.setattr(objects, "clone", cloned)
+    monkeypatch.setattr(objects, "_copy_range", None)
+    with store.lock(), store.stage() as stage:
+        digest = put(stage, tmp_path / "file")
+        stage.commit()
+    assert contents(store, digest) == (tmp_path / "file").read_bytes()
+
+
+def test_a_device_that_cannot_clone_is_asked_once(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(objects, "clone", lambda source, target: bool(asked.append(source)))
+    with store.lock(), store.stage() as stage:
+        for number in range(3):
+            (tmp_path / "file").write_bytes(bytes([number]) * (1 << 20))
+            put(stage, tmp_path / "file")
+    assert len(asked) == 1
+
+
+def test_copying_and_hashing_end_when_they_are_no_longer_wanted(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    with store.lock(), store.stage() as stage:
+        stage.stop.asked = True
+        with pytest.raises(Stopped):
+            put(stage, tmp_path / "file")
+        assert os.listdir(stage.directory) == []
 
 
 @pytest.mark.parametrize("size", [100, 1 << 20])

@@ -77,6 +77,15 @@ def test_a_root_that_is_a_link_is_refused(tmp_path: Path) -> None:
         open_root(os.fsencode(tmp_path / "link"))
 
 
+def test_a_root_behind_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real" / "root").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    assert walked(tmp_path / "real" / "root")
+    for path in ("link/root", "link/root/", "link/"):
+        with pytest.raises(OSError):
+            open_root(os.fsencode(tmp_path) + b"/" + path.encode())
+
+
 def test_a_root_that_is_not_there_is_none(tmp_path: Path) -> None:
     assert open_root(os.fsencode(tmp_path / "nothing")) is None
     assert open_root(os.fsencode(tmp_path / "nothing" / "below")) is None

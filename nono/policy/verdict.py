@@ -248,7 +248,7 @@ def _sensitive(asked: _Asked, denied: Sequence[PathDeny], grants: Sequence[PathG
 
 def _grant_flag(asked: _Asked, missing: int, bypass: str = "") -> tuple[str, str]:
     """Return the flag, and the profile's line, that grants what is missing; bypass: what is opened before."""
-    path, is_directory = asked.path, asked.is_directory
+    path, is_directory = bypass or asked.path, asked.is_directory
     if not asked.exists:
         path, is_directory = asked.directory, True
         if is_at_or_below(asked.place.home, path):

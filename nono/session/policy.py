@@ -17,7 +17,7 @@ from nono.record import Record
 from nono.sandbox import filesystem
 from nono.session.parts import profile_of, references_of
 from nono.supervisor import command as commands
-from nono.supervisor import guard
+from nono.supervisor import guard, planted
 from nono.supervisor.command import Command
 from nono.supervisor.whereabouts import find_place
 
@@ -89,11 +89,12 @@ def complete(
     place = decision.place
     closed = (place.profiles, f"{place.config_home}/nono/config.toml", place.state)
     protected = guard.protected_paths(has.routes, decision.references.values(), files, environment, closed)
+    denies = (*has.denies, *protected, *denies)
     return has._replace(
         grants=(
-            *has.grants,
+            *planted.without_planted(has.grants, has.unix_sockets, denies, place.home),
             PathGrant(temporary_directory, READ | WRITE, False, TEMPORARY_DIRECTORY, optional=True),
             *filesystem.standard_stream_grants(inherited),
         ),
-        denies=(*has.denies, *protected, *denies),
+        denies=denies,
     )

@@ -59,13 +59,13 @@ def protected_paths(
         *(PathDeny(os.path.realpath(path), "settings of this run, read-only", WRITE) for path in told),
         *(
             PathDeny(link, "settings of this run, read-only", WRITE, is_link=True)
-            for link in dict.fromkeys(link for path in (*told, *keys, *closed) for link in _links(path))
+            for link in dict.fromkeys(link for path in (*told, *keys, *closed) for link in links_on_the_way(path))
         ),
         *(PathDeny(os.path.realpath(path), "nono's own code, read-only", WRITE) for path in code if path),
     )
 
 
-def _links(path: str) -> list[str]:
+def links_on_the_way(path: str) -> list[str]:
     """Return the symbolic links on the way to what `path` names, each in a real directory.
 
     Whoever may replace one of them says what the name means the next time.

@@ -103,16 +103,13 @@ def test_a_socket_that_is_not_there_yet_can_come_later(site: Site) -> None:
         assert process.communicate(b"\n", timeout=60)[0] == b"connected\n"
 
 
-def test_what_the_agent_makes_of_the_link_does_not_count(site: Site, served: Path) -> None:
-    """The link lies where the agent may write: it is followed before he starts, and never again."""
-    link, secret = site.work / "link", site.work / "secret"
+def test_a_link_that_the_agent_may_replace_is_not_followed(site: Site, served: Path) -> None:
+    """An earlier run may have turned it elsewhere: to docker.sock."""
+    link = site.work / "link"
     link.symlink_to(served)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.fspath(secret))
-        listener.listen()
-        swap = 'rm "$3"; ln -s "$4" "$3"; exec /usr/bin/python3 "$@"'
-        done = site.run(
-            ["--silent", *WALL, "--block-net", "--allow-cwd", "--allow-unix-socket", str(link)],
-            ["/bin/sh", "-c", swap, "sh", "-c", SCRIPT, str(link), str(secret), str(served.resolve())],
-        )
-    assert done.stdout.splitlines() == ["Permission denied", "Permission denied", "hello"], done.stderr
+    done = site.run(
+        ["--silent", *WALL, "--block-net", "--allow-cwd", "--allow-unix-socket", str(link)],
+        ["/usr/bin/python3", "-c", SCRIPT, str(link)],
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"name what it leads to: {served.resolve()}" in " ".join(done.stderr.split())

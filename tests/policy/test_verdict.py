@@ -98,7 +98,7 @@ def test_a_path_is_judged_by_where_it_leads() -> None:
     link = f"{HOME}/app/link"
     verdict = judge(link, READ, grant(f"{HOME}/app"), real_path=f"{HOME}/.ssh/id_rsa")
     assert (verdict.allowed, verdict.reason) == (False, "sensitive_path")
-    assert verdict.flag == "--bypass-protection ~/.ssh/id_rsa --read-file ~/app/link"
+    assert verdict.flag == "--bypass-protection ~/.ssh/id_rsa --read-file ~/.ssh/id_rsa"
     verdict = judge(link, READ, grant(f"{HOME}/app"), real_path="/etc/x", denies=())
     assert (verdict.allowed, verdict.reason) == (False, "path_not_granted")
     assert "it leads to /etc/x" in verdict.detail

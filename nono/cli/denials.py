@@ -18,6 +18,7 @@ import stat
 from collections.abc import Sequence
 from fcntl import F_DUPFD_CLOEXEC, F_GETFL, fcntl
 
+from nono.cli.messages import refuse_planted_links
 from nono.cli.render import printable
 from nono.errors import UsageError
 from nono.policy import verdict
@@ -118,6 +119,7 @@ class Report:
         if where.startswith("fd:"):
             self._fd = _descriptor(where)
             return
+        refuse_planted_links("--diagnostics-json", where)
         directory, self._name = os.path.split(os.path.abspath(where))
         try:
             self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

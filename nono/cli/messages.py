@@ -1,9 +1,9 @@
 """What nono itself says during a run: to standard error unless it is to be silent, and to the file of --log-file.
 
 The log has all of it, each line with its time (UTC), also with --silent and without colours, so that a full-screen
-agent's terminal can be left alone. It is opened before anything else is done, appended to, created 0600, and no
-symbolic link is followed: what cannot be logged is said before the agent starts. Later troubles with it (a full disk)
-do not disturb the run.
+agent's terminal can be left alone. It is opened before anything else is done, appended to, created 0600. It is no
+symbolic link, and none below the working directory is followed to it: what cannot be logged is said before the agent
+starts. Later troubles with it (a full disk) do not disturb the run.
 """
 
 from __future__ import annotations
@@ -85,7 +85,21 @@ class Messages:
             self._log_fd = -1
 
 
+def refuse_planted_links(flag: str, path: str) -> None:
+    """Refuse a file that a link below the working directory leads away: an earlier agent may have made it.
+
+    nono would write there with all rights of the user. Raises UsageError.
+    """
+    directory, here = os.path.dirname(os.path.abspath(path)), os.getcwd()
+    while directory.startswith(here.rstrip("/") + "/"):
+        if os.path.islink(directory):
+            real = os.path.realpath(directory)
+            raise UsageError(f"{flag} {path}: {directory} is a link; name what it leads to, if you made it: {real}")
+        directory = os.path.dirname(directory)
+
+
 def _open(path: str) -> int:
+    refuse_planted_links("--log-file", path)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
     try:
         fd = os.open(path, flags, 0o600)

@@ -360,3 +360,17 @@ def test_a_run_that_does_not_start_is_reported_as_that(site: Site) -> None:
     done = site.run(["--allow-cwd", "--diagnostics-json", str(path)], ["/nonexistent"])
     assert done.returncode == 127
     assert json.loads(path.read_text()) == {"version": 1, "exit_status": 127, "denials": []}
+
+
+@pytest.mark.parametrize("flag", ["--diagnostics-json", "--log-file"])
+def test_nothing_is_written_where_an_earlier_agent_planted_a_link(flag: str, site: Site) -> None:
+    victim = site.home / "victim"
+    victim.mkdir(exist_ok=True)
+    (victim / "name").write_text("as it was")
+    site.run(["--allow-cwd"], ["sh", "-c", f"mkdir -p deep && ln -sfn {victim} deep/planted"])
+    done = site.run(["--allow-cwd", flag, "deep/planted/name"], ["touch", "ran-after-all"])
+    assert done.returncode == 2
+    assert "deep/planted is a link" in " ".join(done.stderr.split())
+    assert (victim / "name").read_text() == "as it was"
+    assert not (site.work / "ran-after-all").exists()
+    shutil.rmtree(site.work / "deep")

@@ -21,6 +21,7 @@ from __future__ import annotations
 import _thread
 import os
 import stat
+import sys
 from fcntl import F_DUPFD_CLOEXEC, fcntl, ioctl
 from importlib import import_module
 from time import monotonic
@@ -54,6 +55,7 @@ class ErrorOutput:
         self._to_pipe = False
         self._serving: _thread.LockType | None = None
         self._moved = 0  # bytes passed on
+        self._taken = self._settled = 0  # bytes read; bytes that there is nothing more to do with
         self._is_writing = False
 
     def __enter__(self) -> Self:
@@ -87,22 +89,29 @@ class ErrorOutput:
             os.set_blocking(self._read_fd, False)
             self._pass_on()
         stuck_since, moved, hurried = 0.0, -1, False
+        held = last = -1  # bytes in the pipe at first; how many there are up to the last of the run's own
         while self._serving is not None and not self._serving.acquire(timeout=_LOOK_S):
             now = monotonic()
             hurried |= told_to_end()
             if moved != self._moved:
                 stuck_since, moved = now, self._moved
-            elif not self._holds_bytes():
+            elif not self._held_bytes() and not self._is_writing:
                 return  # somebody outside of the run was handed the other end
             elif hurried and now - stuck_since > _HURRIED_S:
                 return
+            if held < 0:
+                held = self._held_bytes()
+            elif last < 0:  # a piece that was on its way from the pipe to us is counted by now
+                last = self._taken + held
+            elif self._settled >= last:
+                return  # he writes on
 
-    def _holds_bytes(self) -> bool:
-        """Whether there is something to pass on."""
+    def _held_bytes(self) -> int:
+        """How many bytes wait in the pipe."""
         try:
-            return any(ioctl(self._read_fd, _FIONREAD, bytes(4))) or self._is_writing
-        except OSError:
-            return False
+            return int.from_bytes(ioctl(self._read_fd, _FIONREAD, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):  # closed by now; as -1
+            return 0
 
     def _pass_one_on(self, loop: Loop) -> None:
         """In the loop: one piece."""
@@ -121,10 +130,12 @@ class ErrorOutput:
         """In the thread, until the agent's side is closed for good, or the reader has gone."""
         try:
             while data := os.read(self._read_fd, _CHUNK_BYTES):
+                self._taken += len(data)
                 self._is_writing = True
                 self._write(data)
                 self._is_writing = False
                 self._observe(data)
+                self._settled = self._taken
         except (BrokenPipeError, BlockingIOError):
             pass
         finally:

@@ -220,6 +220,26 @@ def test_nobody_waits_for_who_was_handed_the_pipe_and_is_none_of_the_run(tmp_pat
     assert (tmp_path / "err").read_bytes() == b"hello"
 
 
+def test_nobody_waits_for_who_was_handed_the_pipe_and_writes_on(tmp_path: Path) -> None:
+    """All that the agent wrote arrives; what others write afterwards keeps no run from its end."""
+    text = b"agent\n" * 100_000
+
+    def agent() -> None:
+        if os.fork() == 0:  # in the place of a program outside, which got it by way of a Unix socket
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                os.write(2, b"other\n")
+                time.sleep(0.01)
+            os._exit(0)
+        written(text)()
+
+    file = os.open(tmp_path / "err", os.O_WRONLY | os.O_CREAT, 0o600)
+    begin = time.monotonic()
+    assert relayed(agent, file) == 0
+    assert time.monotonic() - begin < 10
+    assert (tmp_path / "err").read_bytes().replace(b"other\n", b"") == text
+
+
 def test_what_was_said_before_a_start_that_failed_is_not_lost(tmp_path: Path) -> None:
     file = os.open(tmp_path / "err", os.O_WRONLY | os.O_CREAT, 0o600)
 

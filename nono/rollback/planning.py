@@ -73,13 +73,6 @@ class Plan(Record):
     directories: tuple[Directory, ...] = ()
     kept: tuple[Kept, ...] = ()
 
-    @property
-    def bytes_needed(self) -> int:
-        """What the contents of the staged files take."""
-        return sum(
-            step.becomes.size for step in self.steps if step.becomes is not None and step.link_to < 0 and is_new(step)
-        )
-
 
 def is_new(step: Step) -> bool:
     """Whether the step puts something there that is staged before."""

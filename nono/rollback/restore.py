@@ -86,16 +86,22 @@ class Restore:
         self._journal.open_up(Opened(root, entry.path, Meta(entry.mode, entry.mtime_ns)))
         _open_up(self._reaches[root], entry.path)
 
-    def carry_out(self, plans: Sequence[Plan], copy_to: Callable[[str, int], None]) -> None:
+    def carry_out(
+        self,
+        plans: Sequence[Plan],
+        copy_to: Callable[[str, int], None],
+        room_for: Callable[[Entry, int], int] = lambda entry, device: entry.size,
+    ) -> None:
         """Do what the plans, one a root, say. copy_to: writes the contents with a digest into an open file.
 
+        room_for: how many bytes a file takes on the file system with this device number.
         Raises StoreError; then everything is as it was, unless it says otherwise.
         """
         journal = self._journal
         assert journal is not None
         try:
             for reach, plan in zip(self._reaches, plans, strict=True):
-                _check_room(reach, plan)
+                _check_room(reach, plan, room_for)
             journal.write(plans)
             for reach, plan, root in zip(self._reaches, plans, journal.roots, strict=True):
                 _stage(reach, plan, root.staging, copy_to)
@@ -172,11 +178,12 @@ def _abandon(journal: Journal, reaches: Sequence[Reach]) -> None:
         ) from None
 
 
-def _check_room(reach: Reach, plan: Plan) -> None:
+def _check_room(reach: Reach, plan: Plan, room_for: Callable[[Entry, int], int]) -> None:
     """Refuse what has no room, before it is begun. Raises OSError: ENOSPC."""
     has = os.statvfs(reach.fd)
-    new = [step for step in plan.steps if is_new(step) and step.becomes is not None]
-    needed = sum(-(-step.becomes.size // _BLOCK_BYTES) for step in new if step.becomes and step.link_to < 0)
+    new = [step for step in plan.steps if is_new(step)]
+    files = [step.becomes for step in new if step.becomes and step.becomes.kind == FILE and step.link_to < 0]
+    needed = sum(-(-room_for(entry, reach.device) // _BLOCK_BYTES) for entry in files)
     room = has.f_bavail * has.f_frsize // _BLOCK_BYTES
     if needed > room or (has.f_files and len(new) > has.f_favail):
         raise OSError(ENOSPC, f"{os.strerror(ENOSPC)} (it takes {needed * 4} kB, {room * 4} kB are free)", reach.path)

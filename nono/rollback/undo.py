@@ -20,7 +20,7 @@ from nono.rollback import sessions
 from nono.rollback.changes import merge
 from nono.rollback.ignore import Ignore, Rules
 from nono.rollback.manifest import Manifest, Writer, stat_part
-from nono.rollback.objects import Store, copy, has_holes, hash_of
+from nono.rollback.objects import Store, clone, copy, has_holes, hash_of
 from nono.rollback.planning import Kept, Plan, plan
 from nono.rollback.reach import Reach
 from nono.rollback.reading import xattrs_of
@@ -122,7 +122,7 @@ def restore(
         saved = _next_saved(session)
         os.rename(now, os.path.join(session.directory, saved))
         sessions.sync_directory(session.directory)
-        running.carry_out([each for _, each in plans], lambda digest, fd: _copy_to(store, digest, fd))
+        running.carry_out([each for _, each in plans], lambda digest, fd: _copy_to(store, digest, fd), _room_for(store))
         return undone._replace(saved=saved)
 
 
@@ -372,6 +372,40 @@ def _save(plans: Sequence[tuple[bytes, Plan]], store: Store) -> None:
                     finally:
                         os.close(fd)
         stage.commit()
+
+
+def _room_for(store: Store) -> Callable[[Entry, int], int]:
+    """Return what tells how many bytes a file takes: what is stored, or none where the file system shares it."""
+    shared = os.stat(store.objects).st_dev if _can_share(store.objects) else None
+
+    def room(entry: Entry, device: int) -> int:
+        if device == shared:
+            return 0
+        try:
+            return min(entry.size, os.stat(store.path(entry.digest)).st_blocks * 512)
+        except OSError:
+            return entry.size
+
+    return room
+
+
+def _can_share(directory: str) -> bool:
+    """Whether the file system of the store makes copies that share their contents."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None:
+        return False
+    try:
+        one, other = (os.open(directory, flag | os.O_RDWR | os.O_CLOEXEC, 0o600) for _ in range(2))
+    except OSError:
+        return False
+    try:
+        os.write(one, bytes(4096))
+        return clone(one, other)
+    except OSError:
+        return False
+    finally:
+        os.close(one)
+        os.close(other)
 
 
 def _copy_to(store: Store, digest: str, fd: int) -> None:

@@ -1,4 +1,4 @@
-"""Trees with everything in them that can go wrong, what they look like to a user, and a listing of them as a walk has it."""
+"""Trees with everything in them that can go wrong, what a user sees of them, and a listing as a walk makes it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +122,69 @@ def test_what_is_unchanged_is_not_read_again(place: Place, monkeypatch: pytest.M
     assert set(found) == {b"", b"a", b"d", b"d/c", b"d/e", b"d/e/f", b"d/e/g", b"l"}
     assert place.contents(found[b"d/c"]) == b"!"
     assert found[b"a"] == place.entries("one")[b"a"]
+
+
+def _some_change(source: random.Random, tree: Path) -> None:
+    """One thing that a user, or an agent, might do."""
+    found = [Path(top) / name for top, directories, files in os.walk(tree) for name in (*directories, *files)]
+    directories = [tree, *(path for path in found if path.is_dir() and not path.is_symlink())]
+    path = source.choice(directories) / source.choice(["a", "a.b", "a-", "b", "c", "a\n", "\udcff"])
+    match source.choice(["write", "write", "mkdir", "mkdir", "link", "remove", "rename", "chmod", "hard"]):
+        case "write" if not path.is_dir():
+            path.unlink(missing_ok=True)
+            path.write_bytes(source.randbytes(source.randint(0, 3)))
+        case "mkdir" if not path.exists() and not path.is_symlink():
+            path.mkdir()
+        case "link" if not path.exists() and not path.is_symlink():
+            path.symlink_to(source.choice(["a", "/nowhere", ".."]))
+        case "remove" if found:
+            gone = source.choice(found)
+            shutil.rmtree(gone) if gone.is_dir() and not gone.is_symlink() else gone.unlink()
+        case "rename" if found:
+            moved = source.choice(found)
+            if not path.exists() and not path.is_symlink() and moved not in path.parents:
+                moved.rename(path)
+        case "chmod" if found and not source.choice(found).is_symlink():
+            source.choice([each for each in found if not each.is_symlink()]).chmod(source.choice([0o700, 0o755]))
+        case "hard" if not path.exists() and not path.is_symlink():
+            files = [each for each in found if each.is_file() and not each.is_symlink()]
+            if files:
+                os.link(source.choice(files), path)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_with_and_without_the_one_before_it_is_the_same_snapshot(place: Place, seed: int) -> None:
+    source = random.Random(seed)
+    names = ["m0"]
+    place.take("m0")
+    for number in range(1, 12):
+        for _ in range(source.randint(0, 8)):
+            _some_change(source, place.tree)
+        if source.random() < 0.3:
+            place.wait()
+        one = place.take(f"m{number}", source.choice(names))
+        other = place.take("other")
+        assert place.entries(f"m{number}") == place.entries("other")
+        assert one.root == other.root
+        assert (one.files, one.total_bytes) == (other.files, other.total_bytes)
+        names.append(f"m{number}")
+
+
+def test_an_interrupt_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2000):
+        (place.tree / str(number)).write_text(str(number))
+
+    def interrupted(batch: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(snapshot, "_wait", interrupted)
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        place.take()
+    assert threading.active_count() == threads
+    assert sorted(os.listdir(place.path)) == ["store", "tree"]
+    assert list(place.store.digests()) == []
+    assert os.listdir(place.path / "store" / "staging") == []
 
 
 def test_a_change_that_hides_its_time_and_size_is_seen(place: Place) -> None:

@@ -199,15 +199,33 @@ def test_a_change_that_hides_its_time_and_size_is_seen(place: Place) -> None:
     assert place.contents(place.entries("two")[b"file"]) == b"bbbb"
 
 
-def test_a_file_written_in_the_tick_in_which_it_was_read_is_read_again(place: Place) -> None:
-    """Without it, contents written right after they were read, in the same tick and size, would be the old ones."""
-    path = place.tree / "file"
-    for attempt in range(20):
-        path.write_text("aaaa")
-        place.take("one")
-        path.write_text(f"bb{attempt:02}")
-        place.take("two", "one")
-        assert place.contents(place.entries("two")[b"file"]) == path.read_bytes()
+def test_a_file_written_in_the_tick_in_which_it_was_read_is_read_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written right after it was read, in one tick and of one size, looks as it did (not on a kernel that gives
+    each change that was looked at a time of its own, as Linux 6.13 does)."""
+    (place.tree / "file").write_text("aaaa")
+    place.take("one")
+    read: list[bytes] = []
+    real = reading.Reader.read
+
+    def spy(self: reading.Reader, path: bytes) -> Entry | None:
+        read.append(path)
+        return real(self, path)
+
+    monkeypatch.setattr(reading.Reader, "read", spy)
+    place.wait()
+    place.take("two", "one")
+    assert read == [b"", b"file"]
+    place.take("three", "two")
+    assert read == [b"", b"file"]
+    os.utime(place.tree / "file")
+    monkeypatch.setattr(
+        snapshot.time, "time_ns", lambda: 5
+    )  # a clock that was set back: no time of change is before it
+    place.take("four", "three")
+    place.take("five", "four")
+    assert read == [b"", b"file", b"file", b"", b"file"]
 
 
 def test_an_object_that_went_is_stored_again(place: Place) -> None:

@@ -236,11 +236,14 @@ class AuditLog:
     def _sync(self) -> None:
         faults = [fault_of(self._fd)]
         if not self._is_named:
-            self._is_named = True
-            for path in (os.path.join(self._directory, ledger.NAME), self._directory):
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                faults.append(fault_of(fd))
-                os.close(fd)
+            try:
+                for path in (os.path.join(self._directory, ledger.NAME), self._directory):
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    faults.append(fault_of(fd))
+                    os.close(fd)
+                self._is_named = True
+            except OSError:
+                pass  # no descriptor can be had now; there is a next time, and the end
         self._fault = next(filter(None, faults), self._fault)
 
     def _end(self, error: BaseException | None) -> None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import errno
 import os
-from _thread import allocate_lock, start_new_thread
+from _thread import allocate_lock, stack_size, start_new_thread
 from collections.abc import Callable
 
 WINDOW_S = 1.0
+_STACK_BYTES = 256 * 1024  # of the threads: eight megabytes, as usual, count where the address space is limited
 
 
 class Syncer:
-    """Calls `sync` on a thread, WINDOW_S after `wake`. Only one thread wakes and stops it."""
+    """Calls `sync`, which raises nothing, on a thread, WINDOW_S after `wake`. Only one thread wakes and stops it."""
 
     def __init__(self, sync: Callable[[], None]) -> None:
         """Raises RuntimeError when no thread can be had."""
@@ -25,7 +26,7 @@ class Syncer:
         self._work, self._stop, self._ended = allocate_lock(), allocate_lock(), allocate_lock()
         for lock in (self._work, self._stop, self._ended):
             lock.acquire()
-        start_new_thread(self._run, ())
+        _start(self._run)
 
     def wake(self) -> None:
         """Say that something was written."""
@@ -39,30 +40,44 @@ class Syncer:
         self._ended.acquire()
 
     def _run(self) -> None:
-        while True:
-            self._work.acquire()
-            if self._stop.acquire(timeout=WINDOW_S):
-                break
-            self._sync()
-        self._ended.release()
+        try:
+            while True:
+                self._work.acquire()
+                if self._stop.acquire(timeout=WINDOW_S):
+                    break
+                self._sync()
+        except MemoryError:
+            pass  # what is left is synced at the end
+        finally:
+            self._ended.release()
 
 
 def aside(sync: Callable[[], None]) -> Callable[[], object]:
-    """Call `sync` on a thread; return what waits for its end. Two files are synced in the time of one."""
+    """Call `sync`, which raises nothing, on a thread; return what waits for its end. Two files take the time of one."""
     done = allocate_lock()
     done.acquire()
 
     def run() -> None:
         try:
             sync()
+        except MemoryError:
+            pass
         finally:
             done.release()
 
     try:
-        start_new_thread(run, ())
+        _start(run)
     except RuntimeError:  # no thread can be had
         run()
     return done.acquire
+
+
+def _start(run: Callable[[], None]) -> None:
+    before = stack_size(_STACK_BYTES)
+    try:
+        start_new_thread(run, ())
+    finally:
+        stack_size(before)
 
 
 def fault_of(fd: int) -> str:

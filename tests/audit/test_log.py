@@ -278,3 +278,23 @@ def test_keys_are_taken_out_of_paths(tmp_path: Path) -> None:
         for _ in range(2):
             log.append(("path", "n"), [f"/v1/{key}/x", 1])
     assert [each["path"] for each in records(log)] == ["/v1/***/x"] * 2
+
+
+def test_a_sync_that_finds_no_descriptor_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent may hold as many of nono's as it may have."""
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(sync, "WINDOW_S", 0.01)
+    said: list[str] = []
+    with AuditLog(str(tmp_path), said.append) as log:
+        log.begin({})
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (log._fd + 1, limits[1]))
+        try:
+            log.sync_beside()
+            time.sleep(0.1)
+            assert not log._is_named
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert log._is_named
+    assert not said
+    assert state_of(tmp_path) == [verify.WHOLE]

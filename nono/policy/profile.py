@@ -414,7 +414,7 @@ _SECTIONS: dict[str, Member] = {
     "rollback": Member(
         Shape({name: Member(_STRINGS, APPEND) for name in Rollback._fields}, "rollback"),
         KEYS,
-        "What is left out where changes can be undone; nothing can, yet.",
+        "What nono run --rollback leaves out.",
         ("undo",),
     ),
     "linux": Member(

@@ -19,6 +19,7 @@ from nono.record import Record
 from nono.rollback import sessions
 from nono.rollback.changes import merge
 from nono.rollback.ignore import Ignore, Rules
+from nono.rollback.journal import RESTORED, REVERTED
 from nono.rollback.manifest import Manifest, Writer, stat_part
 from nono.rollback.objects import Store, clone, copy, has_holes, hash_of
 from nono.rollback.planning import Kept, Plan, plan
@@ -29,6 +30,7 @@ from nono.rollback.sessions import Session
 from nono.rollback.tree import DIRECTORY, FILE, LINK, SPECIAL, UNREADABLE, Entry, Root, Walk, open_root
 
 SAVED = "saved-"
+_PENDING = ".pending"  # until the restore before which it was listed is done
 _RACY_NS = 2_000_000_000  # what was changed so shortly before a listing began is read anew
 _ROUNDS = 64  # directories in directories that had to be opened first
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -103,7 +105,7 @@ def restore(
     """
     with ExitStack() as stack:
         stack.callback(os.close, sessions.hold(session))
-        recover(session.journal)
+        _settle_saved(session, recover(session.journal))
         stack.enter_context(store.lock())
         before, after = _listings(stack, session, undo=undo)
         roots = [(root.path, _is_file(root.path)) for root in before.roots]
@@ -120,9 +122,17 @@ def restore(
                 return undone
             _save(plans, store)
         saved = _next_saved(session)
-        os.rename(now, os.path.join(session.directory, saved))
+        os.rename(now, os.path.join(session.directory, f"{saved}{_PENDING}"))
         sessions.sync_directory(session.directory)
-        running.carry_out([each for _, each in plans], lambda digest, fd: _copy_to(store, digest, fd), _room_for(store))
+        try:
+            running.carry_out(
+                [each for _, each in plans], lambda digest, fd: _copy_to(store, digest, fd), _room_for(store)
+            )
+        except BaseException:
+            if not interrupted(session):
+                _settle_saved(session, REVERTED)
+            raise
+        _settle_saved(session, RESTORED)
         return undone._replace(saved=saved)
 
 
@@ -155,7 +165,9 @@ def finish(session: Session) -> str:
     """Finish an interrupted restore; return how it ended, see restore.recover. Raises StoreError."""
     fd = sessions.hold(session)
     try:
-        return recover(session.journal)
+        ended = recover(session.journal)
+        _settle_saved(session, ended)
+        return ended
     finally:
         os.close(fd)
 
@@ -372,6 +384,17 @@ def _save(plans: Sequence[tuple[bytes, Plan]], store: Store) -> None:
                     finally:
                         os.close(fd)
         stage.commit()
+
+
+def _settle_saved(session: Session, ended: str) -> None:
+    """Let the listing from before a restore stay when that was done; remove it when it was not."""
+    for name in os.listdir(session.directory):
+        if name.startswith(SAVED) and name.endswith(_PENDING):
+            path = os.path.join(session.directory, name)
+            if ended == REVERTED:
+                _remove(path)
+            else:  # without a journal: killed when all was over, so it may have been done
+                os.rename(path, path.removesuffix(_PENDING))
 
 
 def _room_for(store: Store) -> Callable[[Entry, int], int]:

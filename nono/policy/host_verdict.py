@@ -335,6 +335,11 @@ def _is_link_local(name: str) -> bool:
     return len(first := name.partition(":")[0]) == 4 and "fe80" <= first <= "febf"
 
 
+def naming(host: str, port: int) -> tuple[str, str]:
+    """Return the flag that allows this host by its own name, and its line in a profile."""
+    return _allow_domain(host_and_port(normalise(host), 0 if port in _PORTS.values() else port))
+
+
 def _allow_domain(entry: str) -> tuple[str, str]:
     return f"--allow-domain {shell_quoted(entry)}", profile_line("network", [("allow_domain", entry)])
 

@@ -121,6 +121,8 @@ def _about_host(left: Left, question: Question, environment: Mapping[str, str]) 
         outcome = probe.read_host(probe.read_answer(reply, left.wall), verdict, question.url)
     else:
         outcome = probe.read_refusal(_connect(question.port), left.wall)
+    if verdict.allowed and outcome.code == why.ADDRESS_DENIED:
+        return answer._replace(verdict=why.of_address(question, verdict), probed=outcome)
     return why.weigh(answer, outcome, agrees=probe.agrees(outcome, verdict.allowed))
 
 

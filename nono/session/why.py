@@ -42,6 +42,7 @@ _PRIVATE = ("/tmp", "/dev", "/proc")
 # These are each process's own.
 _STREAMS = ("/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr")
 _OWN = ("/proc/self", "/proc/thread-self", *_STREAMS)
+ADDRESS_DENIED = "address_denied"  # as the proxy has it: a name that leads to a private address
 PROBED = "probed"  # the reason, where kernel or proxy disagree with the policy as it was read
 _STREAM = "It is what the agent has open itself."
 # A flag that may be suggested -> the field of Request that it fills.
@@ -102,7 +103,8 @@ def explain(order: Order, question: Question, environment: Mapping[str, str], *,
     if verdict.allowed or not verdict.flag:
         return answer
     try:
-        tried = _answer(with_flag(order, verdict.flag), question, environment)
+        by_proxy = verdict.reason == ADDRESS_DENIED  # the policy had allowed it before
+        tried = _answer(with_flag(order, verdict.flag), question, environment, probe=by_proxy)
     except NonoError:
         tried = answer
     if tried.verdict.allowed:
@@ -156,8 +158,21 @@ def with_probe(behind: Behind, question: Question, answer: Answer) -> Answer:
             agrees, outcome = True, outcome._replace(note="its names can be listed; what is in it cannot be read")
     else:
         outcome = probe.about_host(behind.ground, question.host, question.port, question.url, question.method, verdict)
+        if verdict.allowed and outcome.code == ADDRESS_DENIED:
+            return answer._replace(verdict=of_address(question, verdict), probed=outcome)
         agrees = probe.agrees(outcome, verdict.allowed)
     return weigh(answer, outcome, agrees=agrees)
+
+
+def of_address(question: Question, verdict: Verdict) -> Verdict:
+    """Return the verdict on a host that is allowed, and whose addresses are not: only who looks them up knows that."""
+    name, port = host_verdict.split_url(question.url)[1:3] if question.url else (question.host, question.port)
+    detail = (
+        f"It is allowed, but {name} has no address that may be dialled: a private one only for a host that is named "
+        "itself, not by a suffix or a group."
+    )
+    flag, line = host_verdict.naming(name, port)
+    return Verdict(False, ADDRESS_DENIED, verdict.origin, detail, verdict.closest, flag, line)
 
 
 def weigh(answer: Answer, outcome: Outcome, *, agrees: bool) -> Answer:

@@ -222,6 +222,23 @@ def test_what_the_kernel_says_counts(site: Site, monkeypatch: pytest.MonkeyPatch
     assert "please tell us" in answer.verdict.detail
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_name_that_leads_to_a_private_address_is_no_bug(
+    site: Site, monkeypatch: pytest.MonkeyPatch, *, named: bool
+) -> None:
+    """The proxy alone looks names up; the flag that is suggested has been put to it, too."""
+    monkeypatch.setenv("HOME", str(site.home))
+    refused = probe.Outcome("proxy", probe.DENIED, code="address_denied")
+
+    answers = iter([refused, probe.Outcome("proxy", probe.ALLOWED) if named else refused])
+    monkeypatch.setattr(probe, "about_host", lambda *question: next(answers))
+    order = Order((), Request(allow_domain=("*.example.com",)), workdir=str(site.work))
+    answer = why.explain(order, why.Question(host="git.example.com"), dict(os.environ), probe=True)
+    assert (answer.verdict.allowed, answer.verdict.reason, answer.agrees) == (False, "address_denied", True)
+    assert answer.verdict.flag == ("--allow-domain git.example.com" if named else "")
+    assert answer.verified is named
+
+
 def test_needs_no_key(site: Site) -> None:
     """No keystore is here, and none is asked."""
     assert ask(site, "--probe", "--host", "a.com", "--credential", "openai", "--allow-domain", "b.com", status=DENIED)

@@ -126,8 +126,8 @@ def has_display() -> bool:
     return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def failure(status: int, reference: Reference, set_name: str) -> CredentialError:
-    """Return the error for `status` of one credential.
+def failure(status: int, reference: Reference, set_name: str, *, is_wanted: bool = True) -> CredentialError:
+    """Return the error for `status` of one credential. is_wanted: to use or keep it; else to remove it.
 
     set_name: what the user says to `nono credential set` for this credential: a route or the account.
     """
@@ -142,6 +142,8 @@ def failure(status: int, reference: Reference, set_name: str) -> CredentialError
         advice = "Run again and unlock it"
     elif status == NO_LIBRARY:
         advice = "Install nono again with pip"
+    elif own and not is_wanted:
+        advice = "What the other stores hold is listed by: nono credential list"
     elif own:
         command = f"nono credential set {set_name} --store"
         advice = f"Store it elsewhere: {command} file (or {command} session: in memory, until reboot)"

@@ -18,7 +18,7 @@ from types import TracebackType
 from nono.credentials import files, keystore, user_keyring
 from nono.credentials.keystore import Keystore, KeystoreError
 from nono.credentials.reference import FILE, NAME, SERVICE, SESSION, Reference, is_name
-from nono.errors import StoreError
+from nono.errors import CredentialError, StoreError
 
 SECRET_SERVICE_STORE = "secret-service"
 SESSION_STORE = "session"
@@ -105,7 +105,7 @@ class Stores:
         Raises CredentialError, StoreError.
         """
         if store == SECRET_SERVICE_STORE:
-            with _Opened(name, set_name) as opened:
+            with _Opened(name, set_name, is_wanted=False) as opened:
                 return opened.remove(SERVICE, name)
         removed = self._remove_from(store, name)
         if self.chosen(name) == store:
@@ -168,16 +168,18 @@ class Stores:
 class _Opened:
     """The keystore, open for one operation on `name`; what it fails with becomes a CredentialError."""
 
-    def __init__(self, name: str, set_name: str) -> None:
+    def __init__(self, name: str, set_name: str, *, is_wanted: bool = True) -> None:
+        """is_wanted: see keystore.failure()."""
         self._reference = Reference(name, NAME, SERVICE, name)
         self._set_name = set_name
+        self._is_wanted = is_wanted
         self._keystore: Keystore | None = None
 
     def __enter__(self) -> Keystore:
         try:
             self._keystore = keystore.open_keystore()
         except KeystoreError as exc:
-            raise keystore.failure(exc.status, self._reference, self._set_name) from None
+            raise self._failure(exc) from None
         return self._keystore
 
     def __exit__(
@@ -186,4 +188,7 @@ class _Opened:
         if self._keystore is not None:
             self._keystore.close()
         if isinstance(error, KeystoreError):
-            raise keystore.failure(error.status, self._reference, self._set_name) from None
+            raise self._failure(error) from None
+
+    def _failure(self, error: KeystoreError) -> CredentialError:
+        return keystore.failure(error.status, self._reference, self._set_name, is_wanted=self._is_wanted)

@@ -56,6 +56,8 @@ VERBS = {
     "demo": ("nono.cli.demo", "see the whole of it work, in seconds, without a network"),
 }
 
+_WITH_COMMAND = ("run", "shell", "wrap", "learn")  # of which a word may have been meant as the command
+
 COLUMNS = 80
 _PARSED_AT_ONCE = 25  # words
 _PLAIN_AT_ONCE = 10
@@ -228,7 +230,12 @@ def _unknown(word: str, verb: str, parser: Parser, flags: list[str]) -> UsageErr
     if not word.startswith("-"):
         if actions_of(parser):
             return UsageError(f"unknown argument '{word}'. See: nono {verb} --help")
-        return UsageError(f"unknown argument '{word}'. A command to run stands behind --: nono run -- {word}")
+        if verb == "why":
+            return UsageError(f"unknown argument '{word}'. Ask about a path with: nono why --path {word}")
+        if verb in _WITH_COMMAND:
+            runs = "run" if verb == "shell" else verb
+            return UsageError(f"unknown argument '{word}'. A command to run stands behind --: nono {runs} -- {word}")
+        return UsageError(f"unknown argument '{word}'. See: nono {verb} --help")
     word = word.partition("=")[0]
     names = [name for name in action_of(parser, flags)._option_string_actions if name.startswith("--")]
     near = nearest(word, names)

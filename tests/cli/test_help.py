@@ -68,6 +68,9 @@ def test_help_imports_no_more_than_it_needs() -> None:
         (["run", "--allow-domian=x"], "did you mean --allow-domain?"),
         (["run", "--nothing-of-the-kind"], "unknown flag '--nothing-of-the-kind'. See: nono run --help"),
         (["run", "cat"], "A command to run stands behind --: nono run -- cat"),
+        (["learn", "cat"], "A command to run stands behind --: nono learn -- cat"),
+        (["why", "Makefile"], "unknown argument 'Makefile'. Ask about a path with: nono why --path Makefile"),
+        (["man", "run"], "unknown argument 'run'. See: nono man --help"),
         (["profile", "groups", "--jsno"], "unknown flag '--jsno'; did you mean --json?"),
     ],
 )

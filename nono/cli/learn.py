@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         def tell(what: Summary) -> None:
             own = tuple(grant for grant in what.grants if grant.origin != learn.ORIGIN)
             rows = render.summary(what._replace(grants=own), home, verbose=arguments.verbose > 0)
-            messages.rows([_warning(what), ("read", "everything that is not protected"), *rows, *_network(what)])
+            messages.rows([_warning(what), ("read", "everything that is not protected"), *_with_network(rows, what)])
 
         status, found = learn.carry_out(order, os.environ, tell, messages.notice)
         if found is not None:
@@ -109,9 +109,13 @@ def _warning(what: Summary) -> tuple[str, str]:
     return "warning", f"learning: the command may read everything that is not protected; {where}"
 
 
-def _network(what: Summary) -> list[tuple[str, str]]:
-    blocked = what.capabilities.network == NETWORK_BLOCKED
-    return [] if blocked else [("network", "any public host, through the proxy")]
+def _with_network(rows: list[tuple[str, str]], what: Summary) -> list[tuple[str, str]]:
+    """Return the rows of the summary with the network that learning gives, in its place: behind the paths."""
+    if what.capabilities.network == NETWORK_BLOCKED:
+        return rows
+    paths = ("", "read", "write", "read+write", "denied", "read-only", "unprotected", "socket")
+    at = next((index for index, (label, _) in enumerate(rows) if label not in paths), len(rows))
+    return [*rows[:at], ("network", "any public host, through the proxy"), *rows[at:]]
 
 
 def _summary(found: learn.Found, path: str, is_named: bool, name: str, argv: tuple[str, ...]) -> list[tuple[str, str]]:

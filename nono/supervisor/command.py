@@ -66,7 +66,8 @@ def _look_up(name: str, environment: Mapping[str, str]) -> str:
             refused = refused or error
             continue
         return path
-    raise refused or CommandNotFound(f"command not found: {name}")
+    words = ". Write its words apart, or: -- sh -c '…'" if " " in name.strip() else ""
+    raise refused or CommandNotFound(f"command not found: {name}{words}")
 
 
 def _absolute(path: str) -> str:

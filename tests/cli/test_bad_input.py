@@ -42,6 +42,10 @@ def test_command_path_not_found(site: Site) -> None:
     refuse(site, [], NOT_FOUND, r"command not found: \./no-such-command", command=["./no-such-command"])
 
 
+def test_a_command_in_one_word(site: Site) -> None:
+    refuse(site, [], NOT_FOUND, r"command not found: make test\. Write its words apart", command=["make test"])
+
+
 def test_command_not_executable(site: Site) -> None:
     (site.work / "notes.txt").write_text("no program")
     refuse(site, [], NOT_EXECUTABLE, r"\./notes\.txt: .*chmod \+x", command=["./notes.txt"])

@@ -38,9 +38,12 @@ if TYPE_CHECKING:
 DEFAULTS = ("node_modules", ".venv", "target", "__pycache__", ".tox", ".mypy_cache", ".pytest_cache", ".ruff_cache")
 """Directories that are left out unless they are included: a command makes them anew, and they are large."""
 
-_MAX_GITIGNORE_BYTES = 1 << 20
-_MAX_ALL_BYTES = 16 << 20
-_MAX_WILDCARDS = 6  # in one pattern: what a regular expression makes of more can take hours, and the agent may write it
+# An agent may write a .gitignore for the next session: what it can make it cost is bounded.
+_MAX_GITIGNORE_BYTES = 128 << 10
+_MAX_ALL_BYTES = 4 << 20
+_MAX_WILDCARDS = 3  # between two "/" of a pattern: with 3, 4 ms for the worst name there can be; with 5, half a minute
+_MAX_NOTES = 1000
+_STARS = re.compile(r"\*+")
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0)
 
 
@@ -113,14 +116,14 @@ class Ignore:
             if not self._is_missing:
                 self._is_missing = True
                 note = ".gitignore is not heeded: the library pathspec is not installed (pip install 'nono[rollback]')"
-                self.notes.append((path, note))
+                self._note(path, note)
         elif text and spec is not None:
             lines = [line for line in text.splitlines() if self._is_harmless(path, line)]
             where = os.fsdecode(directory + b".gitignore")
             try:
                 self._specs.append((directory, spec.from_lines(lines), where))
             except ValueError:
-                self.notes.append((path, ".gitignore has a pattern that is none; it is not heeded"))
+                self._note(path, ".gitignore has a pattern that is none; it is not heeded")
 
     def _ignored(self, path: bytes, is_directory: bool) -> str:
         while self._specs and not path.startswith(self._specs[-1][0]):
@@ -143,7 +146,7 @@ class Ignore:
                 return ""
             self._all_bytes += found.st_size
             if found.st_size > _MAX_GITIGNORE_BYTES or self._all_bytes > _MAX_ALL_BYTES:
-                self.notes.append((path, ".gitignore is too large; it is not heeded"))
+                self._note(path, ".gitignore is too large; it is not heeded")
                 return ""
             return os.fsdecode(os.read(file, _MAX_GITIGNORE_BYTES))
         except OSError:
@@ -152,10 +155,14 @@ class Ignore:
             os.close(file)
 
     def _is_harmless(self, path: bytes, line: str) -> bool:
-        if len(re.findall(r"\*+", line)) <= _MAX_WILDCARDS:
+        if line.startswith("#") or all(len(_STARS.findall(part)) <= _MAX_WILDCARDS for part in line.split("/")):
             return True
-        self.notes.append((path, f".gitignore has a pattern with too many wildcards, which is not heeded: {line[:80]}"))
+        self._note(path, f".gitignore has a pattern with too many wildcards, which is not heeded: {line[:80]}")
         return False
+
+    def _note(self, path: bytes, text: str) -> None:
+        if len(self.notes) < _MAX_NOTES:
+            self.notes.append((path, text))
 
 
 def _library() -> Any:

@@ -23,6 +23,7 @@ CHANGED = "changed while it was read"
 _ATTEMPTS = 3
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0)
 _GONE = (ENOENT, ENOTDIR, ELOOP)
+_MAX_XATTR_BYTES = 256 << 10  # of one file: more than ext4 has room for; XFS would take hundreds of megabytes
 _USER = "user."  # the attributes that a user may set: xattr(7); the others are the kernel's, or root's
 _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 
@@ -144,11 +145,17 @@ def xattrs_of(fd: int) -> tuple[tuple[tuple[bytes, bytes], ...], str]:
         return (), "" if error.errno in (ENOTSUP, EINVAL) else f"its attributes could not be read: {error.strerror}"
     if not names:
         return (), ""
-    found, lost = [], []
+    found, lost, size = [], [], 0
     for name in sorted(names):
         if name.startswith(_USER) or name in _ACLS:
             try:
-                found.append((os.fsencode(name), os.getxattr(fd, name)))
+                value = os.getxattr(fd, name)
             except OSError as error:
                 lost.append(f"{name} ({error.strerror})")
-    return tuple(found), f"attributes that could not be read: {', '.join(lost)}" if lost else ""
+                continue
+            size += len(value)
+            if size > _MAX_XATTR_BYTES:
+                lost.append("and more, which are too large")
+                break
+            found.append((os.fsencode(name), value))
+    return tuple(found), f"attributes that could not be kept: {', '.join(lost)}"[:1000] if lost else ""

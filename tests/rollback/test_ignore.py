@@ -125,12 +125,23 @@ def test_a_gitignore_that_is_no_file_is_not_opened(tmp_path: Path) -> None:
 def test_patterns_that_would_take_hours_are_not_heeded_and_named(tmp_path: Path) -> None:
     pytest.importorskip("pathspec")
     make(tmp_path, "a" * 200)
-    (tmp_path / ".gitignore").write_text("*a" * 30 + "b\n")
+    (tmp_path / ".gitignore").write_text("*a" * 30 + "b\n# ****** ** ** **\n**/*-*.x/*y*/*z\nlogs/*\n")
     judge = Ignore(Rules())
     root = open_root(os.fsencode(tmp_path))
     assert root
     assert len(list(Walk(judge.rule_for, judge.enter).entries(root))) == 3
+    assert len(judge.notes) == 1
     assert "too many wildcards" in judge.notes[0][1]
+
+
+def test_a_huge_gitignore_is_not_heeded_and_named(tmp_path: Path) -> None:
+    make(tmp_path, "a.log")
+    (tmp_path / ".gitignore").write_text("*.log\n" * 50_000)
+    judge = Ignore(Rules())
+    root = open_root(os.fsencode(tmp_path))
+    assert root
+    assert not [entry for entry in Walk(judge.rule_for, judge.enter).entries(root) if entry.reason]
+    assert "too large" in judge.notes[0][1]
 
 
 def test_without_the_library_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

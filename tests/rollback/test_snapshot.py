@@ -91,6 +91,16 @@ def test_everything_that_can_be_restored_is_in_it(place: Place) -> None:
     assert not taken.notes
 
 
+def test_attributes_that_cannot_be_kept_are_noted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_MAX_XATTR_BYTES", 10)
+    (place.tree / "file").write_text("x")
+    os.setxattr(place.tree / "file", "user.a", b"12345")
+    os.setxattr(place.tree / "file", "user.b", b"123456")
+    taken = place.take()
+    assert place.entries()[b"file"].xattrs == ((b"user.a", b"12345"),)
+    assert "too large" in taken.notes[0].note
+
+
 def test_what_is_unchanged_is_not_read_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "d/c", "d/e/f"):
         (place.tree / name).parent.mkdir(parents=True, exist_ok=True)

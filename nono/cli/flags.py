@@ -6,7 +6,9 @@ One table of flags, so that a verb that explains, shows or records what another 
 from __future__ import annotations
 
 import argparse
+import os
 
+from nono.errors import UsageError
 from nono.policy.capabilities import SANDBOX_AUTO, SANDBOXES
 from nono.policy.network import NETWORK_PROFILES
 from nono.policy.resolve import PATH_FIELDS, Request
@@ -211,7 +213,13 @@ def network_request(arguments: argparse.Namespace) -> Request:
 
 
 def policy_request(arguments: argparse.Namespace) -> Request:
-    """Return the request of the flags of add_policy_arguments()."""
+    """Return the request of the flags of add_policy_arguments(). Raises UsageError for a pattern in --deny."""
+    for text in arguments.deny:
+        if "*" in text and not os.path.lexists(os.path.expanduser(text)):
+            raise UsageError(
+                f"--deny {text}: nothing has this name, and nono expands no * in paths, because files that come later "
+                "would not be covered; name the directory, or each file"
+            )
     paths: dict[str, Any] = {field: tuple(getattr(arguments, field)) for field, _, _ in PATH_FIELDS}
     return network_request(arguments)._replace(
         **paths,

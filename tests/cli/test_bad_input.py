@@ -172,6 +172,7 @@ NOWHERE = r"no such file or directory, a link that leads nowhere"
         (["--bypass-protection", ""], r"empty"),
         (["--deny", ""], r"empty"),
         (["--deny", "/"], r"deny everything"),
+        (["--deny", "*.env"], r"nono expands no \* in paths"),
         (["--deny", "."], r"--allow-cwd .*denied by --deny .*leave one of them out"),
         (["--deny", "sub/..", "--read", "aws"], r"denied by --deny"),
         (["--allow-unix-socket", ""], r"empty"),

@@ -40,7 +40,7 @@ _WHY = {
     denials.HOST_NOT_ALLOWED: "not in the allowlist",
     denials.OUTSIDE_THE_WALL: "outside the wall",
     "endpoint_denied": "not among the granted requests",
-    "address_denied": "an address that is never dialled",
+    "address_denied": "a private address, granted by its own name only",
 }
 
 

@@ -78,7 +78,9 @@ def add_rollback_arguments(group: argparse._ActionsContainer) -> None:
         help="take these, whatever leaves them out (.gitignore, node_modules and their like)",
     )
     group.add_argument(
-        "--rollback-dest", metavar="DIR", help="keep the snapshots in DIR, out of the agent's reach, for all time"
+        "--rollback-dest",
+        metavar="DIR",
+        help="keep the snapshots in DIR instead of the state directory; the agent must not reach it",
     )
     group.add_argument(
         "--rollback-max-size", metavar="SIZE", help="refuse to start when there is more to snapshot (default: 10G)"

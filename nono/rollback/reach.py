@@ -95,7 +95,7 @@ class Reach:
         """Return the descriptor of a directory, which stays ours; its owner may do everything there."""
         fd = self._at(path, writes=True)
         now = os.fstat(fd)
-        if now.st_mode & _OWNER != _OWNER and os.geteuid() == now.st_uid != 0:
+        if now.st_mode & _OWNER != _OWNER and os.geteuid() == now.st_uid:
             os.fchmod(fd, stat.S_IMODE(now.st_mode) | _OWNER)
         return fd
 

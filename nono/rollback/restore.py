@@ -215,7 +215,7 @@ def _stage_one(staging: int, step: Step, copy_to: Callable[[str, int], None], ow
         os.symlink(becomes.target, name, dir_fd=staging)
     if becomes.kind != FILE:
         if owner is not None:
-            os.chown(name, *owner, dir_fd=staging, follow_symlinks=False)
+            _give(lambda: os.chown(name, *owner, dir_fd=staging, follow_symlinks=False))
         set_meta(staging, name, meta_of(becomes) if becomes.kind == LINK else Meta(0o700, becomes.mtime_ns))
         return
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -223,7 +223,7 @@ def _stage_one(staging: int, step: Step, copy_to: Callable[[str, int], None], ow
     try:
         copy_to(becomes.digest, fd)
         if owner is not None:
-            os.fchown(fd, *owner)
+            _give(lambda: os.fchown(fd, *owner))
         set_meta_of(fd, os.fstat(fd), meta_of(becomes))
         os.fsync(fd)
     finally:
@@ -238,7 +238,15 @@ def _owner(reach: Reach, step: Step) -> tuple[int, int] | None:
     if step.was is not None:
         directory_fd, name = reach.holder(step.path)
         found = look(directory_fd, name) or found
-    return found.st_uid, found.st_gid
+    owner = found.st_uid, found.st_gid
+    return owner if owner != (os.geteuid(), os.getegid()) else None
+
+
+def _give(change: Callable[[], None]) -> None:
+    try:
+        change()
+    except PermissionError:  # root of a container, who is not that of its owner
+        pass
 
 
 def _apply(reach: Reach, plan: Plan, staging_name: bytes) -> None:

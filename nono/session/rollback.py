@@ -80,6 +80,7 @@ class Tracker:
         self.session: Session | None = None
         self.store: Store | None = None
         self.ended = False
+        self.is_running = False  # set once there is an agent
 
     def begin(
         self,
@@ -140,8 +141,12 @@ class Tracker:
             self._told(self.session, taken)
 
     def end(self) -> None:
-        """Take the final state; all processes of the agent have ended. Raises nothing."""
+        """Take the final state; all of the agent has ended. Raises StoreError only where none was started."""
         if self._taken is None or self.session is None or self.store is None:
+            return
+        if not self.is_running:  # nothing was started, so there is nothing to undo
+            self.close()
+            sessions.remove(self.session)
             return
         try:
             undo.repair_modes(self.store.directory, self.session)

@@ -237,6 +237,8 @@ def run(
             finally:
                 lent.close()
                 os.close(ruleset)
+            if tracker is not None:
+                tracker.is_running = True
             behind = _Behind(
                 plan, expansion, child, host_listeners, limiter, errors, kernel, footer is not None, learner
             )

@@ -258,6 +258,25 @@ def test_cleanup_leaves_nothing_behind(work: Work) -> None:
     assert not list((store / "sessions").iterdir())
 
 
+def test_what_could_not_be_started_leaves_no_session(work: Work) -> None:
+    (work.site.work / "broken").write_bytes(b"\x7fELF no program")
+    (work.site.work / "broken").chmod(0o755)
+    done = work.site.run(FLAGS, ["./broken"])
+    assert done.returncode == 126, done.stderr
+    assert not list((work.site.state / "rollback/sessions").iterdir())
+
+
+def test_a_profile_says_what_is_left_out(work: Work) -> None:
+    (work.site.work / "build").mkdir()
+    profile = work.site.vault / "profile.json"
+    profile.write_text(json.dumps({"meta": {"name": "p"}, "rollback": {"exclude_patterns": ["build"]}}))
+    said = work.agent("open('build/x', 'w').close(); open('y', 'w').close()", "--profile", str(profile))
+    assert "build (by the rule build)" in said
+    work.rollback("restore", "last")
+    assert (work.site.work / "build/x").exists()
+    assert not (work.site.work / "y").exists()
+
+
 def test_flags_that_go_with_it_do_not_stand_alone(work: Work) -> None:
     done = work.site.run(["--allow-cwd", "--rollback-exclude", "x"], ["true"])
     assert done.returncode == 2

@@ -14,7 +14,41 @@ from _thread import allocate_lock, stack_size, start_new_thread
 from collections.abc import Callable
 
 WINDOW_S = 1.0
+_BEGIN_TRIES, _BEGIN_PAUSE_S = 200, 0.005  # for which a thread may take to begin
 _STACK_BYTES = 256 * 1024  # of the threads: eight megabytes, as usual, count where the address space is limited
+
+
+class _Thread:
+    """Runs `work` once; `wait` returns when it is over, or was never begun because no memory was left for it."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        """Raises RuntimeError when no thread can be had."""
+        self._work = work
+        self._has_begun = False
+        self._ended = allocate_lock()
+        self._ended.acquire()
+        before = stack_size(_STACK_BYTES)
+        try:
+            start_new_thread(self._main, ())
+        finally:
+            stack_size(before)
+
+    def _main(self) -> None:
+        try:
+            self._has_begun = True
+            self._work()
+        except MemoryError:
+            pass  # what was not synced is synced at the end, or by the kernel
+        finally:
+            self._ended.release()
+
+    def wait(self) -> None:
+        for _ in range(_BEGIN_TRIES):
+            if self._has_begun:
+                self._ended.acquire()
+                return
+            if self._ended.acquire(timeout=_BEGIN_PAUSE_S):
+                return
 
 
 class Syncer:
@@ -23,10 +57,10 @@ class Syncer:
     def __init__(self, sync: Callable[[], None]) -> None:
         """Raises RuntimeError when no thread can be had."""
         self._sync = sync
-        self._work, self._stop, self._ended = allocate_lock(), allocate_lock(), allocate_lock()
-        for lock in (self._work, self._stop, self._ended):
+        self._work, self._stop = allocate_lock(), allocate_lock()
+        for lock in (self._work, self._stop):
             lock.acquire()
-        _start(self._run)
+        self._thread = _Thread(self._run)
 
     def wake(self) -> None:
         """Say that something was written."""
@@ -37,47 +71,23 @@ class Syncer:
         """End the thread, and wait for the sync that is under way. What was not synced is the caller's to sync."""
         self._stop.release()
         self.wake()
-        self._ended.acquire()
+        self._thread.wait()
 
     def _run(self) -> None:
-        try:
-            while True:
-                self._work.acquire()
-                if self._stop.acquire(timeout=WINDOW_S):
-                    break
-                self._sync()
-        except MemoryError:
-            pass  # what is left is synced at the end
-        finally:
-            self._ended.release()
+        while True:
+            self._work.acquire()
+            if self._stop.acquire(timeout=WINDOW_S):
+                break
+            self._sync()
 
 
 def aside(sync: Callable[[], None]) -> Callable[[], object]:
     """Call `sync`, which raises nothing, on a thread; return what waits for its end. Two files take the time of one."""
-    done = allocate_lock()
-    done.acquire()
-
-    def run() -> None:
-        try:
-            sync()
-        except MemoryError:
-            pass
-        finally:
-            done.release()
-
     try:
-        _start(run)
+        return _Thread(sync).wait
     except RuntimeError:  # no thread can be had
-        run()
-    return done.acquire
-
-
-def _start(run: Callable[[], None]) -> None:
-    before = stack_size(_STACK_BYTES)
-    try:
-        start_new_thread(run, ())
-    finally:
-        stack_size(before)
+        sync()
+        return lambda: None
 
 
 def fault_of(fd: int) -> str:

@@ -74,6 +74,12 @@ class Reader:
         directory, _, name = path.rpartition(b"/")
         directory_fd = self._ladder.directory(directory)
         name = name or self._name
+        if O_PATH == os.O_RDONLY:  # macOS: it would open what must not be, and fail for a link
+            found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+            if S_ISLNK(found.st_mode):
+                return entry_of(path, found)._replace(target=os.readlink(name, dir_fd=directory_fd))
+            if not S_ISREG(found.st_mode) and not S_ISDIR(found.st_mode):
+                return entry_of(path, found)
         fd = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory_fd)
         try:
             found = os.fstat(fd)

@@ -91,6 +91,18 @@ def test_everything_that_can_be_restored_is_in_it(place: Place) -> None:
     assert not taken.notes
 
 
+def test_without_o_path_it_is_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, as far as it can be played here."""
+    (place.tree / "d").mkdir()
+    (place.tree / "d" / "file").write_text("x")
+    (place.tree / "link").symlink_to("file")
+    first = place.take("one")
+    monkeypatch.setattr(reading, "O_PATH", os.O_RDONLY)
+    second = place.take("two")
+    assert place.entries("two") == place.entries("one")
+    assert second.root == first.root
+
+
 def test_attributes_that_cannot_be_kept_are_noted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_MAX_XATTR_BYTES", 10)
     (place.tree / "file").write_text("x")

@@ -115,7 +115,10 @@ def _with_network(rows: list[tuple[str, str]], what: Summary) -> list[tuple[str,
         return rows
     paths = ("", "read", "write", "read+write", "denied", "read-only", "unprotected", "socket")
     at = next((index for index, (label, _) in enumerate(rows) if label not in paths), len(rows))
-    return [*rows[:at], ("network", "any public host, through the proxy"), *rows[at:]]
+    rest = [
+        ("", f"and  {text.removeprefix('only ')}") if label == "network" else (label, text) for label, text in rows[at:]
+    ]
+    return [*rows[:at], ("network", "any public host, through the proxy"), *rest]
 
 
 def _summary(found: learn.Found, path: str, is_named: bool, name: str, argv: tuple[str, ...]) -> list[tuple[str, str]]:

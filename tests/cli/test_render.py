@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nono.cli import render
+from nono.cli import learn, render
 from nono.policy.inherit import of_text
 from nono.policy.resolve import Place, Request, resolve
 from nono.session.run import Summary
@@ -204,3 +204,11 @@ def test_a_pipe_that_nobody_reads_keeps_nobody_waiting_for_long(monkeypatch: pyt
         for _ in range(100):
             render.to_stderr("y" * 4000)  # more than a pipe takes
         assert reader.read(5000) == b"x" * 5000
+
+
+def test_learning_tells_its_network_behind_the_paths_and_routes_besides() -> None:
+    capabilities = resolve(Request(credential=("openai",)), None, PLACE, (), {})
+    summary = Summary(("true",), capabilities, (), (("openai", "api.openai.com", "store"),), (), (), (), "none", True)
+    rows = learn._with_network(render.summary(summary, PLACE.home, verbose=False), summary)
+    assert [label for label, _ in rows] == ["read", "network", "", "credentials", "wall"]
+    assert rows[2] == ("", "and  openai → api.openai.com")

@@ -29,6 +29,7 @@ from contextlib import ExitStack, contextmanager
 from errno import EEXIST, ENOSPC, ENOTDIR, ENOTEMPTY
 
 from nono.errors import StoreError
+from nono.kernel.sync import sync_file_system
 from nono.rollback.journal import APPLYING, RESTORED, REVERTED, REVERTING, STAGING, Journal, Opened, StagedRoot
 from nono.rollback.planning import META, PLACE, REMOVE, REPLACE, Plan, Step, is_new, meta_of
 from nono.rollback.reach import Meta, Reach, add_mode, look, set_meta, set_meta_of
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 STAGING_PREFIX = b".nono-restore-"
 _BLOCK_BYTES = 4096
+_SYNCED_ONE_BY_ONE = 64  # files; of more, one syncfs(2) is quicker
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: LINK}
 
@@ -196,14 +198,19 @@ def _stage(reach: Reach, plan: Plan, name: bytes, copy_to: Callable[[str, int], 
     os.mkdir(name, 0o700, dir_fd=reach.directory(b""))
     staging = os.open(name, _DIRECTORY, dir_fd=reach.fd)
     try:
-        for step in filter(is_new, plan.steps):
-            _stage_one(staging, step, copy_to, _owner(reach, step))
+        new = [step for step in plan.steps if is_new(step)]
+        for step in new:
+            _stage_one(staging, step, copy_to, _owner(reach, step), sync=len(new) <= _SYNCED_ONE_BY_ONE)
+        if len(new) > _SYNCED_ONE_BY_ONE:
+            sync_file_system(staging)
         os.fsync(staging)
     finally:
         os.close(staging)
 
 
-def _stage_one(staging: int, step: Step, copy_to: Callable[[str, int], None], owner: tuple[int, int] | None) -> None:
+def _stage_one(
+    staging: int, step: Step, copy_to: Callable[[str, int], None], owner: tuple[int, int] | None, *, sync: bool
+) -> None:
     becomes, name = step.becomes, _new(step.number)
     assert becomes is not None
     if step.link_to >= 0:
@@ -225,7 +232,8 @@ def _stage_one(staging: int, step: Step, copy_to: Callable[[str, int], None], ow
         if owner is not None:
             _give(lambda: os.fchown(fd, *owner))
         set_meta_of(fd, os.fstat(fd), meta_of(becomes))
-        os.fsync(fd)
+        if sync:
+            os.fsync(fd)
     finally:
         os.close(fd)
 

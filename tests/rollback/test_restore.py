@@ -412,3 +412,19 @@ def test_the_picture_sees_what_it_is_to_see(tmp_path: Path) -> None:
     assert stat.S_ISLNK(int(str(seen[b"/link"][0])))
     os.chmod(tmp_path / "one/kept", 0o600)
     assert picture(tmp_path / "one") != seen
+
+
+def test_very_many_files_come_back(tmp_path: Path) -> None:
+    """More than are synced one by one."""
+    root = tmp_path / "root"
+    (root / "many").mkdir(parents=True)
+    for number in range(300):
+        (root / f"many/{number}").write_bytes(b"%d" % number)
+    contents = Contents()
+    before, baseline = contents.listing(root), picture(root)
+    shutil.rmtree(root / "many")
+    (root / "many").write_bytes(b"one")
+    after = contents.listing(root)
+    with Restore(str(tmp_path / "journal"), [(os.fsencode(root), False)]) as restore:
+        restore.carry_out([plan(lambda: before, lambda: after, lambda: after)], contents.copy_to)
+    assert picture(root) == baseline

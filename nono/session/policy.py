@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping
 from nono.credentials import reference
 from nono.credentials.reference import Reference
 from nono.policy.capabilities import READ, TEMPORARY_DIRECTORY, WRITE, CapabilitySet, PathDeny, PathGrant
+from nono.policy.protection import NONO
 from nono.policy.resolve import Place, Request, resolve
 from nono.record import Record
 from nono.sandbox import filesystem
 from nono.session.parts import profile_of, references_of
+from nono.session.stores import destinations
 from nono.supervisor import command as commands
 from nono.supervisor import guard, planted
 from nono.supervisor.command import Command
@@ -89,7 +91,8 @@ def complete(
     place = decision.place
     closed = (place.profiles, f"{place.config_home}/nono/config.toml", place.state)
     protected = guard.protected_paths(has.routes, decision.references.values(), files, environment, closed)
-    denies = (*has.denies, *protected, *denies)
+    stores = (PathDeny(path, NONO) for path in destinations(place)[1:])  # the first is in the state
+    denies = (*has.denies, *protected, *stores, *denies)
     return has._replace(
         grants=(
             *planted.without_planted(has.grants, has.unix_sockets, denies, place.home),

@@ -31,13 +31,13 @@ from nono.rollback.ignore import Rules
 from nono.rollback.objects import Store
 from nono.rollback.sessions import Session
 from nono.session.own_directories import is_own
+from nono.session.stores import ELSEWHERE, destinations
 from nono.supervisor.command import ORIGIN as COMMAND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nono.session.policy import Decision
 
-_ELSEWHERE = "elsewhere"
 _SPECIAL = frozenset((TEMPORARY_DIRECTORY, COMMAND))
 
 
@@ -200,18 +200,6 @@ def destination(chosen: str | None, place: Place) -> str:
     return os.path.realpath(expand(chosen, place))
 
 
-def destinations(place: Place) -> list[str]:
-    """Return every directory that may have a store: that of the state directory first."""
-    own = os.path.join(place.state, "rollback")
-    found = [os.path.realpath(own)]
-    try:
-        with open(os.path.join(own, _ELSEWHERE), "rb") as file:
-            found += [os.fsdecode(line) for line in file.read().split(b"\0") if line]
-    except OSError:
-        pass
-    return list(dict.fromkeys(found))
-
-
 def remember(directory: str, place: Place) -> None:
     """Let `nono rollback` find this store. Raises StoreError."""
     known = destinations(place)
@@ -224,7 +212,7 @@ def remember(directory: str, place: Place) -> None:
     except OSError as error:
         raise StoreError(f"{own} cannot be made: {error.strerror}") from None
     sessions.write_whole(
-        os.path.join(own, _ELSEWHERE), b"\0".join(os.fsencode(each) for each in (*known[1:], directory))
+        os.path.join(own, ELSEWHERE), b"\0".join(os.fsencode(each) for each in (*known[1:], directory))
     )
 
 

@@ -133,6 +133,22 @@ def test_a_store_elsewhere_is_found_again(work: Work, tmp_path: Path) -> None:
     assert picture(work.site.work) == work.before
 
 
+def test_a_store_elsewhere_is_out_of_every_later_agents_reach(work: Work) -> None:
+    """Whoever writes a baseline says what a restore writes, and where."""
+    store = work.site.home / "kept/store"
+    store.parent.mkdir()
+    work.agent("open('tree/kept', 'w').write('changed')", "--rollback-dest", str(store))
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    (session,) = (store / "sessions").iterdir()
+    paths = [str(store), str(session), str(session / "baseline"), str(store / "objects")]
+    for grant in (work.site.home, store.parent):
+        done = work.site.run(["--allow", str(grant), "--block-net"], [sys.executable, "-c", REACH, *paths])
+        assert done.returncode == 0, done.stderr
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
+    work.rollback("restore", "last")
+    assert picture(work.site.work) == work.before
+
+
 def test_what_is_too_large_is_refused_before_the_run(work: Work) -> None:
     (work.site.work / "large").write_bytes(bytes(2 << 20))
     done = work.site.run([*FLAGS, "--rollback-max-size", "1M"], ["touch", "started"])

@@ -10,7 +10,7 @@ from nono.rollback import sessions
 from nono.rollback.objects import Store
 from nono.rollback.sessions import Session
 from nono.rollback.undo import repair_modes
-from nono.session.rollback import destinations
+from nono.session.stores import destinations
 from nono.supervisor.whereabouts import find_place
 
 LAST = "last"

@@ -50,7 +50,7 @@ def _told(found: places.Found) -> dict[str, Any]:
     elif interrupted(session):
         state = "a restore was interrupted: nono rollback restore finishes it"
     elif not state and not session.ended:
-        state = "nono was killed: there is no state after the run"
+        state = "no state after the run: nono was killed, or could not take it"
     elif not state and saved_states(session):
         state = "restored"
     return {

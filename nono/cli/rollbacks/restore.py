@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         return status
     if not session.ended and not arguments.force and kept:
         raise UsageError(
-            f"nono was killed in session {session.id}, so nobody knows which of {len(kept)} differences are yours; "
-            "--force puts everything back, and saves what is there first (--dry-run --force shows it)"
+            f"session {session.id} has no state after the run, so nobody knows which of {len(kept)} differences are "
+            "yours; --force puts everything back, and saves what is there first (--dry-run --force shows it)"
         )
     print(render.table(rows(undone, home, done=not is_preview)), end="")
     effects = [] if arguments.undo or selection.paths else changed.effects(places.audit_log(session))

@@ -17,8 +17,8 @@ from nono.rollback.undo import interrupted, saved_states
 
 _SHOWN = 200
 _KILLED = (
-    "nono was killed, so there is no state after the run: what differs now may be yours; nono rollback restore "
-    "--dry-run --force shows it"
+    "there is no state after the run (nono was killed, or could not take it): what differs now may be yours; "
+    "nono rollback restore --dry-run --force shows it"
 )
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _MAX_KEPT = 1024  # strings remembered in their encoded form, and as many lines but for their numbers
 _MAX_KEPT_CHARACTERS = 1024
 _MAX_REFUSED = 256
+_LOCK_TRIES, _LOCK_PAUSE_S = 100, 0.001
 _ARE_EXCHANGES = ("proxy", "mediator")  # Denial.source
 _NUMBERS = {int: "%d", float: "%.6f"}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -84,10 +85,7 @@ class AuditLog:
         except OSError as error:
             raise StoreError(f"cannot open the audit log in {self._directory}: {error.strerror}") from None
         self.path = os.path.join(self._directory, f"{self.session}.jsonl")
-        try:
-            flock(self._fd, LOCK_EX | LOCK_NB)
-        except OSError:
-            pass  # a file system without locks: verify cannot tell that the session runs
+        _lock(self._fd)
 
     def begin(self, facts: Mapping[str, object]) -> None:
         """Write the start of a session, and enter it in the ledger. Raises StoreError: nothing may start."""
@@ -101,11 +99,7 @@ class AuditLog:
             except OSError as error:
                 what, reason = "ledger", str(error.strerror)
         if reason:
-            self._fault = ""  # it is said here, not at the end
-            try:
-                os.unlink(self.path)
-            except OSError:
-                pass
+            self._fault, self._count, self._lost = "", 0, 0  # it is said here, not at the end
             raise StoreError(f"cannot write the audit {what} in {self._directory}: {reason}")
         self._is_session = True
 
@@ -282,6 +276,11 @@ class AuditLog:
             self._syncer.stop()
         if self._is_session:
             self._end(error)
+        elif not (self._count or self._lost):  # what was refused before it began is no session
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass
         os.close(self._fd)
         if self._fault:
             self._notice(f"the audit log {self.path} is not whole: {self._fault}")
@@ -298,6 +297,19 @@ def _new_file(directory: str, began: float, name: str) -> tuple[str, int]:
         except FileExistsError:
             continue
     raise FileExistsError(17, "a hundred sessions began at once")
+
+
+def _lock(fd: int) -> None:
+    """Lock the file as long as it is open. On a file system without locks nobody can tell that the session runs."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            flock(fd, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)  # somebody asks, in this instant, whether it runs: read.is_open
+            continue
+        except OSError:
+            pass
+        return
 
 
 def _shown(value: object) -> object:

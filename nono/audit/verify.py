@@ -215,7 +215,7 @@ def session(name: str, data: bytes, ledger: Ledger, *, runs: bool) -> Session:
     elif (written := str(verified.opening.get("session", told))) != told:
         faults.append(Fault(name, 1, RENAMED, f"this is the log of session {written}"))
     if start is None:
-        if not runs:
+        if not runs and not _is_only_begun(verified):
             faults.append(Fault(name, 0, UNLISTED, "the ledger does not know of this session"))
     elif verified.first and start.get("first") != verified.first and not _reported(faults, 1):
         faults.append(Fault(name, 1, CHANGED, "the ledger has another first record"))
@@ -227,6 +227,11 @@ def session(name: str, data: bytes, ledger: Ledger, *, runs: bool) -> Session:
     if end is not None:
         return Session(told, WHOLE, verified.records, ())
     return Session(told, RUNNING if runs else WHOLE if has_exit else UNENDED, verified.records, ())
+
+
+def _is_only_begun(verified: Verified) -> bool:
+    """Whether there is a start and nothing else: nono was killed before it was in the ledger; no agent had started."""
+    return verified.records == 1 and not verified.faults and verified.opening.get("kind") == "start"
 
 
 def _against_end(

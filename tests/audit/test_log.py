@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nono.audit import log as audit_log
-from nono.audit import sync, verify
+from nono.audit import read, sync, verify
 from nono.audit.log import AuditLog
 from nono.errors import StoreError
 
@@ -80,7 +80,7 @@ def test_counts_each_thing_that_was_refused(tmp_path: Path) -> None:
 
 def test_file_and_directory_are_private(tmp_path: Path) -> None:
     with AuditLog(str(tmp_path / "state"), print) as log:
-        pass
+        log.begin({})
     assert os.stat(log.path).st_mode & 0o777 == 0o600
     assert os.stat(os.path.dirname(log.path)).st_mode & 0o777 == 0o700
 
@@ -100,6 +100,28 @@ def test_a_full_disk_is_said_at_the_end_and_raises_nothing(tmp_path: Path) -> No
         log.flush()
         assert not said
     assert said == [f"the audit log {log.path} is not whole: No space left on device"]
+
+
+def test_what_is_refused_before_it_begins_leaves_no_log(tmp_path: Path) -> None:
+    with pytest.raises(StoreError), AuditLog(str(tmp_path), print) as log:
+        raise StoreError("the port is in use")
+    assert os.listdir(os.path.dirname(log.path)) == []
+
+
+def test_who_asks_whether_it_runs_keeps_it_from_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run would be taken for one that was killed, as long as it lasts."""
+    taken = audit_log.flock
+    times = iter((BlockingIOError, BlockingIOError, None))
+
+    def flock(fd: int, how: int) -> None:
+        if (error := next(times)) is not None:
+            raise error
+        taken(fd, how)
+
+    monkeypatch.setattr(audit_log, "flock", flock)
+    with AuditLog(str(tmp_path), print) as log:
+        log.begin({})
+        assert read.is_open(log.path)
 
 
 def test_a_name_is_a_part_of_the_files_name(tmp_path: Path) -> None:

@@ -229,6 +229,21 @@ def test_a_session_that_was_killed_is_said_to_have_no_end(tmp_path: Path) -> Non
     assert (killed.state, killed.records, killed.faults) == (UNENDED, 2, ())
 
 
+def test_a_session_that_was_killed_before_the_ledger_knew_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No agent had started; with one record more, one had."""
+    write_session(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(AuditLog, "_enter", lambda *_: os.open(os.devnull, os.O_RDONLY))
+        log = AuditLog(str(tmp_path), print, name="killed")
+        log.begin({})
+        os.close(log._fd)
+        assert audit(tmp_path)[1][log.session] == verify.Session(log.session, UNENDED, 1, ())
+        more = write_session(tmp_path, name="planted")
+    assert [fault.what for fault in audit(tmp_path)[1][more.stem].faults] == [UNLISTED]
+
+
 def test_a_running_session_is_said_to_run(tmp_path: Path) -> None:
     with AuditLog(str(tmp_path), print) as log:
         log.begin({})

@@ -105,6 +105,7 @@ def _verdict(state: str, faults: Sequence[str]) -> Iterator[str]:
         words = {
             "unended": "This session ended without an end record (it was killed, or the machine lost power). Its last "
             "records may be missing, and nobody can tell.",
+            "unentered": "The end of this session is not in the ledger, whose last lines may be missing.",
             "running": "This session was still running.",
             "unchained": "This log was written before nono chained its records: nobody can tell whether it is as it "
             "was written.",

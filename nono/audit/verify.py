@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 # What is said of a session.
-WHOLE, RUNNING, UNENDED, FAULTY, VANISHED, UNCHAINED = (
-    "whole", "running", "unended", "faulty", "vanished", "unchained",
+WHOLE, RUNNING, UNENDED, UNENTERED, FAULTY, VANISHED, UNCHAINED = (
+    "whole", "running", "unended", "unentered", "faulty", "vanished", "unchained",
 )  # fmt: skip
 # Fault.what
 CHANGED, MISSING, MOVED, REPEATED, TORN = "changed", "missing", "out of place", "repeated", "torn"
@@ -226,7 +226,7 @@ def session(name: str, data: bytes, ledger: Ledger, *, runs: bool) -> Session:
         return Session(told, FAULTY, verified.records, tuple(faults))
     if end is not None:
         return Session(told, WHOLE, verified.records, ())
-    return Session(told, RUNNING if runs else WHOLE if has_exit else UNENDED, verified.records, ())
+    return Session(told, RUNNING if runs else UNENTERED if has_exit else UNENDED, verified.records, ())
 
 
 def _is_only_begun(verified: Verified) -> bool:
@@ -283,6 +283,8 @@ def one(directory: str, name: str, ledger: Ledger) -> Session:
     runs = is_open(path)  # before it is read: what ends meanwhile only has more records
     data = _read(path)
     found = session(name, data, ledger, runs=runs)
+    if found.state == UNENTERED:  # it may have ended since the ledger was read
+        found = session(name, data, ledger_in(directory), runs=runs)
     if runs and found.faults and all(fault.what == TORN for fault in found.faults):
         return Session(found.session, RUNNING, found.records, ())  # it is being written
     return found

@@ -28,6 +28,7 @@ from nono.audit.verify import (
     TRUNCATED,
     UNCHAINED,
     UNENDED,
+    UNENTERED,
     UNLISTED,
     VANISHED,
     WHOLE,
@@ -210,6 +211,8 @@ def test_a_ledger_that_was_cut_off_or_removed_is_found(tmp_path: Path) -> None:
     path.write_bytes(b"".join(lines_of(path.read_bytes())[:2]))
     _, sessions = audit(tmp_path)
     assert (sessions[first.stem].state, sessions[second.stem].faults[0].what) == (WHOLE, UNLISTED)
+    path.write_bytes(lines_of(path.read_bytes())[0])
+    assert audit(tmp_path)[1][first.stem].state == UNENTERED
     path.unlink()
     ledger, sessions = audit(tmp_path)
     assert [f.what for f in ledger.faults] == [GONE]

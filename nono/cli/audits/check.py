@@ -20,6 +20,8 @@ _STATES = {
     verify.RUNNING: "still running, whole so far",
     verify.UNENDED: "ended without an end record (killed, or the machine lost power), whole as far as it goes; records "
     "at the end may be missing, and nobody can tell",
+    verify.UNENTERED: "whole, from start to end, but their end is not in the ledger (nono was killed in that instant, "
+    "or the ledger's last lines were taken away)",
     verify.UNCHAINED: "from before nono chained its records: nobody can tell",
     verify.FAULTY: "not as written",
     verify.VANISHED: "vanished",

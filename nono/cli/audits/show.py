@@ -26,6 +26,7 @@ _FILES = 20
 _FLAGS = {"--allow", "--read", "--write", "--allow-file", "--read-file", "--write-file", "--allow-cwd"}
 _STATES = {
     verify.UNENDED: "it ended without an end record; records at its end may be missing",
+    verify.UNENTERED: "its end is not in the ledger, whose last lines may be missing",
     verify.RUNNING: "it is still running",
     verify.UNCHAINED: "it was written before nono chained its records",
 }

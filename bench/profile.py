@@ -56,7 +56,9 @@ def measure(directory: Path, rounds: int) -> list[Figure]:
     """Run every command `rounds` times, interleaved; return the figures."""
     last = write_profiles(directory)
     environment = {"HOME": str(directory), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
-    decide = [sys.executable, "-c", _DECIDE.format(directory=str(directory))]
+    project = directory / "project"
+    project.mkdir()
+    decide = [sys.executable, "-c", _DECIDE.format(directory=str(project))]
     commands = {
         "python": [sys.executable, "-I", "-c", "pass"],
         "without": decide,

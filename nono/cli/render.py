@@ -203,14 +203,15 @@ def _network(what: Summary, verbose: bool) -> list[tuple[str, str]]:
         for profile in has.network_profile.split(" + ") if has.network_profile else ():
             reachable += _profile(profile, verbose)
         shown = has.allowed_hosts if verbose else has.allowed_hosts[:_HOSTS_SHOWN]
-        reachable += [f"{printable(host)}  (--allow-domain{_wider(host, has)})" for host in shown]
+        reachable += [f"{printable(host)}  ({_named('allow_domain', host, what)}{_wider(host, has)})" for host in shown]
         if len(shown) < len(has.allowed_hosts):
             reachable.append(f"{len(has.allowed_hosts) - len(shown)} more hosts  (-v to list)")
         rows = [("", f"     {text}") if index else ("network", f"only {text}") for index, text in enumerate(reachable)]
         if has.denied_hosts:
             denied = has.denied_hosts if verbose else has.denied_hosts[:_HOSTS_SHOWN]
             more = "" if len(denied) == len(has.denied_hosts) else f" and {len(has.denied_hosts) - len(denied)} more"
-            rows.append(("", f"not  {', '.join(map(printable, denied))}{more}  (--deny-domain)"))
+            names = ", ".join(dict.fromkeys(_named("deny_domain", host, what) for host in denied))
+            rows.append(("", f"not  {', '.join(map(printable, denied))}{more}  ({names})"))
         if has.upstream_proxy is not None:
             proxy = has.upstream_proxy
             but = f", but for {', '.join(map(printable, proxy.bypass))}" if proxy.bypass else ""
@@ -222,6 +223,12 @@ def _network(what: Summary, verbose: bool) -> list[tuple[str, str]]:
     if has.listen_ports:
         rows.append(("ports", f"{_ports(has.listen_ports)} of the agent, reached from this machine  (--listen-port)"))
     return rows
+
+
+def _named(member: str, host: str, what: Summary) -> str:
+    """Who named the host: a profile, or the flag."""
+    profile = what.origins.get((f"network.{member}", host))
+    return f"profile {printable(profile)}" if profile is not None else f"--{member.replace('_', '-')}"
 
 
 def _profile(name: str, verbose: bool) -> list[str]:

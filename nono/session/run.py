@@ -83,6 +83,7 @@ class Summary(Record):
 
     routes: (name, upstream host, where its key came from). intercepts: TLS is intercepted, where it is wanted. leaks:
     what this wall does not stop. exposed: variables with secrets that the profile lets through. limits: lines.
+    origins: who wrote what (policy/inherit.py).
     """
 
     argv: tuple[str, ...]
@@ -97,6 +98,7 @@ class Summary(Record):
     leaks: tuple[str, ...] = ()
     exposed: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    origins: Mapping[tuple[str, str], str] = {}
 
 
 def run(
@@ -188,7 +190,7 @@ def run(
             unix_sockets=capabilities.unix_sockets,
             workdir=place.workdir,
         )
-        summary = summarize(order, capabilities, plan, variables, credentials, environment)
+        summary = summarize(order, decision, capabilities, plan, variables, credentials, environment)
         tell(summary._replace(intercepts=authority is not None, limits=limits))
         if order.dry_run:
             return 0
@@ -476,6 +478,7 @@ def _make_relays(loop: Loop, behind: _Behind, parts: Parts, audit: AuditLog) -> 
 
 def summarize(
     order: Order,
+    decision: Decision,
     capabilities: CapabilitySet,
     plan: Plan,
     variables: ChildEnvironment,
@@ -492,4 +495,5 @@ def summarize(
         argv=order.argv, capabilities=capabilities, grants=plan.grants, routes=tuple(routes),
         withheld=variables.withheld, added_variables=tuple(sorted(added)), notes=plan.notes, wall=plan.text,
         leaks=plan.leaks, exposed=variables.exposed,
+        origins=decision.inherited.origins if decision.inherited is not None else {},
     )  # fmt: skip

@@ -80,7 +80,7 @@ def wrap(
             home=place.home, grants=capabilities.grants, rules=capabilities.environment,
             env_credentials=capabilities.env_credentials, workdir=place.workdir,
         )  # fmt: skip
-        tell(summarize(order, capabilities, plan, variables, credentials, environment))
+        tell(summarize(order, decision, capabilities, plan, variables, credentials, environment))
         if order.dry_run:
             return 0
         secrets = guard.env_credentials(capabilities.env_credentials, credentials)

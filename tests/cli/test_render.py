@@ -85,6 +85,19 @@ def test_says_where_a_path_restricts_nothing(request_: Request, note: str) -> No
     assert [line for line in told(request_) if line.endswith(f"{request_.allow_domain[0]}  (--allow-domain{note})")]
 
 
+def test_names_the_profile_that_names_a_host() -> None:
+    network = '{"allow_domain": ["a.example"], "deny_domain": ["b.a.example"]}'
+    profile = of_text(f'{{"meta": {{"name": "x"}}, "network": {network}}}')
+    has = resolve(Request(allow_domain=("c.example",)), profile, PLACE)
+    rows = render.summary(
+        Summary(("true",), has, (), (), (), (), (), "none", origins=profile.origins), PLACE.home, verbose=False
+    )
+    texts = [text.strip() for _, text in rows]
+    assert "only a.example  (profile x)" in texts
+    assert "c.example  (--allow-domain)" in texts
+    assert "not  b.a.example  (profile x)" in texts
+
+
 def test_names_the_proxy_upstream_and_who_named_it() -> None:
     environment = {"HTTPS_PROXY": "http://[2001:db8::1]:3128", "NO_PROXY": "internal.example,10.0.0.0/8"}
     assert told(Request(credential=("openai",)), environment=environment)[-1] == (

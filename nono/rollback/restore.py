@@ -14,7 +14,8 @@ far it came, and every step can be repeated, and undone, without being asked how
 Modes and times come last, the deepest directory first. Then the state is RESTORED, the trash goes, and the journal.
 
 What is about to be replaced or removed is looked at once more: when it is not what the plan saw (another process is at
-work there), everything is undone. A file that somebody holds open keeps its old contents for him.
+work there), everything is undone. What somebody wrote in the place of what was put there by then gets a name beside it.
+A file that somebody holds open keeps its old contents for him.
 
 A failure on the way (a full disk, one that has become read-only) undoes what was done. When not even that works, the
 journal stays, and nothing is lost: the old is in the trash, until running it again has finished.
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 STAGING_PREFIX = b".nono-restore-"
+_ASIDE = b".written-during-restore-"
 _BLOCK_BYTES = 4096
 _SYNCED_ONE_BY_ONE = 64  # files; of more, one syncfs(2) is quicker
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -135,6 +137,7 @@ def recover(journal_path: str) -> str:
 def _finish(journal: Journal, reaches: Sequence[Reach]) -> str:
     """Go from any state but STAGING to the end; return how it ended. Raises StoreError when that is REVERTED anew."""
     failure: BaseException | None = None
+    aside: list[str] = []
     try:
         if journal.state == APPLYING:
             try:
@@ -147,7 +150,7 @@ def _finish(journal: Journal, reaches: Sequence[Reach]) -> str:
                 journal.go_on(REVERTING)
         if journal.state == REVERTING:
             for reach, plan, root in zip(reaches, journal.plans, journal.roots, strict=True):
-                _revert(reach, plan, root.staging)
+                aside += _revert(reach, plan, root.staging)
             _settle(journal, reaches, forward=False)
             journal.go_on(REVERTED)
         ended = journal.state
@@ -160,7 +163,8 @@ def _finish(journal: Journal, reaches: Sequence[Reach]) -> str:
         ) from None
     if isinstance(failure, (OSError, StoreError)):
         reason = _words(failure) if isinstance(failure, OSError) else str(failure)
-        raise StoreError(f"nothing was changed: {reason}") from None
+        also = f". What was written there meanwhile is now {', '.join(aside)}" if aside else ""
+        raise StoreError(f"nothing was changed: {reason}{also}") from None
     if failure is not None:
         raise failure
     return ended
@@ -273,31 +277,35 @@ def _apply(reach: Reach, plan: Plan, staging_name: bytes) -> None:
 
 
 def _remove(reach: Reach, staging: int, step: Step) -> None:
-    if look(staging, _old(step.number)) is not None:
-        return
-    _check_still(reach, step)
     assert step.was is not None
-    if step.was.kind == DIRECTORY:
-        reach.directory(step.path)  # moving one writes to it: its ".." changes
-        reach.forget()
-    directory_fd, name = reach.parent(step.path)
-    os.rename(name, _old(step.number), src_dir_fd=directory_fd, dst_dir_fd=staging)
-    if step.was.kind == DIRECTORY:
-        fd = os.open(_old(step.number), _DIRECTORY, dir_fd=staging)
-        try:
-            if os.listdir(fd):
-                raise _changed(reach, step.path)
-        finally:
-            os.close(fd)
+    if look(staging, _old(step.number)) is None:
+        _check_still(reach, step)
+        if step.was.kind == DIRECTORY:
+            reach.directory(step.path)  # moving one writes to it: its ".." changes
+            reach.forget()
+        directory_fd, name = reach.parent(step.path)
+        os.rename(name, _old(step.number), src_dir_fd=directory_fd, dst_dir_fd=staging)
+    if step.was.kind == DIRECTORY and not _is_empty(staging, _old(step.number)):
+        raise _changed(reach, step.path)
+
+
+def _is_empty(directory_fd: int, name: bytes) -> bool:
+    fd = os.open(name, _DIRECTORY, dir_fd=directory_fd)
+    try:
+        return not os.listdir(fd)
+    finally:
+        os.close(fd)
 
 
 def _put(reach: Reach, staging: int, step: Step) -> None:
     new, old = _new(step.number), _old(step.number)
     directory_fd, name = reach.parent(step.path)
     if step.operation == REPLACE:
-        if look(staging, old) is None:
+        is_saved = look(staging, old) is not None
+        if not is_saved or look(directory_fd, name) is not None:
             _check_still(reach, step)
             directory_fd, name = reach.parent(step.path)
+        if not is_saved:
             try:
                 os.link(name, old, src_dir_fd=directory_fd, dst_dir_fd=staging, follow_symlinks=False)
             except FileExistsError:
@@ -312,8 +320,9 @@ def _put(reach: Reach, staging: int, step: Step) -> None:
     os.rename(new, name, src_dir_fd=staging, dst_dir_fd=directory_fd)
 
 
-def _revert(reach: Reach, plan: Plan, staging_name: bytes) -> None:
-    """Undo every step that is done."""
+def _revert(reach: Reach, plan: Plan, staging_name: bytes) -> list[str]:
+    """Undo every step that is done; return where to what somebody wrote meanwhile was moved."""
+    aside: list[str] = []
     with _staging(reach, plan, staging_name) as staging:
         for step in reversed(plan.steps):
             new, old = _new(step.number), _old(step.number)
@@ -328,23 +337,47 @@ def _revert(reach: Reach, plan: Plan, staging_name: bytes) -> None:
                 if there is not None and os.path.samestat(there, saved):
                     os.unlink(old, dir_fd=staging)  # it had its second name only
                 else:
+                    _set_aside(reach, step, aside)
+                    directory_fd, name = reach.parent(step.path)
                     os.rename(old, name, src_dir_fd=staging, dst_dir_fd=directory_fd)
             elif step.operation == PLACE and look(staging, new) is None:
-                _take_back(reach, staging, step, new)
+                _take_back(reach, staging, step, aside)
+    return aside
 
 
-def _take_back(reach: Reach, staging: int, step: Step, new: bytes) -> None:
+def _take_back(reach: Reach, staging: int, step: Step, aside: list[str]) -> None:
     try:
         if step.becomes is not None and step.becomes.kind == DIRECTORY:
             reach.directory(step.path)
             reach.forget()
-        directory_fd, name = reach.parent(step.path)
-        os.rename(name, new, src_dir_fd=directory_fd, dst_dir_fd=staging)
+        if not _set_aside(reach, step, aside):
+            directory_fd, name = reach.parent(step.path)
+            os.rename(name, _new(step.number), src_dir_fd=directory_fd, dst_dir_fd=staging)
     except FileNotFoundError:
         pass  # taken back before, with the directory that it was in
     except OSError as error:
         if error.errno != ENOTDIR:
             raise
+
+
+def _set_aside(reach: Reach, step: Step, aside: list[str]) -> bool:
+    """Where at the step's path is what neither the restore nor the session put there, give it a name beside that."""
+    directory_fd, name = reach.parent(step.path)
+    there, becomes = look(directory_fd, name), step.becomes
+    if there is None:
+        return False
+    if becomes is not None and _KINDS.get(stat.S_IFMT(there.st_mode)) == becomes.kind:
+        if becomes.kind == DIRECTORY:
+            is_ours = _is_empty(directory_fd, name)
+        else:
+            is_ours = there.st_mtime_ns == becomes.mtime_ns and (becomes.kind == LINK or there.st_size == becomes.size)
+        if is_ours:
+            return False
+    beside = name[: 255 - len(_ASIDE) - 8] + _ASIDE + os.urandom(4).hex().encode()
+    os.rename(name, beside, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+    path = reach.path if reach.name else reach.path + b"/" + step.path
+    aside.append(os.fsdecode(path.rpartition(b"/")[0] + b"/" + beside))
+    return True
 
 
 def _settle(journal: Journal, reaches: Sequence[Reach], *, forward: bool) -> None:

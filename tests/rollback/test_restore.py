@@ -16,6 +16,7 @@ import pytest
 
 from nono.errors import StoreError
 from nono.rollback import planning
+from nono.rollback.journal import Journal
 from nono.rollback.planning import Kept, Plan, plan
 from nono.rollback.restore import Restore, recover
 from tests.rollback.trees import Contents, grow, picture, ravage
@@ -428,3 +429,73 @@ def test_very_many_files_come_back(tmp_path: Path) -> None:
     with Restore(str(tmp_path / "journal"), [(os.fsencode(root), False)]) as restore:
         restore.carry_out([plan(lambda: before, lambda: after, lambda: after)], contents.copy_to)
     assert picture(root) == baseline
+
+
+def killed_in_the_middle(world: World, call: str, count: int) -> None:
+    """Begin a restore and die right after the `count`th `call` of its second half, in which names change."""
+
+    def begin() -> None:
+        real, go_on, left = getattr(os, call), Journal.go_on, [-1]
+
+        def counted(*args: Any, **named: Any) -> None:
+            real(*args, **named)
+            left[0] -= 1
+            if left[0] == 0:
+                os._exit(0)
+
+        def applying(journal: Journal, state: str) -> None:
+            go_on(journal, state)
+            left[0] = count
+
+        setattr(os, call, counted)
+        Journal.go_on = applying  # type: ignore[method-assign]
+        world.restore()
+        os._exit(1)
+
+    assert in_child(begin) == 0
+    assert os.path.exists(world.journal)
+
+
+def rename_count(world: World, path: bytes) -> int:
+    """How many names have changed when that path has its old contents."""
+    steps = [step for step in world.plan().steps if step.operation != planning.META]
+    return next(number for number, step in enumerate(steps, 1) if step.path == path and planning.is_new(step))
+
+
+def test_what_was_written_after_it_was_killed_survives_when_it_is_undone(world: World) -> None:
+    """What is already back, and is changed by its owner then, is neither overwritten nor removed."""
+    killed_in_the_middle(world, "rename", rename_count(world, b"removed"))
+    (world.root / "edited").write_bytes(b"my edit")
+    (world.root / "removed").write_bytes(b"mine, too")
+    (world.root / "deep/er/est/mine").write_bytes(b"new in what came back")
+    (world.root / "new").mkdir()  # had been removed
+    (world.root / "new/mine").write_bytes(b"mine again")
+    (world.root / "sealed").chmod(0o700)
+    (world.root / "sealed/in").write_bytes(b"written since, so all is undone")
+    with pytest.raises(StoreError, match="What was written there meanwhile is now"):
+        recover(world.journal)
+    found = {entry[3] for entry in picture(world.root).values()}
+    assert {b"my edit", b"mine, too", b"new in what came back", b"mine again", b"one\nTWO\nthree\n"} <= found
+    assert not os.path.exists(world.journal)
+    assert not list(world.root.glob(".nono-restore-*"))
+
+
+def test_what_was_edited_between_its_second_name_and_its_end_stays(world: World) -> None:
+    replaced = [step.path for step in world.plan().steps if step.operation == planning.REPLACE]
+    killed_in_the_middle(world, "link", replaced.index(b"edited") + 1)
+    path = world.root / "edited"
+    with open(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW), "wb") as file:
+        file.write(b"my edit, in place")
+    with pytest.raises(StoreError, match="was changed while it was being restored"):
+        recover(world.journal)
+    assert path.read_bytes() == b"my edit, in place"
+
+
+def test_what_came_into_a_directory_as_it_went_stays(world: World) -> None:
+    depth = next(number for number, step in enumerate(world.plan().steps, 1) if step.path == b"new/in/depth")
+    killed_in_the_middle(world, "rename", depth)
+    (staging,) = world.root.glob(".nono-restore-*")
+    (staging / f"old-{depth - 1}" / "mine").write_bytes(b"mine")  # by whoever works in it
+    with pytest.raises(StoreError, match="was changed while it was being restored"):
+        recover(world.journal)
+    assert (world.root / "new/in/depth/mine").read_bytes() == b"mine"

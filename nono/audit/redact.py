@@ -3,6 +3,7 @@
 Pure. What is redacted is more than need be, because what is written stays; the value goes, what it is of stays:
 
     --api-key X   --token=X   OPENAI_API_KEY=X   {"password": "X"}     a name that sounds like a secret's, and its value
+    set api_key X1   machine h login u password X1                     the same without a sign, if X1 is no mere word
     -H 'Authorization: Bearer X'   'Cookie: a=X'                       the whole value of such a header
     https://user:X@host/   ?access_token=X                             in a URL
     Bearer X                                                           what follows that word
@@ -50,8 +51,10 @@ _FLAGS = {
     "sshpass": ("-p",), "redis-cli": ("-a",), "mongosh": ("-p",), "mongo": ("-p",), "docker": ("-p",),
     "podman": ("-p",), "ldapsearch": ("-w",), "ldapmodify": ("-w",), "7z": ("-p",), "zip": ("-P",), "unzip": ("-P",),
     "smbclient": ("-U",), "curl": ("-u", "-U", "-b", "-E"), "http": ("-a",), "https": ("-a",), "sqlcmd": ("-P",),
-    "openssl": ("-k", "-K", "-passin", "-passout", "-pass"), "expect": ("-c",), "xfreerdp": ("/p",), "vault": (),
+    "openssl": ("-k", "-K", "-passin", "-passout", "-pass"), "expect": ("-c",), "xfreerdp": ("/p",), "az": ("-p",),
+    "ssh-keygen": ("-N", "-P"),
 }  # fmt: skip
+_SPOKEN = ("password", "passwd", "passphrase", "token", "secret")  # names that announce a value without a sign
 _USER_FLAGS = ("-u", "--user", "--proxy-user")  # USER:PASSWORD, of whatever command
 
 
@@ -110,7 +113,7 @@ def _of_words(words: Sequence[str], depth: int) -> list[list[Place]]:
     found: list[list[Place]] = []
     before = ""
     for word in words:
-        if _takes_secret(before, flags):
+        if _takes_secret(before, flags) or _is_told(before, word):
             found.append([(0, len(word))])
         elif before in _USER_FLAGS and ":" in word:
             found.append([(word.index(":") + 1, len(word))])
@@ -129,6 +132,22 @@ def _takes_secret(before: str, flags: Iterable[str]) -> bool:
     return "=" not in before and is_secret_name(before.strip("-"))
 
 
+def _is_told(before: str, word: str) -> bool:
+    """Whether `before` is a secret's bare name, as in `config set api_key X1`, and `word` no word of a sentence."""
+    word = word.strip(_QUOTES)
+    if not _is_spoken(before) or not word or word.startswith("-") or (word.isalpha() and word.islower()):
+        return False
+    return before.lower() not in _SPOKEN or (any(c.isdigit() for c in word) and "/" not in word)
+
+
+def _is_spoken(word: str) -> bool:
+    name = _name_before(word, len(word))
+    if word != name and not word.endswith(f":{name}"):  # //registry/:_authToken is one, a path is none
+        return False
+    is_compound = not word.startswith("-") and ("_" in name or "-" in name) and "." not in name
+    return name.lower() in _SPOKEN or (is_compound and is_secret_name(name))
+
+
 def _announces(word: str) -> bool:
     """Whether this word may say that another one is a secret: a text of which none does needs no closer look."""
     word = word.strip(_QUOTES + "\\")
@@ -136,7 +155,7 @@ def _announces(word: str) -> bool:
         return word.startswith(_USER_FLAGS) or is_secret_name(word)
     if word.endswith((":", "=")):
         return is_secret_name(_name_before(word, len(word) - 1))
-    return word.rpartition("/")[2] in _FLAGS or word.lower() == "bearer"
+    return word.rpartition("/")[2] in _FLAGS or word.lower() == "bearer" or _is_spoken(word)
 
 
 def _flag(word: str, flags: Iterable[str]) -> Iterator[Place]:
@@ -144,7 +163,7 @@ def _flag(word: str, flags: Iterable[str]) -> Iterator[Place]:
     for flag in flags:
         if word.startswith(flag):
             yield len(flag), len(word)
-    if word.startswith("-u") and ":" in word:
+    if word.startswith(("-u", *(f"{flag}=" for flag in _USER_FLAGS))) and ":" in word:
         yield word.index(":") + 1, len(word)
 
 
@@ -196,7 +215,7 @@ def _spans(value: str) -> Iterator[Place]:
     yield from _shapes(value)
     if "://" in value or "@" in value:
         yield from _users(value)
-    for separator in "=:":
+    for separator in ("=", ":", "%3D", "%3d"):
         yield from _named(value, separator)
     if "earer" in value or "EARER" in value or ":" in value:
         yield from _after_schemes(value)
@@ -238,9 +257,11 @@ def _named(value: str, separator: str) -> Iterator[Place]:
     """Yield the values that stand behind a secret's name and `separator`."""
     at = value.find(separator)
     while at >= 0:
-        begin = at + 1
+        begin = at + len(separator)
         if is_secret_name(_name_before(value, at)) and begin < len(value):
-            end = _value_end(value, begin) if separator == "=" else len(value)
+            while separator == "=" and begin < len(value) and value[begin] in " \t":
+                begin += 1  # as in programs: api_key = "X"
+            end = len(value) if separator == ":" else _value_end(value, begin)
             if end > begin:
                 yield begin, end
         at = value.find(separator, begin)
@@ -249,7 +270,7 @@ def _named(value: str, separator: str) -> Iterator[Place]:
 def _name_before(value: str, at: int) -> str:
     """Return the name that ends before `at`, out of quotes and blanks."""
     end = at
-    while end > 0 and value[end - 1] in " \t\"'`\\]":
+    while end > 0 and value[end - 1] in " \t\"'`\\]+":
         end -= 1
     begin = end
     while begin > 0 and value[begin - 1] in _NAME:

@@ -68,11 +68,14 @@ def review(session: Session, store: Store, messages: Messages, home: str, *, ask
         return
     try:
         undone = undo.restore(session, store, chosen)
-        messages.rows(restored_rows(undone, home, done=True, most=_LISTED))
+        messages.rows(restored_rows(undone, session.id, home, done=True, most=_LISTED))
     except NonoError as error:
         messages.notice(str(error))
     except KeyboardInterrupt:
-        messages.notice("interrupted: nothing was put back")
+        if undo.interrupted(session):
+            messages.notice(f"interrupted; this finishes it, or undoes it: nono rollback restore {session.id}")
+        else:
+            messages.notice("interrupted: nothing was put back")
 
 
 def tracker(

@@ -55,7 +55,7 @@ class Reach:
         except OSError as error:
             raise StoreError(
                 f"{os.fsdecode(directory)} cannot be opened: {error.strerror}. Where it was moved, move it back; where "
-                "it was removed, make it again (mkdir), and run this again"
+                "it was removed, make it again (mkdir; touch, if it was a file), and run this again"
             ) from None
         self.device = os.fstat(self.fd).st_dev
         self._kept: dict[bool, tuple[bytes, int]] = {}  # the directory that was used last: to look, and to write

@@ -110,6 +110,8 @@ def restore(
         before, after = _listings(stack, session, undo=undo)
         roots = [(root.path, _is_file(root.path)) for root in before.roots]
         opened: dict[tuple[int, bytes], Entry] = {}
+        failed: list[bool] = []
+        stack.callback(lambda: _settle_saved(session, REVERTED) if failed and not interrupted(session) else None)
         running = stack.enter_context(Restore(session.journal, roots))
         now = os.path.join(session.directory, f"now-{os.getpid()}")
         stack.callback(_remove, now)
@@ -129,8 +131,7 @@ def restore(
                 [each for _, each in plans], lambda digest, fd: _copy_to(store, digest, fd), _room_for(store)
             )
         except BaseException:
-            if not interrupted(session):
-                _settle_saved(session, REVERTED)
+            failed.append(True)  # settled when the journal of what was not begun is gone, too
             raise
         _settle_saved(session, RESTORED)
         return undone._replace(saved=saved)
@@ -315,7 +316,10 @@ def _list_once(session: Session, path: str, before: Manifest, after: Manifest | 
 def _opened(path: bytes) -> Iterator[tuple[Root, Reach]]:
     walked = open_root(path)
     if walked is None:
-        raise StoreError(f"{os.fsdecode(path)} is not there any more. Make it again (mkdir), and run this again")
+        raise StoreError(
+            f"{os.fsdecode(path)} is not there any more. Make it again (mkdir; touch, if it was a file), and run this "
+            "again"
+        )
     with Reach(path, is_file=bool(walked.name)) as reach:
         yield walked, reach
 

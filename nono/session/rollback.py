@@ -97,7 +97,8 @@ class Tracker:
         roots = tracked(capabilities.grants, place)
         if not roots:
             raise UsageError("--rollback: the agent may write nothing of yours; leave it out, or add --allow-cwd")
-        waiting = undo.interrupted_in(directory, roots)
+        stores = dict.fromkeys((directory, *destinations(place)))
+        waiting = next(filter(None, (undo.interrupted_in(store, roots) for store in stores)), "")
         if waiting:
             raise StoreError(
                 f"a restore of session {waiting} was interrupted in the same files; finish it first: "

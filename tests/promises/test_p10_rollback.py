@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from nono.rollback import sessions, undo
+from nono.rollback.journal import APPLYING, RESTORED, Journal
+from nono.rollback.objects import Store
+from nono.rollback.undo import Selection
+from tests.rollback.test_restore import in_child
 from tests.rollback.trees import Picture, grow, picture
 from tests.runs import Site, unfolded
 
@@ -191,6 +197,53 @@ def test_what_the_user_changed_since_is_his(work: Work) -> None:
     assert (work.tree / "mine").read_text() == "my own file\n"
     work.rollback("restore", "last", "--undo")
     assert (work.tree / "edited").read_text() == "my own work\n"
+
+
+def killed_restore(work: Work, store: Path, state: str, *, back: bool = False) -> None:
+    """Restore the last session, and die as soon as that is in this state."""
+
+    def begin() -> None:
+        go_on = Journal.go_on
+
+        def dying(journal: Journal, now: str) -> None:
+            go_on(journal, now)
+            if now == state:
+                os._exit(42)
+
+        Journal.go_on = dying  # type: ignore[method-assign]
+        undo.restore(list(sessions.sessions(str(store)))[-1], Store(str(store)), Selection(), undo=back)
+
+    assert in_child(begin) == 42
+
+
+def test_what_takes_a_restore_back_is_said_and_does(work: Work) -> None:
+    work.agent("open('tree/kept', 'w').write('changed')")
+    said = work.rollback("restore", "last")
+    (advice,) = re.findall(r"nono rollback (restore \S+ --undo)", said)
+    assert f"nono rollback {advice}" in work.rollback("show", "last")
+    work.rollback(*advice.split())
+    assert (work.tree / "kept").read_text() == "changed"
+
+
+def test_taking_back_is_finished_once(work: Work) -> None:
+    work.agent("open('tree/kept', 'w').write('changed')")
+    work.rollback("restore", "last")
+    killed_restore(work, work.site.state / "rollback", RESTORED, back=True)
+    said = work.rollback("restore", "last", "--undo")
+    assert "it was finished" in said
+    assert "left alone" not in said
+    assert (work.tree / "kept").read_text() == "changed"
+
+
+def test_no_run_starts_in_files_that_are_half_restored_from_another_store(work: Work, tmp_path: Path) -> None:
+    work.agent("open('tree/kept', 'w').write('changed')", "--rollback-dest", str(tmp_path / "store"))
+    killed_restore(work, tmp_path / "store", APPLYING)
+    done = work.site.run(FLAGS, ["touch", "started"])
+    assert done.returncode == 1
+    assert "was interrupted in the same files" in done.stderr
+    assert not (work.site.work / "started").exists()
+    work.rollback("restore", "last")
+    assert picture(work.site.work) == work.before
 
 
 def test_a_run_that_was_killed_can_be_undone(work: Work) -> None:

@@ -91,10 +91,11 @@ def test_a_restore_that_did_not_happen_leaves_nothing_to_take_back(place: Place)
         if path.is_file():
             path.chmod(0o600)
             path.write_bytes(b"damaged")
-    with pytest.raises(StoreError, match="damaged"):
-        place.restore()
-    assert picture(place.root) == place.state
-    assert undo.saved_states(place.session) == []
+    for _ in range(2):
+        with pytest.raises(StoreError, match="damaged"):
+            place.restore()
+        assert picture(place.root) == place.state
+        assert undo.saved_states(place.session) == []
 
 
 def test_one_that_was_killed_is_taken_back_like_any_other(tmp_path: Path) -> None:

@@ -32,7 +32,12 @@ def run(arguments: argparse.Namespace) -> int:
     removed = freed = 0
     if not arguments.dry_run:
         for found in goes:
-            sessions.remove(found.session)
+            held = sessions.hold(found.session)  # from here on no restore of it begins
+            try:
+                if not interrupted(found.session):
+                    sessions.remove(found.session)
+            finally:
+                os.close(held)
         for directory in places.directories():
             count, size = Store(directory).collect(lambda directory=directory: sessions.manifests(directory))  # type: ignore[misc]
             removed, freed = removed + count, freed + size

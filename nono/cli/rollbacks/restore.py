@@ -24,9 +24,15 @@ def run(arguments: argparse.Namespace) -> int:
     is_preview = arguments.dry_run or arguments.diff
     if undo.interrupted(session) and not is_preview:
         ended = undo.finish(session)
+        if ended == RESTORED and arguments.undo:  # it may have been this one: what it took back is not to come again
+            render.notice(
+                "a restore of this session had been interrupted; it was finished, and nothing else was done. "
+                f"nono rollback show {session.id} says how it is now"
+            )
+            return 0
         render.notice(
-            "a restore of this session had been interrupted; it "
-            + ("was finished" if ended == RESTORED else "was undone, and is done anew")
+            "a restore of this session had been interrupted; it was "
+            + ("finished" if ended == RESTORED else "undone, and is done anew")
         )
     selection = selection_of(arguments.path, [os.fsencode(str(root)) for root in session.meta.get("roots", ())])
     call = undo.preview if is_preview else undo.restore
@@ -47,13 +53,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"session {session.id} has no state after the run, so nobody knows which of {len(kept)} differences are "
             "yours; --force puts everything back, and saves what is there first (--dry-run --force shows it)"
         )
-    print(render.table(rows(undone, home, done=not is_preview)), end="")
+    print(render.table(rows(undone, session.id, home, done=not is_preview)), end="")
     effects = [] if arguments.undo or selection.paths else changed.effects(places.audit_log(session))
     print(render.table(changed.effect_rows(effects)), end="")
     return status
 
 
-def rows(undone: Undone, home: str, *, done: bool, most: int = _SHOWN) -> list[tuple[str, str]]:
+def rows(undone: Undone, session: str, home: str, *, done: bool, most: int = _SHOWN) -> list[tuple[str, str]]:
     """Return what is said of a restore."""
     steps = list(changed.of_undone(undone))
     told = [(_label(each), changed.described(each, home)) for each in steps[:most]]
@@ -66,7 +72,7 @@ def rows(undone: Undone, home: str, *, done: bool, most: int = _SHOWN) -> list[t
     if not steps:
         told.append(("nothing", "is to be put back" if not told else "else is to be put back"))
     elif done:
-        told.append(("restored", "nono rollback restore --undo takes it back"))
+        told.append(("restored", f"nono rollback restore {session} --undo takes it back"))
     else:
         told.append(("nothing", "was changed: this is a preview"))
     return told

@@ -76,9 +76,9 @@ def _about(session: Session, home: str) -> list[tuple[str, str]]:
         rows.append(
             (
                 "note",
-                f"restored {saved} times; --undo takes back the last"
+                f"restored {saved} times; nono rollback restore {session.id} --undo takes back the last"
                 if saved > 1
-                else "restored once; nono rollback restore --undo takes it back",
+                else f"restored once; nono rollback restore {session.id} --undo takes it back",
             )
         )
     return rows

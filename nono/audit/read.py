@@ -139,11 +139,10 @@ def brief(directory: str, name: str) -> Brief:
         raise StoreError(f"cannot read {path}: {error.strerror}") from None
     start = first if first.get("kind") == "start" else {}
     end = last if last.get("kind") == "exit" else {}
-    duration = end.get("duration_ms")
     status = end.get("status")
     return Brief(
         session_of(name), text(start, "name"), number(start, "time"),
-        duration / 1000 if isinstance(duration, (int, float)) else None,
+        number(end, "duration_ms") / 1000 if end else None,
         status if isinstance(status, int) else None,
         tuple(str(word) for word in sequence(start, "argv")), text(start, "workdir"), text(start, "version"),
         size, is_open(path),

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -297,3 +298,13 @@ def test_records_are_json_for_anybody(log: bytes) -> None:
         before = hashlib.sha256((before + body).encode()).hexdigest()
         assert rest == f'{before}"}}'
         assert json.loads(line)["hash"] == before
+
+
+def test_a_large_log_is_not_kept_in_pieces(tmp_path: Path) -> None:
+    data = write_session(tmp_path, 5000).read_bytes()
+    tracemalloc.start()
+    try:
+        assert verify.chain_of("x", data).records == 5002
+        assert tracemalloc.get_traced_memory()[1] < len(data) / 10
+    finally:
+        tracemalloc.stop()

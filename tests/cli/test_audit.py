@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -9,11 +10,13 @@ import os
 import pty
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from nono.audit.log import AuditLog
+from nono.cli.audits import show
 from nono.proxy.services import Exchange
 from nono.supervisor.denials import Denial
 from tests.runs import Site
@@ -237,3 +240,29 @@ def test_what_changed_is_shown_where_snapshots_were_taken(site: Site) -> None:
     final.write_bytes((final.parent / "baseline").read_bytes())
     assert "final snapshot is not the one that was taken" in site.nono(["audit", "show", "last"]).stdout
     assert site.nono(["audit", "verify"]).returncode == 0
+
+
+def test_a_large_session_is_shown_without_keeping_it(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    session = write(site, paths=("/v1/x",) * 3000)
+    size = (site.state / "audit" / f"{session}.jsonl").stat().st_size
+    arguments = argparse.Namespace(session=session, denied=False, json=False, verbose=False)
+    tracemalloc.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(show.place, "directory", lambda: str(site.state / "audit"))
+            assert show.run(arguments) == 0
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * size  # verify reads it whole
+    finally:
+        tracemalloc.stop()
+    said = capsys.readouterr().out
+    assert "5901 more  (-v to list)" in said  # 6001, one denial among them, and 100 shown
+    assert "POST h.example, 3000 times" in said
+
+
+def test_a_log_with_numbers_beyond_all_measure_is_listed(site: Site) -> None:
+    session = write(site)
+    log = site.state / "audit" / f"{session}.jsonl"
+    *lines, _ = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines) + '{"kind":"exit","duration_ms":1' + "0" * 400 + ',"status":0}\n')
+    listed = site.nono(["audit", "list"])
+    assert (listed.returncode, listed.stderr) == (0, "")

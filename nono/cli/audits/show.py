@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
@@ -40,17 +41,39 @@ def run(arguments: argparse.Namespace) -> int:
         checked = verify.one(directory, name, verify.ledger_in(directory))
     except OSError as error:
         raise StoreError(f"cannot read {directory}: {error.strerror}") from None
-    records = list(read.records(os.path.join(directory, name)))
+    records = read.records(os.path.join(directory, name))
     status = int(bool(checked.faults))
     if arguments.denied:
-        records = [each for each in records if _is_denied(each)]
+        records = filter(_is_denied, records)
     if arguments.json:
         faults = [fault._asdict() for fault in checked.faults]
-        whole = {"session": checked.session, "state": checked.state, "faults": faults, "records": records}
+        whole = {"session": checked.session, "state": checked.state, "faults": faults, "records": list(records)}
         print(json.dumps(whole, indent=1))
         return status
-    start = next((each for each in records if each.get("kind") == "start"), {})
-    end = next((each for each in records if each.get("kind") == "exit"), {})
+    start: Mapping[str, Any] = {}
+    end: Mapping[str, Any] = {}
+    snapshots: list[Mapping[str, Any]] = []
+    shown: list[Mapping[str, Any]] = []  # of a session that may have a million: no more than is needed
+    most = sys.maxsize if arguments.verbose or arguments.denied else _SHOWN
+    events = 0
+    effects: dict[str, int] = {}
+    for record in records:
+        kind = read.text(record, "kind")
+        if kind == "start":
+            start = start or record
+        elif kind == "exit":
+            end = end or record
+        elif kind == "snapshot":
+            snapshots.append(record)
+        elif kind in ("exchange", "denial", "gap", ""):
+            events += 1
+            shown.append(record)
+            if len(shown) > most + _SHOWN:
+                shown = read.in_time(shown)[:most]
+        if read.has_side_effects(record):
+            what = f"{read.text(record, 'method')} {read.text(record, 'host')}"
+            effects[what] = effects.get(what, 0) + 1
+    shown = read.in_time(shown)[:most]
     home = render.home_of(os.environ)
     lines: list[str] = []
     if not arguments.denied:
@@ -61,18 +84,16 @@ def run(arguments: argparse.Namespace) -> int:
         lines += _rows("warning", [f"{at}: {fault.what}: {fault.detail}  (nono audit verify)"])
     if checked.state in _STATES:
         lines += _rows("note", [_STATES[checked.state]])
-    events = read.in_time(each for each in records if read.text(each, "kind") in ("exchange", "denial", "gap", ""))
     if lines and events:
         lines.append("")
-    shown = events if arguments.verbose or arguments.denied else events[:_SHOWN]
     for each in shown:
         lines += _event(each, home)
-    if len(shown) < len(events):
-        lines.append(f"{len(events) - len(shown)} more  (-v to list)")
+    if len(shown) < events:
+        lines.append(f"{events - len(shown)} more  (-v to list)")
     if arguments.denied and not events:
         lines.append("nothing was denied")
-    if not arguments.denied and any(each.get("kind") == "snapshot" for each in records):
-        found, remarks = import_module("nono.cli.audits.files").changes(checked.session, records, home)
+    if snapshots:
+        found, remarks = import_module("nono.cli.audits.files").changes(checked.session, snapshots, home)
         told = [f"{what} {path}" for what, path in found or ()]
         most = len(told) if arguments.verbose else _FILES
         more = [f"{len(told) - most} more  (-v to list)"] if len(told) > most else []
@@ -80,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
             "",
             *_rows("files", [*(told[:most] or ([] if found is None else ["none was changed"])), *more, *remarks]),
         ]
-    for line in (*lines, *_effects(records)):
+    for line in (*lines, *_effects(effects)):
         place.say(line)
     return status
 
@@ -169,12 +190,7 @@ def _more(reason: str, flag: str) -> Iterator[str]:
         yield " " * 23 + flag[:1000]  # never folded: it is to be copied
 
 
-def _effects(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    hosts: dict[str, int] = {}
-    for each in records:
-        if read.has_side_effects(each):
-            what = f"{read.text(each, 'method')} {read.text(each, 'host')}"
-            hosts[what] = hosts.get(what, 0) + 1
+def _effects(hosts: Mapping[str, int]) -> Iterator[str]:
     if hosts:
         yield ""
         most = sorted(hosts.items(), key=lambda item: -item[1])

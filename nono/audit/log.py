@@ -247,7 +247,10 @@ class AuditLog:
         now = time.time()
         self.write("exit", {"time": now, "status": self._status, "duration_ms": round((now - self._began) * 1000, 3)})
         self.flush()
-        self._note_removal()
+        if not self._is_there():  # nor is the ledger that knows of it, where the whole directory was moved away
+            self._fault = "somebody removed it"
+            self._sync()
+            return
         synced = aside(self._sync)
         try:
             last = {"time": now, "session": self.session, "records": self._count, "last": self._last.decode()}
@@ -258,14 +261,12 @@ class AuditLog:
             self._fault = f"its end is not in the ledger: {error.strerror}"
         synced()
 
-    def _note_removal(self) -> None:
+    def _is_there(self) -> bool:
         try:
             here, named = os.fstat(self._fd), os.stat(self.path, follow_symlinks=False)
-            is_there = (here.st_dev, here.st_ino) == (named.st_dev, named.st_ino)
         except OSError:
-            is_there = False
-        if not is_there:
-            self._fault = "somebody removed it"
+            return False
+        return (here.st_dev, here.st_ino) == (named.st_dev, named.st_ino)
 
     def __enter__(self) -> Self:
         return self

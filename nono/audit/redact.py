@@ -228,12 +228,17 @@ def _shapes(value: str) -> Iterator[Place]:
         at = value.find(prefix)
         while at >= 0:
             end = _run(value, at, _KEY)
-            if end - at >= len(prefix) + min(rest, 16):
+            if end - at >= len(prefix) + min(rest, 16) and not _is_words(value[at + len(prefix) : end]):
                 yield at, end
             at = value.find(prefix, at + len(prefix))
     at = value.find("-----BEGIN ")
     if at >= 0 and "PRIVATE KEY" in value[at : at + 64]:
         yield at, len(value)
+
+
+def _is_words(rest: str) -> bool:
+    """Whether a prefix stands in a name by chance: task-management-application. Keys have digits or capitals."""
+    return rest.islower() and not any(c.isdigit() for c in rest)
 
 
 def _users(value: str) -> Iterator[Place]:

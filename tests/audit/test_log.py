@@ -242,6 +242,17 @@ def test_a_log_that_somebody_removed_is_told_at_the_end(tmp_path: Path, how: str
     assert said == [f"the audit log {log.path} is not whole: somebody removed it"]
 
 
+def test_a_directory_that_was_moved_away_leaves_no_fault_in_the_new_one(tmp_path: Path) -> None:
+    with AuditLog(str(tmp_path), lambda _: None) as log:
+        log.begin({})
+        (tmp_path / "audit").rename(tmp_path / "moved")
+        with AuditLog(str(tmp_path), print) as other:
+            other.begin({})
+    ledger, sessions = verify.everything(str(tmp_path / "audit"))
+    assert ([each.state for each in sessions], ledger.faults) == ([verify.WHOLE], ())
+    assert not verify.everything(str(tmp_path / "moved"))[0].faults
+
+
 def test_it_is_synced_beside_within_the_window_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = threading.Event()
     by: list[tuple[float, int, int]] = []

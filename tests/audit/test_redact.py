@@ -103,6 +103,7 @@ def test_long_random_text_is_taken_for_a_key() -> None:
         ["sh", "-c", "cd /srv && make -j4 && ./run > out.txt 2>&1"],
         ["git", "log", "--since=2026-01-01", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"],
         ["curl", "https://example.com:8443/a/b?page=2#top"],
+        ["cat", "src/task-management-application/risk-assessment-dashboard.py"],
         ["node", "-e", "console.log(1 + 1)"],
         ["npx", "https://cdn.example/@scope/package@1.0.0"],
         ["agent", "http://127.0.0.1:8080/x@y"],

@@ -207,6 +207,19 @@ def remove(session: Session) -> None:
         raise StoreError(f"{session.directory} cannot be removed: {error.strerror}") from None
 
 
+def check_meta(session: Session) -> None:
+    """Raise StoreError where meta.json is damaged: without its rules, what was left out would count as the agent's."""
+    path = os.path.join(session.directory, META)
+    try:
+        with open(path, "rb") as file:
+            if not isinstance(json.loads(file.read()), dict):
+                raise ValueError
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise StoreError(f"{path} is damaged; nothing is restored without it") from None
+
+
 def _read_meta(path: str) -> Mapping[str, Any]:
     try:
         with open(os.path.join(path, META), "rb") as file:

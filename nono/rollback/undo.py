@@ -196,7 +196,8 @@ def saved_states(session: Session) -> list[str]:
 
 
 def _listings(stack: ExitStack, session: Session, *, undo: bool) -> tuple[Manifest, Manifest | None]:
-    """Return where it is to lead, and what the session left."""
+    """Return where it is to lead, and what the session left. Raises StoreError, UsageError."""
+    sessions.check_meta(session)
     if undo:
         saved = saved_states(session)
         if not saved:

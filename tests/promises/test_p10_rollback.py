@@ -316,6 +316,21 @@ def test_a_damaged_store_is_found_and_changes_nothing(work: Work) -> None:
     assert picture(work.site.work) == state
 
 
+@pytest.mark.parametrize("length", [0, 20])
+def test_without_its_rules_no_session_is_restored(work: Work, length: int) -> None:
+    """After a run that was killed, --force would take what was left out for the agent's."""
+    (work.site.work / "node_modules").mkdir()
+    (work.site.work / "node_modules/mine").write_bytes(b"mine")
+    work.agent("open('tree/kept', 'w').write('changed')")
+    (session,) = (work.site.state / "rollback/sessions").iterdir()
+    (session / "final").unlink()
+    os.truncate(session / "meta.json", length)
+    state = picture(work.site.work)
+    assert "meta.json is damaged" in work.rollback("verify", status=1)
+    assert "meta.json is damaged" in work.rollback("restore", "last", "--force", status=1)
+    assert picture(work.site.work) == state
+
+
 def test_cleanup_leaves_nothing_behind(work: Work) -> None:
     work.agent("open('tree/kept', 'w').write('changed')")
     work.agent("open('tree/kept', 'w').write('again')")

@@ -9,6 +9,7 @@ import os
 from nono.cli import render
 from nono.cli.rollbacks import places
 from nono.errors import StoreError
+from nono.rollback import sessions
 from nono.rollback.manifest import Manifest
 from nono.rollback.undo import saved_states
 
@@ -38,6 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _faults(found: places.Found, checked: dict[tuple[str, str], bool]) -> list[dict[str, str]]:
     session, store = found.session, found.store
     faults = []
+    try:
+        sessions.check_meta(session)
+    except StoreError as error:
+        faults.append({"session": session.id, "what": str(error)})
     names = [session.baseline, *([session.final] if session.ended else [])]
     needed = len(names)
     names += [os.path.join(session.directory, name) for name in saved_states(session)]

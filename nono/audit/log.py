@@ -26,7 +26,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from operator import itemgetter
 
 from nono.audit import chain, ledger
-from nono.audit.redact import without_keys
+from nono.audit.redact import MARK, without_keys
 from nono.audit.sync import Syncer, aside, fault_of
 from nono.errors import NonoError, StoreError
 
@@ -68,6 +68,7 @@ class AuditLog:
         self._is_session = False
         self._status = 1
         self._syncer: Syncer | None = None
+        self._hidden: tuple[memoryview, ...] = ()
         self._is_named = False  # whether the file's name is on the disk
         self._view = view
         self._refused: dict[Sequence[object], list[Any]] = {}  # by its texts: those by name, and how often
@@ -119,9 +120,24 @@ class AuditLog:
         """Take what was denied in the run, but for what is an exchange. denied: supervisor.denials.Denial, each."""
         for denial in denied:
             if denial.source not in _ARE_EXCHANGES:
-                told = {name: _shown(value) for name, value in denial._asdict().items()}
+                told = {name: self._shown(value) for name, value in denial._asdict().items()}
                 told["denied"] = told.pop("kind")
                 self.write("denial", {"time": time.time(), **told})
+
+    def hide(self, keys: Iterable[memoryview]) -> None:
+        """From now on, put *** in the place of each of these keys: the agent holds them, and may send them anywhere."""
+        self._hidden = tuple(keys)
+
+    def _shown(self, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        text = without_keys(value)
+        if self._hidden:
+            data = text.encode("utf-8", "surrogatepass")
+            for key in self._hidden:
+                data = data.replace(key, MARK.encode())
+            text = data.decode("utf-8", "surrogatepass")
+        return text
 
     def ended(self, status: int) -> None:
         """Remember the exit status, for the last record."""
@@ -170,7 +186,7 @@ class AuditLog:
     def _quote(self, value: object) -> str:
         text = self._quoted.get(value)
         if text is None:
-            text = _encode(without_keys(value) if value.__class__ is str else value)
+            text = _encode(self._shown(value))
             if len(text) <= _MAX_KEPT_CHARACTERS:
                 if len(self._quoted) >= _MAX_KEPT:
                     self._quoted.clear()
@@ -283,6 +299,7 @@ class AuditLog:
             except OSError:
                 pass
         os.close(self._fd)
+        self._hidden = ()  # the keys are wiped next
         if self._fault:
             self._notice(f"the audit log {self.path} is not whole: {self._fault}")
 
@@ -311,10 +328,6 @@ def _lock(fd: int) -> None:
         except OSError:
             pass
         return
-
-
-def _shown(value: object) -> object:
-    return without_keys(value) if isinstance(value, str) else value
 
 
 def _picker(indices: Sequence[int]) -> Callable[[Sequence[object]], Sequence[object]]:

@@ -198,6 +198,7 @@ def run(
         parts = Parts(capabilities, credentials, token, standing.port, registries, authority)
         audit = undo.enter_context(AuditLog(place.state, notice, view, order.name))
         lineage = decision.inherited.lineage if decision.inherited is not None else ()
+        audit.hide(guard.exposed_keys(capabilities.env_credentials, credentials))
         audit.begin(facts.start_of(order.argv, order.name, capabilities, plan.grants, lineage, plan.text))
         if tracker is not None:
             undo.callback(tracker.close)

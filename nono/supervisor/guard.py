@@ -155,6 +155,12 @@ def env_credentials(pairs: Iterable[tuple[str, str]], credentials: Mapping[str, 
     ]
 
 
+def exposed_keys(pairs: Iterable[tuple[str, str]], credentials: Mapping[str, Credential]) -> list[memoryview]:
+    """Return the keys that the user wants the agent to hold, but for those that would be found in innocent text."""
+    keys = (credentials[env_credential_name(variable)] for _, variable in pairs)
+    return [key.view for key in keys if key.length >= _SHORTEST_RECOGNISABLE_KEY]
+
+
 def _contains(text: str, credential: Credential) -> bool:
     """Whether `text` contains the key. bytes.find() reads the locked memory in place."""
     return credential.length >= _SHORTEST_RECOGNISABLE_KEY and os.fsencode(text).find(credential.view) >= 0

@@ -6,8 +6,8 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, settings
+from hypothesis import settings, strategies as st
 
 from nono.audit.export import COLUMNS, csv_of
 
@@ -48,6 +48,7 @@ def test_no_cell_is_a_formula(cell: str) -> None:
     assert row["host"].startswith("'")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_one_cell(text: str) -> None:
     (row,) = rows({"kind": "exchange", "path": text, "reason": [text], "status": None})

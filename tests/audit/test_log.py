@@ -15,6 +15,7 @@ from nono.audit import log as audit_log
 from nono.audit import read, sync, verify
 from nono.audit.log import AuditLog
 from nono.errors import StoreError
+from nono.supervisor.denials import Denial
 
 
 def test_writes_a_json_line_for_each_entry(tmp_path: Path) -> None:
@@ -251,6 +252,18 @@ def test_a_directory_that_was_moved_away_leaves_no_fault_in_the_new_one(tmp_path
     ledger, sessions = verify.everything(str(tmp_path / "audit"))
     assert ([each.state for each in sessions], ledger.faults) == ([verify.WHOLE], ())
     assert not verify.everything(str(tmp_path / "moved"))[0].faults
+
+
+def test_keys_that_the_agent_holds_are_taken_out_of_what_it_sends(tmp_path: Path) -> None:
+    with AuditLog(str(tmp_path), print) as log:
+        log.hide([memoryview(b"hunter2-zq"), memoryview("schlüssel".encode())])
+        log.append(("host", "path", "status"), ["h", "/bothunter2-zq/x\udcff", 200])
+        log.append(("host", "path", "status"), ["schlüssel.example", "/", 200])
+        log.write_denials([Denial("path", "/x/hunter2-zq", "read", "sensitive_path", "", "", 1, "", "agent")])
+    told = Path(log.path).read_text()
+    assert "hunter2" not in told
+    assert "schl" not in told
+    assert [each.get("path", each.get("what")) for each in records(log)] == ["/bot***/x\udcff", "/", "/x/***"]
 
 
 def test_it_is_synced_beside_within_the_window_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, settings
+from hypothesis import settings, strategies as st
 
 from nono.audit.page import page
 
@@ -110,6 +110,7 @@ def test_hostile_text_stays_text(evil: str) -> None:
     assert all(c.isprintable() or c == "\n" for c in shown)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.floats() | st.integers() | st.text(max_size=5) | st.none() | st.lists(st.integers()))
 def test_any_text_and_any_number_is_shown(text: str, number: object) -> None:
     seen = Reader(made(records(text, number)))
@@ -124,6 +125,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_any_json_makes_a_page(value: object) -> None:
     for kind in ("start", "exchange", "denial", "exit"):

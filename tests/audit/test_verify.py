@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 
 from nono.audit import chain, verify
 from nono.audit.log import AuditLog
@@ -135,6 +135,7 @@ def test_any_mixture_of_lines_is_found(log: bytes, data: st.DataObject) -> None:
     assert bool(faults_of(mixed)) == (not is_prefix) or not verify.chain_of("x", mixed).is_chained
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_judged(data: bytes) -> None:
     verify.chain_of("x", data)

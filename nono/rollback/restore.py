@@ -27,7 +27,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from errno import EEXIST, ENOSPC, ENOTDIR, ENOTEMPTY
+from errno import EEXIST, ELOOP, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY
 
 from nono.errors import StoreError
 from nono.kernel.sync import sync_file_system
@@ -150,7 +150,13 @@ def _finish(journal: Journal, reaches: Sequence[Reach]) -> str:
                 journal.go_on(REVERTING)
         if journal.state == REVERTING:
             for reach, plan, root in zip(reaches, journal.plans, journal.roots, strict=True):
-                aside += _revert(reach, plan, root.staging)
+                try:
+                    aside += _revert(reach, plan, root.staging)
+                except StoreError as error:
+                    raise StoreError(
+                        f"{error}. All that gave way is in the store: to go on without that, remove {journal.path} "
+                        "and run this again with --force"
+                    ) from None
             _settle(journal, reaches, forward=False)
             journal.go_on(REVERTED)
         ended = journal.state
@@ -418,7 +424,8 @@ def _tidy(journal: Journal, reaches: Sequence[Reach]) -> None:
         for directory in journal.plans[index].directories if index < len(journal.plans) else ():
             if not directory.path and not reach.name:
                 holder = (directory.after if journal.state == RESTORED else directory.before) or holder
-        if look(reach.fd, root.staging) is not None:
+        found = look(reach.fd, root.staging)
+        if found is not None and stat.S_ISDIR(found.st_mode):  # or somebody has taken it away: what is there is his
             reach.directory(b"")
             _remove_staging(reach.fd, root.staging)
         os.fsync(reach.fd)
@@ -467,7 +474,9 @@ def _staging(reach: Reach, plan: Plan, name: bytes) -> Iterator[int]:
     """Open the staging directory of a root; -1 where nothing was staged. Raises StoreError."""
     try:
         fd = os.open(name, _DIRECTORY, dir_fd=reach.fd)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (ENOENT, ENOTDIR, ELOOP):
+            raise
         if plan.steps:
             raise StoreError(
                 f"{os.fsdecode(reach.path + b'/' + name)} was removed, which held what was moved"

@@ -8,11 +8,12 @@ import re
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nono.rollback import sessions, undo
-from nono.rollback.journal import APPLYING, RESTORED, Journal
+from nono.rollback.journal import APPLYING, RESTORED, STAGING, Journal
 from nono.rollback.objects import Store
 from nono.rollback.undo import Selection
 from tests.rollback.test_restore import in_child
@@ -210,6 +211,12 @@ def killed_restore(work: Work, store: Path, state: str, *, back: bool = False) -
             if now == state:
                 os._exit(42)
 
+        def mkdir(*args: Any, **named: Any) -> None:
+            make(*args, **named)
+            if state == STAGING and b".nono-restore-" in os.fsencode(args[0]):
+                os._exit(42)
+
+        make, os.mkdir = os.mkdir, mkdir
         Journal.go_on = dying  # type: ignore[method-assign]
         undo.restore(list(sessions.sessions(str(store)))[-1], Store(str(store)), Selection(), undo=back)
 
@@ -244,6 +251,24 @@ def test_no_run_starts_in_files_that_are_half_restored_from_another_store(work: 
     assert not (work.site.work / "started").exists()
     work.rollback("restore", "last")
     assert picture(work.site.work) == work.before
+
+
+@pytest.mark.parametrize("state", [STAGING, APPLYING])
+def test_whoever_takes_away_what_was_moved_hinders_no_restore_for_good(work: Work, tmp_path: Path, state: str) -> None:
+    work.agent("open('tree/kept', 'w').write('changed')")
+    (tmp_path / "outside").mkdir()
+    killed_restore(work, work.site.state / "rollback", state)
+    (staging,) = work.site.work.glob(".nono-restore-*")
+    staging.rename(tmp_path / "stolen")
+    staging.symlink_to(tmp_path / "outside")
+    if state == APPLYING:
+        said = work.rollback("restore", "last", status=1)
+        (journal,) = re.findall(r"remove (\S+journal) and run this again with --force", said)
+        os.unlink(journal)
+    work.rollback("restore", "last", "--force")
+    assert (work.tree / "kept").read_bytes() == b"as it was\n"
+    work.rollback("restore", "last", "--undo")
+    assert (work.tree / "kept").read_bytes() == b"changed"
 
 
 def test_a_run_that_was_killed_can_be_undone(work: Work) -> None:

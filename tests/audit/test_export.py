@@ -7,7 +7,7 @@ import io
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import settings, strategies as st
+from hypothesis import strategies as st
 
 from nono.audit.export import COLUMNS, csv_of
 

@@ -38,6 +38,25 @@ def test_every_exchange_has_a_line(site: Site) -> None:
     assert not any(key in site.audit_log() for key in KEYS.values())
 
 
+def test_a_key_that_the_agent_was_given_is_in_no_line(site: Site) -> None:
+    """Some APIs want it in the path; it has no known shape."""
+    (site.vault / "odd").write_text("hunter2-of-no-shape")
+    (site.vault / "odd").chmod(0o600)
+    program = (
+        "import os, http.client, urllib.parse\n"
+        "proxy = urllib.parse.urlsplit(os.environ['HTTP_PROXY'])\n"
+        "connection = http.client.HTTPConnection(proxy.hostname, proxy.port)\n"
+        "connection.request('GET', f'http://127.0.0.1:9/bot{os.environ[\"ODD\"]}/send', headers="
+        "{'Proxy-Authorization': 'Bearer ' + urllib.parse.unquote(proxy.password or proxy.username)})\n"
+        "print(connection.getresponse().status)\n"
+    )
+    handed_over = ["--env-credential-map", f"file://{site.vault}/odd", "ODD", "--allow-domain", "127.0.0.1:9"]
+    done = site.run(["--allow-cwd", *handed_over], [site.agent("send")[0], "-c", program])
+    assert done.returncode == 0, done.stderr
+    assert [entry["path"] for entry in entries(site)] == ["/bot***/send"], site.audit_log()
+    assert "hunter2" not in site.audit_log()
+
+
 @pytest.mark.parametrize(
     ("request_", "status"),
     [

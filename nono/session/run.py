@@ -74,6 +74,7 @@ if TYPE_CHECKING:
 
 _DELIVERY_S = 0.5  # how long relays deliver what the child sent before it ended
 _STANDARD = (0, 1, 2)
+_SPARE_BYTES = 1 << 18
 _TIMED_OUT, _KILLED = 124, 128  # exit statuses: of timeout(1); above the other are those of signals
 _ENDING = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM))
 
@@ -213,7 +214,7 @@ def run(
         kernel = _kernel_records() if footer is not None else None
         if kernel is not None:
             undo.callback(kernel.close)
-        status = 1
+        status, spare = 1, [bytes(_SPARE_BYTES)]
         try:
             ruleset = filesystem.open_ruleset(plan)
             lent = ExitStack()
@@ -253,6 +254,7 @@ def run(
             terminal.close()
             for listener in host_listeners.values():
                 listener.close()
+            spare.clear()  # what the end needs, where memory has run out
             kill_descendants(strangers)
             if errors is not None:
                 is_ended = status > _KILLED or status == _TIMED_OUT

@@ -271,15 +271,23 @@ def _apply(reach: Reach, plan: Plan, staging_name: bytes) -> None:
     """Do every step that is not done."""
     with _staging(reach, plan, staging_name) as staging:
         for step in plan.steps:
-            if step.operation == META:
-                assert step.was is not None
-                assert step.becomes is not None
-                _check_still(reach, step, metas=(meta_of(step.was), meta_of(step.becomes)))
-                _set(reach, step.path, meta_of(step.becomes))
-            elif step.operation == REMOVE:
-                _remove(reach, staging, step)
-            elif look(staging, _new(step.number)) is not None:
-                _put(reach, staging, step)
+            try:
+                _apply_one(reach, staging, step)
+            except OSError as error:
+                error.filename = reach.path + b"/" + step.path if step.path else reach.path
+                raise
+
+
+def _apply_one(reach: Reach, staging: int, step: Step) -> None:
+    if step.operation == META:
+        assert step.was is not None
+        assert step.becomes is not None
+        _check_still(reach, step, metas=(meta_of(step.was), meta_of(step.becomes)))
+        _set(reach, step.path, meta_of(step.becomes))
+    elif step.operation == REMOVE:
+        _remove(reach, staging, step)
+    elif look(staging, _new(step.number)) is not None:
+        _put(reach, staging, step)
 
 
 def _remove(reach: Reach, staging: int, step: Step) -> None:

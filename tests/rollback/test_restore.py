@@ -499,3 +499,17 @@ def test_what_came_into_a_directory_as_it_went_stays(world: World) -> None:
     with pytest.raises(StoreError, match="was changed while it was being restored"):
         recover(world.journal)
     assert (world.root / "new/in/depth/mine").read_bytes() == b"mine"
+
+
+def test_what_does_not_let_itself_be_changed_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.rename
+
+    def rename(source: bytes, *args: Any, **named: Any) -> None:
+        if args[0] == b"edited":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), source)  # as chattr +i has it
+        real(source, *args, **named)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(StoreError, match=f"^nothing was changed: {world.root}/edited: Operation not permitted"):
+        world.restore()
+    assert picture(world.root) == world.state

@@ -222,7 +222,8 @@ def session(name: str, data: bytes, ledger: Ledger, *, runs: bool) -> Session:
     verified = chain_of(name, data)
     start, end = ledger.starts.get(told), ledger.ends.get(told)
     faults = list(verified.faults)
-    if not data and start is None:  # nono ended between two steps
+    is_half_begun = not data or (data.startswith(b'{"n":1,') and b"\n" not in data)
+    if is_half_begun and start is None:  # nono was killed before it had written the start; no agent had started
         return Session(told, RUNNING if runs else UNENDED, 0, ())
     if not data:
         faults.append(Fault(name, 0, TRUNCATED, "the log is empty"))
@@ -303,7 +304,8 @@ def one(directory: str, name: str, ledger: Ledger) -> Session:
     runs = is_open(path)  # before it is read: what ends meanwhile only has more records
     data = _read(path)
     found = session(name, data, ledger, runs=runs)
-    if found.state == UNENTERED:  # it may have ended since the ledger was read
+    is_unknown = any(fault.what == UNLISTED for fault in found.faults)
+    if is_unknown or found.state == UNENTERED:  # it may have begun or ended since the ledger was read
         found = session(name, data, ledger_in(directory), runs=runs)
     if runs and found.faults and all(fault.what == TORN for fault in found.faults):
         return Session(found.session, RUNNING, found.records, ())  # it is being written

@@ -246,6 +246,9 @@ def test_a_session_that_was_killed_before_the_ledger_knew_is_no_fault(
         os.close(log._fd)
         assert audit(tmp_path)[1][log.session] == verify.Session(log.session, UNENDED, 1, ())
         more = write_session(tmp_path, name="planted")
+        half = Path(log.path).with_name("20261122T060000Z-1.jsonl")
+        half.write_bytes(Path(log.path).read_bytes()[:50])
+    assert audit(tmp_path)[1][half.stem] == verify.Session(half.stem, UNENDED, 0, ())
     assert [fault.what for fault in audit(tmp_path)[1][more.stem].faults] == [UNLISTED]
 
 
@@ -254,6 +257,17 @@ def test_a_running_session_is_said_to_run(tmp_path: Path) -> None:
         log.begin({})
         assert audit(tmp_path)[1][log.session].state == RUNNING
     assert audit(tmp_path)[1][log.session].state == WHOLE
+
+
+def test_a_session_that_begins_and_ends_while_others_are_verified_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log was there when the names were listed, but not in the ledger that was read then."""
+    log = write_session(tmp_path)
+    read = verify.ledger_in
+    ledgers = iter([verify.ledger_of(b"")])
+    monkeypatch.setattr(verify, "ledger_in", lambda directory: next(ledgers, None) or read(directory))
+    assert audit(tmp_path)[1][log.stem].state == WHOLE
 
 
 def test_logs_from_before_the_chain_are_named_as_such(tmp_path: Path) -> None:

@@ -27,13 +27,13 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from errno import EEXIST, ELOOP, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY
+from errno import EEXIST, ELOOP, ENOENT, ENOTDIR, ENOTEMPTY
 
 from nono.errors import StoreError
-from nono.kernel.sync import sync_file_system
 from nono.rollback.journal import APPLYING, RESTORED, REVERTED, REVERTING, STAGING, Journal, Opened, StagedRoot
-from nono.rollback.planning import META, PLACE, REMOVE, REPLACE, Plan, Step, is_new, meta_of
+from nono.rollback.planning import META, PLACE, REMOVE, REPLACE, Plan, Step, meta_of
 from nono.rollback.reach import Meta, Reach, add_mode, look, set_meta, set_meta_of
+from nono.rollback.staging import check_room, new_name, old_name, stage
 from nono.rollback.tree import DIRECTORY, FILE, LINK, SPECIAL, Entry
 
 TYPE_CHECKING = False
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 STAGING_PREFIX = b".nono-restore-"
 _ASIDE = b".written-during-restore-"
-_BLOCK_BYTES = 4096
-_SYNCED_ONE_BY_ONE = 64  # files; of more, one syncfs(2) is quicker
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: LINK}
 
@@ -105,10 +103,10 @@ class Restore:
         assert journal is not None
         try:
             for reach, plan in zip(self._reaches, plans, strict=True):
-                _check_room(reach, plan, room_for)
+                check_room(reach, plan, room_for)
             journal.write(plans)
             for reach, plan, root in zip(self._reaches, plans, journal.roots, strict=True):
-                _stage(reach, plan, root.staging, copy_to)
+                stage(reach, plan, root.staging, copy_to)
             journal.go_on(APPLYING)
         except OSError as error:
             raise StoreError(f"nothing was changed: {_words(error)}") from None
@@ -190,83 +188,6 @@ def _abandon(journal: Journal, reaches: Sequence[Reach]) -> None:
         ) from None
 
 
-def _check_room(reach: Reach, plan: Plan, room_for: Callable[[Entry, int], int]) -> None:
-    """Refuse what has no room, before it is begun. Raises OSError: ENOSPC."""
-    has = os.statvfs(reach.fd)
-    new = [step for step in plan.steps if is_new(step)]
-    files = [step.becomes for step in new if step.becomes and step.becomes.kind == FILE and step.link_to < 0]
-    needed = sum(-(-room_for(entry, reach.device) // _BLOCK_BYTES) for entry in files)
-    room = has.f_bavail * has.f_frsize // _BLOCK_BYTES
-    if needed > room or (has.f_files and len(new) > has.f_favail):
-        raise OSError(ENOSPC, f"{os.strerror(ENOSPC)} (it takes {needed * 4} kB, {room * 4} kB are free)", reach.path)
-
-
-def _stage(reach: Reach, plan: Plan, name: bytes, copy_to: Callable[[str, int], None]) -> None:
-    """Make everything that is new, in the staging directory."""
-    if not plan.steps:
-        return
-    os.mkdir(name, 0o700, dir_fd=reach.directory(b""))
-    staging = os.open(name, _DIRECTORY, dir_fd=reach.fd)
-    try:
-        new = [step for step in plan.steps if is_new(step)]
-        for step in new:
-            _stage_one(staging, step, copy_to, _owner(reach, step), sync=len(new) <= _SYNCED_ONE_BY_ONE)
-        if len(new) > _SYNCED_ONE_BY_ONE:
-            sync_file_system(staging)
-        os.fsync(staging)
-    finally:
-        os.close(staging)
-
-
-def _stage_one(
-    staging: int, step: Step, copy_to: Callable[[str, int], None], owner: tuple[int, int] | None, *, sync: bool
-) -> None:
-    becomes, name = step.becomes, _new(step.number)
-    assert becomes is not None
-    if step.link_to >= 0:
-        os.link(_new(step.link_to), name, src_dir_fd=staging, dst_dir_fd=staging, follow_symlinks=False)
-        return
-    if becomes.kind == DIRECTORY:
-        os.mkdir(name, 0o700, dir_fd=staging)
-    elif becomes.kind == LINK:
-        os.symlink(becomes.target, name, dir_fd=staging)
-    if becomes.kind != FILE:
-        if owner is not None:
-            _give(lambda: os.chown(name, *owner, dir_fd=staging, follow_symlinks=False))
-        set_meta(staging, name, meta_of(becomes) if becomes.kind == LINK else Meta(0o700, becomes.mtime_ns))
-        return
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o600, dir_fd=staging)
-    try:
-        copy_to(becomes.digest, fd)
-        if owner is not None:
-            _give(lambda: os.fchown(fd, *owner))
-        set_meta_of(fd, os.fstat(fd), meta_of(becomes))
-        if sync:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _owner(reach: Reach, step: Step) -> tuple[int, int] | None:
-    """Return whose the new file is to be, where that is not this user by itself: the old one's, or the root's."""
-    if os.geteuid() != 0:
-        return None
-    found = os.fstat(reach.fd)
-    if step.was is not None:
-        directory_fd, name = reach.holder(step.path)
-        found = look(directory_fd, name) or found
-    owner = found.st_uid, found.st_gid
-    return owner if owner != (os.geteuid(), os.getegid()) else None
-
-
-def _give(change: Callable[[], None]) -> None:
-    try:
-        change()
-    except PermissionError:  # root of a container, who is not that of its owner
-        pass
-
-
 def _apply(reach: Reach, plan: Plan, staging_name: bytes) -> None:
     """Do every step that is not done."""
     with _staging(reach, plan, staging_name) as staging:
@@ -286,20 +207,20 @@ def _apply_one(reach: Reach, staging: int, step: Step) -> None:
         _set(reach, step.path, meta_of(step.becomes))
     elif step.operation == REMOVE:
         _remove(reach, staging, step)
-    elif look(staging, _new(step.number)) is not None:
+    elif look(staging, new_name(step.number)) is not None:
         _put(reach, staging, step)
 
 
 def _remove(reach: Reach, staging: int, step: Step) -> None:
     assert step.was is not None
-    if look(staging, _old(step.number)) is None:
+    if look(staging, old_name(step.number)) is None:
         _check_still(reach, step)
         if step.was.kind == DIRECTORY:
             reach.directory(step.path)  # moving one writes to it: its ".." changes
             reach.forget()
         directory_fd, name = reach.parent(step.path)
-        os.rename(name, _old(step.number), src_dir_fd=directory_fd, dst_dir_fd=staging)
-    if step.was.kind == DIRECTORY and not _is_empty(staging, _old(step.number)):
+        os.rename(name, old_name(step.number), src_dir_fd=directory_fd, dst_dir_fd=staging)
+    if step.was.kind == DIRECTORY and not _is_empty(staging, old_name(step.number)):
         raise _changed(reach, step.path)
 
 
@@ -312,7 +233,7 @@ def _is_empty(directory_fd: int, name: bytes) -> bool:
 
 
 def _put(reach: Reach, staging: int, step: Step) -> None:
-    new, old = _new(step.number), _old(step.number)
+    new, old = new_name(step.number), old_name(step.number)
     directory_fd, name = reach.parent(step.path)
     if step.operation == REPLACE:
         is_saved = look(staging, old) is not None
@@ -339,7 +260,7 @@ def _revert(reach: Reach, plan: Plan, staging_name: bytes) -> list[str]:
     aside: list[str] = []
     with _staging(reach, plan, staging_name) as staging:
         for step in reversed(plan.steps):
-            new, old = _new(step.number), _old(step.number)
+            new, old = new_name(step.number), old_name(step.number)
             if step.operation == META:
                 assert step.was is not None
                 _set(reach, step.path, meta_of(step.was))
@@ -366,7 +287,7 @@ def _take_back(reach: Reach, staging: int, step: Step, aside: list[str]) -> None
             reach.forget()
         if not _set_aside(reach, step, aside):
             directory_fd, name = reach.parent(step.path)
-            os.rename(name, _new(step.number), src_dir_fd=directory_fd, dst_dir_fd=staging)
+            os.rename(name, new_name(step.number), src_dir_fd=directory_fd, dst_dir_fd=staging)
     except FileNotFoundError:
         pass  # taken back before, with the directory that it was in
     except OSError as error:
@@ -528,14 +449,6 @@ def _open_up(reach: Reach, path: bytes) -> None:
 def _holder(reach: Reach) -> Meta:
     now = os.fstat(reach.fd)
     return Meta(stat.S_IMODE(now.st_mode), now.st_mtime_ns)
-
-
-def _new(number: int) -> bytes:
-    return b"new-%d" % number
-
-
-def _old(number: int) -> bytes:
-    return b"old-%d" % number
 
 
 def _words(error: OSError) -> str:

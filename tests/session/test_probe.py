@@ -59,7 +59,8 @@ def asked_about(home: Path) -> list[str]:
 
 def tree(home: Path) -> list[tuple[str, bytes]]:
     paths = sorted(path for path in home.rglob("*") if not path.is_symlink())
-    return [(str(path), path.read_bytes() if path.is_file() and not path.is_fifo() else b"") for path in paths]
+    readable = {path for path in paths if path.is_file() and os.access(path, os.R_OK)}
+    return [(str(path), path.read_bytes() if path in readable else b"") for path in paths]
 
 
 def some_policy(choose: random.Random, home: Path) -> Request:

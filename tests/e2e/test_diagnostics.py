@@ -298,7 +298,7 @@ def test_a_run_that_is_ended_does_not_wait_for_who_reads_nothing(site: Site) -> 
         ("fd:1", "standard output is the command's own"),
         ("fd:77", "Bad file descriptor; open it first, e.g. 77>file"),
         ("fd:x", "the number of an open descriptor"),
-        ("/dev/null", "is not a regular file"),
+        ("/dev/null", "--diagnostics-json /dev/null: "),  # no file; and whose directory only root may write
         ("/nonexistent/x", "No such file or directory: /nonexistent"),
         (".", "is not a regular file"),
     ],

@@ -7,13 +7,14 @@ the entry, route or group that did it, and the flag that would grant what is ref
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from nono.errors import NonoError, Refusal
 from nono.policy.allowlist import METADATA_HOSTS, Allowlist, Entry, host_and_port, is_address, normalise, parse_entry
 from nono.policy.allowlist import Verdict as Granted
 from nono.policy.capabilities import NETWORK_OPEN as OPEN
 from nono.policy.capabilities import NETWORK_PROXY, CapabilitySet
+from nono.policy.endpoints import allows, compiled, is_ambiguous
 from nono.policy.network import GROUPS, NETWORK_PROFILES, REGISTRIES, nearest, split_authority, upstream_host
 from nono.policy.routes import EndpointRule, Route
 from nono.policy.verdict import BUILT_IN, Verdict, profile_line, shell_quoted, source
@@ -91,7 +92,7 @@ def judge_url(
     )
     if not verdict.allowed or verdict.reason in (NETWORK_OPEN, PORT_OPENED):
         return verdict
-    if _has_two_readings(path):
+    if is_ambiguous(path.encode("utf-8", "surrogateescape")):
         return Verdict(False, BAD_URL, "", "The path has dot segments or a backslash; write it resolved.")
     name = normalise(host)
     if verdict.reason == ROUTE:
@@ -360,57 +361,5 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _has_two_readings(path: str) -> bool:
-    plain = path.lower().replace("%2e", ".").replace("%5c", "\\").replace("%2f", "/")
-    return "\\" in plain or "\0" in plain or any(part.partition(";")[0] in (".", "..") for part in plain.split("/"))
-
-
 def _fits_any(rules: Iterable[EndpointRule], method: str, path: str) -> bool:
-    return any(rule.method in ("*", method) and glob_fits(rule.path, path) for rule in rules)
-
-
-def glob_fits(pattern: str, path: str) -> bool:
-    """Whether a rule's glob grants `path`, as proxy/route.py has it: `*` is (part of) one segment, `**` any number."""
-    wanted, segments = pattern.strip("/").split("/"), (path or "/")[1:].split("/")
-    if _segments_fit(wanted, segments):
-        return True
-    return pattern.endswith("/") and len(segments) > 1 and not segments[-1] and _segments_fit(wanted, segments[:-1])
-
-
-def _segments_fit(pattern: Sequence[str], segments: Sequence[str]) -> bool:
-    """Match from left to right; `reached` are the places in the pattern that the segments so far can have come to."""
-    reached = _past_stars(pattern, {0})
-    for segment in segments:
-        after = {at for at in reached if at < len(pattern) and pattern[at] == "**"}
-        after |= {
-            at + 1
-            for at in reached
-            if at < len(pattern) and pattern[at] != "**" and _segment_fits(pattern[at], segment)
-        }
-        reached = _past_stars(pattern, after)
-    return len(pattern) in reached
-
-
-def _past_stars(pattern: Sequence[str], places: set[int]) -> set[int]:
-    for at in tuple(places):
-        while at < len(pattern) and pattern[at] == "**":
-            at += 1
-            places.add(at)
-    return places
-
-
-def _segment_fits(pattern: str, segment: str) -> bool:
-    literals = pattern.split("*")
-    if len(literals) == 1:
-        return segment == pattern
-    first, last = literals[0], literals[-1]
-    if not (segment.startswith(first) and segment.endswith(last) and len(first) + len(last) <= len(segment)):
-        return False
-    at, end = len(first), len(segment) - len(last)
-    for literal in literals[1:-1]:
-        at = segment.find(literal, at, end)
-        if at < 0:
-            return False
-        at += len(literal)
-    # An escaped slash makes two segments for some servers.
-    return "%2f" not in segment.lower() or "%2f" in pattern.lower()
+    return allows(compiled(rules), method.encode(), path.encode("utf-8", "surrogateescape"))

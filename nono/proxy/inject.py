@@ -24,10 +24,11 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from nono.errors import PolicyError, Refusal
+from nono.policy.endpoints import is_ambiguous
 from nono.policy.routes import Presentation
 from nono.proxy.authenticate import Grant, authorization_holds, join_path, split_format
 from nono.proxy.head import HOP_BY_HOP, MESSAGE_HEADERS, RequestHead
-from nono.proxy.route import Destination, Origin, is_ambiguous
+from nono.proxy.route import Destination, Origin
 
 RAW = 0
 PERCENT = 1

@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol
 
 from nono.errors import PolicyError, Refusal
 from nono.policy.allowlist import host_and_port, normalise
+from nono.policy.endpoints import Glob, allows, compiled, is_ambiguous
 from nono.policy.routes import EndpointRule, Route
 from nono.proxy.head import RequestHead
 
@@ -59,13 +60,6 @@ class Origin(NamedTuple):
     def authority(self) -> str:
         """The value of Host: without the default port."""
         return host_and_port(self.host, 0 if self.port == (443 if self.tls else 80) else self.port)
-
-
-class Glob(NamedTuple):
-    """The path of an endpoint rule. `**` is None; any other segment is what stands around each `*` of it."""
-
-    segments: tuple[tuple[bytes, ...] | None, ...]
-    may_end_with_slash: bool
 
 
 class Destination(NamedTuple):
@@ -112,7 +106,6 @@ _OVERRIDES = frozenset(
     (b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url")
 )
 _ECHOING = frozenset((b"TRACE", b"TRACK"))  # some servers answer them in any case of letters
-_MAX_PEELS = 4
 _FLAG_PATH_BYTES = 256
 _FLAG_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/"
 
@@ -251,7 +244,7 @@ def check_endpoint(found: Destination, head: RequestHead, path: bytes, token: by
 
 def check_rules(rules: Sequence[EndpointRule], origin: Origin, head: RequestHead, path: bytes, token: bytes) -> None:
     """Raise Refusal 403 unless one of a host's rules grants `path`, as it will be forwarded."""
-    if not _endpoint_allowed(_compiled(rules), head, path):
+    if not _endpoint_allowed(compiled(rules), head, path):
         raise _not_granted(f"path of {origin.host}", rules, head, allow_domain(origin, path, token))
 
 
@@ -283,41 +276,7 @@ def destination(bound: BoundRoute) -> Destination:
     if is_ambiguous(base):
         raise PolicyError(f"route '{route.name}': the upstream's path must not have dot segments")
     origin = Origin(tls, host, port, route.tls_ca, route.tls_client_cert, route.tls_client_key)
-    return Destination(bound, origin, base, _compiled(route.endpoint_rules))
-
-
-def is_ambiguous(path: bytes) -> bool:
-    """Whether upstreams may read this path in two ways. `path` is without the query.
-
-    Layers of percent-encoding are peeled, because some servers decode twice; so is a path parameter (`..;x`),
-    which Java servers drop, and the overlong UTF-8 forms of `.`, `/` and `\\`. A path with more layers than
-    _MAX_PEELS is ambiguous whatever is under them: peeling all that an agent sends would hold up other requests.
-    """
-    if b"\\" in path or b"\0" in path:
-        return True
-    if b"." not in path and b"%" not in path:
-        return False
-    for _ in range(1 + _MAX_PEELS):
-        if b"\\" in path or b"\0" in path:
-            return True
-        for segment in path.split(b"/"):
-            if segment.partition(b";")[0] in (b".", b".."):
-                return True
-        peeled = _ESCAPE.sub(_unescape, path)
-        if peeled == path:
-            return False
-        path = peeled
-    return True
-
-
-# Only the octets that matter are peeled; the others cannot make a dot segment.
-_ESCAPE = re.compile(rb"%(?:(25|2e|2f|5c|00|3b)|c0%ae|e0%80%ae|c0%af|e0%80%af|c1%9c)", re.I)
-_OVERLONG = {b"%c0%ae": b".", b"%e0%80%ae": b".", b"%c0%af": b"/", b"%e0%80%af": b"/", b"%c1%9c": b"\\"}
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    digits = match[1]
-    return bytes((int(digits, 16),)) if digits else _OVERLONG[match[0].lower()]
+    return Destination(bound, origin, base, compiled(route.endpoint_rules))
 
 
 def _not_granted(what: str, rules: Sequence[EndpointRule], head: RequestHead, flag: str) -> Refusal:
@@ -335,79 +294,15 @@ def _path_in_flag(path: bytes, token: bytes) -> str:
     return "/PATH"
 
 
-def _compiled(rules: Sequence[EndpointRule]) -> tuple[tuple[bytes, Glob], ...]:
-    return tuple((rule.method.encode(), _glob(rule)) for rule in rules)
-
-
-def _glob(rule: EndpointRule) -> Glob:
-    """`*` is one segment or part of one, `**` any number of segments, also none."""
-    texts = rule.path.strip("/").split("/")
-    segments = tuple(None if text == "**" else tuple(text.encode().split(b"*")) for text in texts)
-    return Glob(segments, rule.path.endswith("/"))
-
-
 def _endpoint_allowed(rules: tuple[tuple[bytes, Glob], ...], head: RequestHead, path: bytes) -> bool:
     if _is_overridden(head):
         return False
-    segments = (path or b"/")[1:].split(b"/")
-    return any(method in (b"*", head.method) and _glob_fits(glob, segments) for method, glob in rules)
+    return allows(rules, head.method, path)
 
 
 def _is_overridden(head: RequestHead) -> bool:
     # Many servers read `_` in a header's name as `-`.
     return any(name.replace(b"_", b"-") in _OVERRIDES for _, name, _ in head.fields)
-
-
-def _glob_fits(glob: Glob, segments: list[bytes]) -> bool:
-    if _segments_fit(glob.segments, segments):
-        return True
-    ends_with_slash = len(segments) > 1 and not segments[-1]
-    return glob.may_end_with_slash and ends_with_slash and _segments_fit(glob.segments, segments[:-1])
-
-
-def _segments_fit(pattern: tuple[tuple[bytes, ...] | None, ...], segments: list[bytes]) -> bool:
-    """Match with two indices. Only the last `**` is ever taken back: what an earlier one could give, it can take."""
-    at = place = 0
-    last, resume = -1, 0  # the last `**`, and the segment to go on with when it takes one more
-    while at < len(segments):
-        part = pattern[place] if place < len(pattern) else ()
-        if part is None:
-            last, resume = place, at
-            place += 1
-        elif part and _segment_fits(part, segments[at]):
-            at += 1
-            place += 1
-        elif last >= 0:
-            resume += 1
-            at, place = resume, last + 1
-        else:
-            return False
-    return all(part is None for part in pattern[place:])
-
-
-def _segment_fits(literals: tuple[bytes, ...], segment: bytes) -> bool:
-    """Whether the literals stand in the segment in this order, from its beginning to its end."""
-    first, last = literals[0], literals[-1]
-    if len(literals) == 1:
-        return segment == first
-    if not (segment.startswith(first) and segment.endswith(last) and len(first) + len(last) <= len(segment)):
-        return False
-    at, end = len(first), len(segment) - len(last)
-    for literal in literals[1:-1]:
-        at = segment.find(literal, at, end)
-        if at < 0:
-            return False
-        at += len(literal)
-    # An escaped slash makes two segments for some servers: `*` takes it only where the rule speaks of it.
-    return b"%" not in segment or not _hides_slash(segment) or any(b"%2f" in part.lower() for part in literals)
-
-
-def _hides_slash(segment: bytes) -> bool:
-    for _ in range(_MAX_PEELS):
-        segment = _ESCAPE.sub(_unescape, segment)
-        if b"/" in segment:
-            return True
-    return False
 
 
 def _connect_target(head: RequestHead) -> ConnectTarget:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from nono.errors import Refusal
 from nono.policy.capabilities import CapabilitySet
-from nono.policy.host_verdict import glob_fits, judge_host, judge_url, split_url
+from nono.policy.endpoints import compiled, is_ambiguous
+from nono.policy.host_verdict import _fits_any, judge_host, judge_url, split_url
 from nono.policy.resolve import Place, Request, resolve
 from nono.policy.routes import EndpointRule
 from nono.proxy.judge import Judge
-from nono.proxy.route import BoundRoute, _endpoint_allowed, _glob
+from nono.proxy.route import BoundRoute, _endpoint_allowed
 from tests.proxy.harness import TOKEN
 
 PLACE = Place("/home/ada", "/home/ada/app", "/tmp", "/home/ada/.config", "/home/ada/.local/state", "/run/user/1")
@@ -144,8 +145,15 @@ def test_globs_fit_as_in_the_proxy(pattern: str, path: str) -> None:
         method = b"GET"
         fields = ()
 
-    compiled = ((b"*", _glob(EndpointRule("*", pattern))),)
-    assert glob_fits(pattern, path) == _endpoint_allowed(compiled, Head(), path.encode())  # type: ignore[arg-type]
+    rules = [EndpointRule("*", pattern)]
+    assert _fits_any(rules, "GET", path) == _endpoint_allowed(compiled(rules), Head(), path.encode())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["/a/../b", "/a%2f..%2fb", "/%252e%252e/b", "/%c0%ae%c0%ae/b", "/..;x/b"])
+def test_what_the_proxy_reads_in_two_ways_is_none_to_judge(path: str) -> None:
+    assert is_ambiguous(path.encode())
+    verdict = judge_url(caps(allow_domain=("https://a.com/b/**",)), f"https://a.com{path}", "GET")
+    assert (verdict.allowed, verdict.reason) == (False, "bad_url")
 
 
 @pytest.mark.parametrize(

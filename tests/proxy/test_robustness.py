@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nono.errors import Refusal, UpstreamError
+from nono.policy.endpoints import is_ambiguous
 from nono.proxy.framing import ChunkScanner, FramingError
 from nono.proxy.head import HeadReader
 from nono.proxy.judge import Judge
-from nono.proxy.route import is_ambiguous
 from nono.proxy.server import Limits
 from tests.fakes import Authority, Connection, Upstream
 from tests.proxy.harness import TOKEN, Client, RunningProxy, bearer, route

@@ -43,12 +43,6 @@
 
 #include "linux_compat.h"
 
-#ifndef __NR_openat2
-#define __NR_openat2 437
-#endif
-#ifndef __NR_pidfd_getfd
-#define __NR_pidfd_getfd 438
-#endif
 #ifndef IP_BIND_ADDRESS_NO_PORT
 #define IP_BIND_ADDRESS_NO_PORT 24
 #endif
@@ -478,9 +472,7 @@ nono_getsockname(int fd, void *address, size_t size)
 int
 nono_openat2(int directory_fd, const char *path, uint64_t flags, uint64_t resolve)
 {
-	const struct {
-		uint64_t flags, mode, resolve;
-	} how = { flags, 0, resolve }; /* struct open_how of linux/openat2.h, 5.6 */
+	const struct nono_open_how how = { flags, 0, resolve };
 	long rc = syscall(__NR_openat2, directory_fd, path, &how, sizeof(how));
 
 	return rc < 0 ? -errno : (int)rc;

@@ -13,18 +13,17 @@ Source: seccomp_unotify(2), pidfd_getfd(2), openat2(2).
 from __future__ import annotations
 
 import os
-import signal
 import time
 from errno import E2BIG, EAGAIN, EINVAL, ENOSYS, EPERM
 
 from nono.errors import KernelError
 from nono.kernel import process
 from nono.kernel._shim import ffi, lib
+from nono.kernel.seccomp import INSTRUCTION_BYTES, NEW_LISTENER, WAIT_KILLABLE_RECV
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from threading import Thread
     from typing import Any
 
     from nono.kernel.recording import Recording
@@ -44,9 +43,6 @@ RESOLVE_NO_MAGICLINKS = 0x02  # linux/openat2.h
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 
-_NEW_LISTENER = 1 << 3  # SECCOMP_FILTER_FLAG_*
-_WAIT_KILLABLE_RECV = 1 << 5  # Linux 5.19: no signal but a deadly one takes a call back that was received
-_INSTRUCTION_BYTES = 8
 _PORTS = 65536
 _LOOKUPS = 64  # a rename anywhere on the machine makes "..", below a root, EAGAIN: to be tried again
 _ADMITTED_S = 150  # the last SYN of a connect is sent after 127 seconds
@@ -90,25 +86,13 @@ def set_filter(program: bytes) -> int:
     The spawn does this by itself; here for a process that restricts itself, and for tests.
     Raises KernelError: EBUSY where a filter with a notification fd is in force already.
     """
-    count = len(program) // _INSTRUCTION_BYTES
-    fd = int(lib.nono_seccomp_set_filter(program, count, _NEW_LISTENER | _WAIT_KILLABLE_RECV))
+    count = len(program) // INSTRUCTION_BYTES
+    fd = int(lib.nono_seccomp_set_filter(program, count, NEW_LISTENER | WAIT_KILLABLE_RECV))
     if fd == -EINVAL:
-        fd = int(lib.nono_seccomp_set_filter(program, count, _NEW_LISTENER))
+        fd = int(lib.nono_seccomp_set_filter(program, count, NEW_LISTENER))
     if fd < 0:
         raise KernelError("seccomp", -fd)
     return fd
-
-
-def start_thread(thread: Thread) -> None:
-    """Start a thread in which the signal of `interrupt`, which would end the process, waits until `prepare_thread`.
-
-    Raises RuntimeError where no thread can be started.
-    """
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMAX - 1})
-    try:
-        thread.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def prepare_thread() -> None:

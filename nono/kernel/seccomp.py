@@ -17,7 +17,7 @@ MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 
 # SECCOMP_FILTER_FLAG_*
 NEW_LISTENER = 1 << 3  # Linux 5.0
-WAIT_KILLABLE_RECV = 1 << 5  # Linux 5.19
+WAIT_KILLABLE_RECV = 1 << 5  # Linux 5.19: no signal but a deadly one takes a call back that was received
 
 
 def set_filter(program: bytes) -> None:

@@ -30,6 +30,7 @@ import struct
 from nono.kernel import process
 from nono.kernel._shim import ffi, lib
 from nono.kernel.landlock import LOG_NEW_EXEC_ON
+from nono.kernel.seccomp import INSTRUCTION_BYTES
 from nono.kernel.spawn_errors import STEPS, SpawnError, sentence
 from nono.record import Record
 
@@ -50,8 +51,6 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 SUPPORTED_NAMESPACES = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS | CLONE_NEWPID
-
-INSTRUCTION_BYTES = 8  # struct sock_filter
 
 # struct nono_message: what init and caller say to each other, a packet each.
 _MESSAGE = struct.Struct("=ii")

@@ -110,9 +110,7 @@ class Store:
         except StoreError:
             return False
         try:
-            size = os.fstat(fd).st_size
-            holes = has_holes(fd, os.fstat(fd))
-            return hash_of(fd, size, holes) == digest or hash_of(fd, size, not holes) == digest
+            return has_digest(fd, digest)
         finally:
             os.close(fd)
 
@@ -431,6 +429,13 @@ def has_holes(fd: int, found: os.stat_result) -> bool:
         return False
     data = sum(end - start for start, end in extents(fd, found.st_size, found.st_blocks))
     return found.st_size - data >= _HOLES
+
+
+def has_digest(fd: int, digest: str) -> bool:
+    """Whether an open file has the contents of this digest, whose holes may have been left out of it or not."""
+    found = os.fstat(fd)
+    holes = has_holes(fd, found)
+    return any(hash_of(fd, found.st_size, sparse) == digest for sparse in (holes, not holes))
 
 
 def hash_of(fd: int, size: int, sparse: bool = False, stop: Stop | None = None) -> str:

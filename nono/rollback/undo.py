@@ -21,7 +21,7 @@ from nono.rollback.changes import merge
 from nono.rollback.ignore import Ignore, Rules
 from nono.rollback.journal import RESTORED, REVERTED
 from nono.rollback.manifest import Manifest, Writer, stat_part
-from nono.rollback.objects import Store, clone, copy, has_holes, hash_of
+from nono.rollback.objects import Store, clone, copy, has_digest, has_holes, hash_of
 from nono.rollback.planning import Kept, Plan, plan
 from nono.rollback.reach import Reach
 from nono.rollback.reading import xattrs_of
@@ -446,9 +446,7 @@ def _copy_to(store: Store, digest: str, fd: int) -> None:
         copy(source, fd)
     finally:
         os.close(source)
-    found = os.fstat(fd)
-    holes = has_holes(fd, found)
-    if digest not in (hash_of(fd, found.st_size, holes), hash_of(fd, found.st_size, not holes)):
+    if not has_digest(fd, digest):
         raise StoreError(f"object {digest} of the store is damaged; nono rollback verify says what else is")
 
 

@@ -98,9 +98,7 @@ def _configured(arguments: argparse.Namespace) -> str:
     found = arguments.configured
     if found is None or not found.shown:
         return ""
-    home = render.home_of(os.environ).rstrip("/") + "/"
-    path = f"~/{found.path[len(home) :]}" if found.path.startswith(home) else found.path
-    said = f"{path} adds {' '.join(found.shown)}"
+    said = f"{render.short(found.path, render.home_of(os.environ))} adds {' '.join(found.shown)}"
     if getattr(arguments, "dry_run", False) or getattr(arguments, "verbose", 0):
         render.notice(said)
     return said

@@ -19,10 +19,9 @@ from collections.abc import Sequence
 from fcntl import F_DUPFD_CLOEXEC, F_GETFL, fcntl
 
 from nono.cli.messages import refuse_planted_links
-from nono.cli.render import printable
+from nono.cli.render import printable, short
 from nono.errors import UsageError
 from nono.policy import verdict
-from nono.policy.capabilities import is_at_or_below
 from nono.supervisor import denials
 from nono.supervisor.denials import Denial
 
@@ -81,10 +80,7 @@ def _in_lines(flags: str) -> list[str]:
 
 
 def _what(denial: Denial, home: str) -> str:
-    what = denial.what
-    if denial.kind == denials.PATH and is_at_or_below(what, home):
-        what = "~" + what[len(home.rstrip("/")) :]
-    text = printable(what)
+    text = printable(short(denial.what, home) if denial.kind == denials.PATH else denial.what)
     if len(text) > _WHAT:
         text = text[: _WHAT // 2] + "…" + text[-_WHAT // 2 :]
     times = f", {denial.times} times" if denial.times > 1 else ""

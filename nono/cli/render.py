@@ -13,7 +13,15 @@ import sys
 
 from nono.errors import Refusal
 from nono.policy.allowlist import host_and_port, parse_entry
-from nono.policy.capabilities import NETWORK_BLOCKED, NETWORK_OPEN, READ, WRITE, CapabilitySet, PathGrant
+from nono.policy.capabilities import (
+    NETWORK_BLOCKED,
+    NETWORK_OPEN,
+    READ,
+    WRITE,
+    CapabilitySet,
+    PathGrant,
+    is_at_or_below,
+)
 from nono.policy.network import GROUPS, NETWORK_PROFILES
 from nono.policy.protection import PROFILES_DENY, USERS_DENY
 from nono.supervisor.command import ORIGIN as COMMAND
@@ -139,6 +147,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def short(path: str, home: str) -> str:
+    """Return a path as it is shown: the user's home is ~."""
+    return "~" + path[len(home.rstrip("/")) :] if is_at_or_below(path, home) else path
+
+
 def _is_news(grant: PathGrant, system: list[str]) -> bool:
     """Whether a grant that the command brought opens what no system group opens anyway."""
     path = f"{grant.path}/"
@@ -150,9 +163,7 @@ def _path(grant: PathGrant, home: str, verbose: bool) -> str:
 
 
 def _short(path: str, home: str) -> str:
-    if path == home or path.startswith(home.rstrip("/") + "/"):
-        path = "~" + path[len(home.rstrip("/")) :]
-    return printable(path)
+    return printable(short(path, home))
 
 
 def _exceptions(has: CapabilitySet, home: str, verbose: bool) -> list[tuple[str, str]]:

@@ -150,9 +150,9 @@ def _probed(answer: session.Answer, outcome: Outcome) -> dict[str, Any]:
 def human(what: dict[str, Any], home: str) -> list[tuple[str, str]]:
     """Return the answer for a person, as rows."""
     if "path" in what:
-        subject = f"{what['op']} {_short(what['path'], home)}"
+        subject = f"{what['op']} {render.short(what['path'], home)}"
         if what["real_path"] != what["path"]:
-            subject += f" → {_short(what['real_path'], home)}"
+            subject += f" → {render.short(what['real_path'], home)}"
     elif "url" in what:
         subject = f"{what['method']} {what['url']}"
     else:
@@ -176,7 +176,3 @@ def _probe_text(said: dict[str, Any]) -> str:
         return f"nobody: {said['note']}"
     why = ", ".join(text for text in (said["errno"], said["code"], said["note"]) if text)
     return f"the {said['asked']}, behind {said['wall']}: {said['result']}" + (f" ({why})" if why else "")
-
-
-def _short(path: str, home: str) -> str:
-    return "~" + path[len(home) :] if path == home or path.startswith(home.rstrip("/") + "/") else path

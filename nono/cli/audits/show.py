@@ -14,7 +14,8 @@ from nono.audit import read, verify
 from nono.cli import render
 from nono.cli.args import COLUMNS
 from nono.cli.audits import place
-from nono.cli.profiles.layout import hanging, short
+from nono.cli.profiles.layout import hanging
+from nono.cli.render import short
 from nono.errors import StoreError
 
 TYPE_CHECKING = False

@@ -95,8 +95,7 @@ def _path_group(name: str, place: Place, home: str) -> str:
         lines += _hanging("  note: ", group.note)
     for access, paths in _paths(name, place).items():
         for at, path in enumerate(paths):
-            shown = f"~{path[len(home) :]}" if path.startswith(f"{home}/") else path
-            lines.append(f"  {access if not at else '':<9}  {render.printable(shown)}")
+            lines.append(f"  {access if not at else '':<9}  {render.printable(render.short(path, home))}")
     return "".join(f"{line}\n" for line in lines)
 
 

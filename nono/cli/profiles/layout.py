@@ -23,11 +23,6 @@ def hanging(label: str, text: str) -> list[str]:
     ) or [label.rstrip()]
 
 
-def short(path: str, home: str) -> str:
-    """Return a path as it is shown: the user's home is ~."""
-    return "~" + path[len(home) :] if path == home or path.startswith(home.rstrip("/") + "/") else path
-
-
 def shown(value: Any) -> Any:
     """Return a value of a profile as it may be shown: without a key that was pasted into it."""
     if isinstance(value, str):

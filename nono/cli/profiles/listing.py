@@ -7,7 +7,7 @@ import json
 import os
 
 from nono.cli import render
-from nono.cli.profiles.layout import hanging, short
+from nono.cli.profiles.layout import hanging
 from nono.cli.profiles.sources import Entry, entries
 from nono.policy.inherit import BUILT_IN
 from nono.supervisor.whereabouts import find_place
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     home = render.home_of(os.environ)
     own = [entry for entry in found if entry.source != BUILT_IN]
     width = max((len(render.printable(entry.name)) for entry in found), default=0)
-    print(f"yours ({render.printable(short(place.profiles, home))})")
+    print(f"yours ({render.printable(render.short(place.profiles, home))})")
     for entry in own:
         print(_lines(entry, width, home), end="")
     if not own:

@@ -15,7 +15,7 @@ from typing import Any
 from nono.cli import render
 from nono.cli.profiles import sources
 from nono.cli.profiles.flat import LISTS, flat
-from nono.cli.profiles.layout import hanging, said, short, shown
+from nono.cli.profiles.layout import hanging, said, shown
 from nono.policy import groups
 from nono.policy.inherit import BUILT_IN, Inherited
 from nono.policy.paths import Place, expand, unescaped
@@ -55,7 +55,7 @@ def _lines(inherited: Inherited, place: Place, home: str) -> Iterator[str]:
     yield "from (each over those above it)"
     width = max(len(render.printable(name)) for name, _ in inherited.lineage)
     for name, source in inherited.lineage:
-        yield from hanging(f"  {render.printable(name):<{width}}  ", short(source, home))
+        yield from hanging(f"  {render.printable(name):<{width}}  ", render.short(source, home))
     chosen = _groups(inherited)
     yield "groups"
     always = [name for name in chosen if name in groups.DEFAULT]
@@ -75,7 +75,7 @@ def _lines(inherited: Inherited, place: Place, home: str) -> Iterator[str]:
         for at, each in enumerate((value or ["none"]) if isinstance(value, LISTS) else [value]):
             text = said(each)
             if first == _FILESYSTEM and rest not in _NO_PATHS and each != _OWN_SOCKETS:
-                text = short(expand(unescaped(each), place), home)
+                text = render.short(expand(unescaped(each), place), home)
                 text += f" ({each})" if text != each else ""
             yield from _row(rest if not at else "", text, _origin(inherited, key, each))
 

@@ -9,7 +9,6 @@ import shlex
 
 from nono.cli import render
 from nono.cli.complete.words import builtin_profiles
-from nono.cli.profiles.layout import short
 from nono.errors import PolicyError, UsageError
 from nono.policy.paths import Place
 from nono.supervisor.profiles import Profiles, is_file
@@ -82,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     home = render.home_of(os.environ)
     print(path)
     then = f"nono profile validate {name}, and: nono run -p {name} -- {command or 'COMMAND'}"
-    render.notice(f"edit {short(path, home)}, then: {then}")
+    render.notice(f"edit {render.short(path, home)}, then: {then}")
     return 0
 
 

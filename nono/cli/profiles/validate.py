@@ -7,7 +7,7 @@ import json
 import os
 
 from nono.cli import render
-from nono.cli.profiles.layout import hanging, short
+from nono.cli.profiles.layout import hanging
 from nono.cli.profiles.mistakes import Findings, examine
 from nono.cli.profiles.sources import users_files
 from nono.policy.inherit import BUILT_IN
@@ -29,12 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     for each in found:
         print(_lines(each, home), end="")
     if not found:
-        print(f"there are no profiles in {render.printable(short(place.profiles, home))}")
+        print(f"there are no profiles in {render.printable(render.short(place.profiles, home))}")
     return status
 
 
 def _lines(found: Findings, home: str) -> str:
-    title = short(found.source, home) if found.source not in ("", BUILT_IN) else found.name
+    title = render.short(found.source, home) if found.source not in ("", BUILT_IN) else found.name
     verdict = (
         "ok" if not found.mistakes else "1 mistake" if len(found.mistakes) == 1 else f"{len(found.mistakes)} mistakes"
     )

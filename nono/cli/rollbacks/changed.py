@@ -9,8 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from nono.audit import read
-from nono.cli.profiles.layout import short
-from nono.cli.render import printable
+from nono.cli.render import printable, short
 from nono.record import Record
 from nono.rollback import changes
 from nono.rollback.changes import Change, compare, unified_diff

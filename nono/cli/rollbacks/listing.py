@@ -8,7 +8,6 @@ import os
 
 from nono.cli import render
 from nono.cli.audits.place import command, cut
-from nono.cli.profiles.layout import short
 from nono.cli.rollbacks import places
 from nono.errors import StoreError
 from nono.rollback import sessions
@@ -28,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     home = render.home_of(os.environ)
     for each in told:
-        about = ", ".join(cut(short(root, home), 48) for root in each["roots"])
+        about = ", ".join(cut(render.short(root, home), 48) for root in each["roots"])
         print(f"{render.printable(each['session'])}  {each['files']} files  {about}")
         state = f"  {each['state']}" if each["state"] else ""
         print(f"    {cut(command(each['argv']), 70)}{state}")

@@ -24,7 +24,7 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
-from nono.kernel import landlock, process
+from nono.kernel import landlock
 from nono.kernel.spawn import EVENT_EXITED, Child, TerminalSpec, prepare, receive_event
 from nono.policy.capabilities import (
     NETWORK_PROXY,
@@ -40,6 +40,7 @@ from nono.policy.groups import system_grants
 from nono.sandbox import filesystem
 from nono.sandbox.plan import Plan, make_plan, walls_to_try
 from nono.supervisor.mediation import mediate
+from tests.users import become
 
 ATTACKS = Path(__file__).parent / "attacks"
 SUPERVISOR = "{supervisor}"  # in an argument: the pid of the process that started the program
@@ -199,11 +200,7 @@ def _supervise(
     os.dup2(output_end, 2)
     for fd in inherit:
         os.set_inheritable(fd, True)
-    if user != os.geteuid():
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-    process.set_dumpable(True)  # changing the user took it; an ordinary process has it
+    become(user)
     argv = [argument.replace(SUPERVISOR, str(os.getpid())) for argument in argv]
     environment = environment or {"PATH": "/usr/bin:/bin"}
     if wall is None:

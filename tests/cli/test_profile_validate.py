@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def home(tmp_path: Path) -> Path:
     home = tmp_path / "home"
     (home / ".config/nono/profiles").mkdir(parents=True)
     return home
+
+
+def assert_each_once(mistakes: Sequence[str], starts: Sequence[str]) -> None:
+    """Assert that there is one mistake for each of these beginnings, and no other."""
+    for start in starts:
+        assert sum(text.startswith(start) for text in mistakes) == 1, (start, mistakes)
+    assert len(mistakes) == len(starts)
 
 
 def examined(home: Path, value: object, name: str = "mine") -> Findings:
@@ -74,9 +82,7 @@ def test_every_mistake_is_found_at_once(home: Path) -> None:
         "groups.include[1].when",
         "environment.set_vars.A: found 1",
     ]
-    for start in starts:
-        assert sum(text.startswith(start) for text in found.mistakes) == 1, (start, found.mistakes)
-    assert len(found.mistakes) == len(starts)
+    assert_each_once(found.mistakes, starts)
     assert "did you mean network.allow_domain?" in " ".join(found.mistakes)
 
 
@@ -105,9 +111,7 @@ def test_what_only_the_whole_tells_is_found_too(home: Path) -> None:
         "network.custom_credentials.b: ",
         "env_credentials.nothing://x: ",
     ]
-    for start in starts:
-        assert sum(text.startswith(start) for text in found.mistakes) == 1, (start, found.mistakes)
-    assert len(found.mistakes) == len(starts)
+    assert_each_once(found.mistakes, starts)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from nono.kernel.spawn import CLONE_NEWNET, CLONE_NEWUSER, EVENT_EXITED, Child
 from nono.kernel.spawn_errors import SpawnError
 from tests.kernel import inside
 from tests.kernel.inside import ISOLATED, in_fork, start
+from tests.users import become
 
 FAMILIES = pytest.mark.parametrize(
     ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")], ids=["IPv4", "IPv6"]
@@ -82,10 +83,7 @@ def test_reaches_the_childs_server_and_not_the_hosts(family: socket.AddressFamil
 
 def test_works_for_an_ordinary_user() -> None:
     def work() -> None:
-        os.setgroups([])
-        os.setresgid(inside.ORDINARY_UID, inside.ORDINARY_UID, inside.ORDINARY_UID)
-        os.setresuid(inside.ORDINARY_UID, inside.ORDINARY_UID, inside.ORDINARY_UID)
-        process.set_dumpable(True)
+        become(inside.ORDINARY_UID)
         with running("/bin/sleep", "60", listen_ports=(80,)) as child, socket_in(child) as sock:
             sock.settimeout(10)
             sock.connect(("127.0.0.1", 80))

@@ -19,6 +19,7 @@ from nono.kernel.spawn import CLONE_NEWPID, CLONE_NEWUSER, MOUNT_BIND, Mount, pr
 from nono.kernel.spawn_errors import SENTENCES, STEPS, SpawnError
 from tests.kernel import inside
 from tests.kernel.inside import ALLOW_ALL, EVERYWHERE, ISOLATED, OWN_PROCESSES, failure, in_fork, run, start
+from tests.users import become
 
 libc = ctypes.CDLL(None, use_errno=True)
 NOBODY_ELSE = 54321
@@ -189,11 +190,7 @@ def mappings() -> int:
 
 def become_ordinary() -> None:
     """Without privilege, as somebody who runs nothing else; or as who we are."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(NOBODY_ELSE, NOBODY_ELSE, NOBODY_ELSE)
-        os.setresuid(NOBODY_ELSE, NOBODY_ELSE, NOBODY_ELSE)
-    process.set_dumpable(True)
+    become(NOBODY_ELSE if os.geteuid() == 0 else os.geteuid())
 
 
 # ---- kernels that do not offer what is needed --------------------------------------------

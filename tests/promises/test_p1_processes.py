@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nono.kernel import landlock, process
+from nono.kernel import landlock
 from tests.confined import SUPERVISOR, TESTED, WALLS, Place, Wall, check, run, write
+from tests.users import become
 
 PROC = {"EACCES"}
 UNSEEN = {"ENOENT", "ESRCH", "EPERM"}  # in another PID namespace; EPERM where the filter does not even look
@@ -90,11 +91,7 @@ def bystander() -> Iterator[Callable[[int], int]]:
         pid = os.fork()
         if pid == 0:
             try:
-                if user != os.geteuid():
-                    os.setgroups([])
-                    os.setresgid(user, user, user)
-                    os.setresuid(user, user, user)
-                process.set_dumpable(True)
+                become(user)
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 os.write(started, b"x")
                 while True:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from nono.errors import PolicyError, UsageError
-from nono.kernel import process
 from nono.policy.capabilities import READ, WRITE
 from nono.policy.resolve import Request
 from nono.policy.verdict import WORDS
@@ -22,6 +21,7 @@ from nono.session.policy import Order, decide
 from nono.supervisor import wall
 from nono.supervisor.scratch import ScratchDirectory
 from tests.confined import TESTED, USERS
+from tests.users import become
 
 BOTH = READ | WRITE
 FIELDS = ("allow", "read", "write", "allow_file", "read_file", "write_file")
@@ -86,11 +86,7 @@ def test_the_verdict_is_the_kernels(seed: int, user: int, home: Path) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            if user != os.geteuid():
-                os.setgroups([])
-                os.setresgid(user, user, user)
-                os.setresuid(user, user, user)
-            process.set_dumpable(True)  # changing the user took it; an ordinary process has it
+            become(user)
             os.write(writer, compare(random.Random(seed), home).encode()[-4000:])
         except BaseException:  # noqa: BLE001 (this is a forked copy of pytest: nothing may get out)
             os.write(writer, traceback.format_exc().encode()[-4000:])

@@ -84,9 +84,12 @@ def test_where_no_thread_can_be_had_the_loop_does_it(tmp_path: Path, monkeypatch
     test_the_agent_meets_sigpipe_when_nobody_reads_any_more()
 
 
-def test_a_pipe_gets_every_byte_also_when_its_reader_is_slow() -> None:
+@pytest.mark.parametrize(("blocks", "pause_s"), [(True, 0.001), (False, 0)])
+def test_a_pipe_gets_every_byte(blocks: bool, pause_s: float) -> None:
+    """Also when its reader is slow, and when somebody has made it non-blocking."""
     data = os.urandom(700_000)
     read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, blocks)
     pid = os.fork()
     if pid == 0:
         os.close(read_fd)
@@ -95,24 +98,8 @@ def test_a_pipe_gets_every_byte_also_when_its_reader_is_slow() -> None:
     got = b""
     while piece := os.read(read_fd, 30_000):
         got += piece
-        time.sleep(0.001)
+        time.sleep(pause_s)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert got == data
-
-
-def test_a_pipe_that_somebody_made_non_blocking_gets_every_byte() -> None:
-    data = os.urandom(700_000)
-    read_fd, write_fd = os.pipe()
-    os.set_blocking(write_fd, False)
-    pid = os.fork()
-    if pid == 0:
-        os.close(read_fd)
-        os._exit(relayed(written(data), write_fd))
-    os.close(write_fd)
-    got = b""
-    while piece := os.read(read_fd, 65536):
-        got += piece
-    os.waitpid(pid, 0)
     assert got == data
 
 

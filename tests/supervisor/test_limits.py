@@ -20,12 +20,13 @@ from pathlib import Path
 import pytest
 
 from nono.errors import UsageError
-from nono.kernel import cgroup, process
+from nono.kernel import cgroup
 from nono.kernel.spawn import CLONE_NEWUSER
 from nono.loop import Loop
 from nono.policy.capabilities import WRITE, Limits
 from nono.supervisor import limits
 from nono.supervisor.limits import Deadline, Limiter
+from tests.users import become
 
 ROOT, ANYBODY = 0, 23456  # who runs nothing else: other tests may be running as 12345
 USER = ANYBODY if os.geteuid() == ROOT else os.geteuid()
@@ -80,13 +81,6 @@ class FakeGroup:
 @pytest.fixture
 def no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroup, "make", lambda _: None)
-
-
-def become(user: int) -> None:
-    if os.getuid() != user:
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-        process.set_dumpable(True)  # else its /proc is root's
 
 
 def enter_user_namespace(inner: int) -> None:

@@ -112,6 +112,11 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
     return View(tuple(mounts), tuple(rules), own_devices)
 
 
+def has_own_tmp(mounts: Iterable[Mount]) -> bool:
+    """Whether a view that was made by these steps has a /tmp of its own."""
+    return any(mount.kind == MOUNT_BIND and mount.target == "/tmp" for mount in mounts)
+
+
 def _can_be_written(path: str) -> bool:
     """Whether the mount of a writable grant may be writable: not the devices', nor the kernel's settings."""
     return not path.startswith(("/dev/", "/proc/")) or is_at_or_below(path, "/dev/shm")

@@ -10,6 +10,7 @@ from nono.kernel import landlock
 from nono.kernel.spawn import MOUNT_BIND
 from nono.policy.capabilities import READ, WRITE, is_at_or_below
 from nono.record import Record
+from nono.sandbox.mounts import has_own_tmp
 from nono.sandbox.plan import Plan
 
 _MAKE = landlock.FS_WRITE_FILE | landlock.FS_MAKE_REG
@@ -61,7 +62,7 @@ def reach_of(plan: Plan, temporary_directory: str) -> Reach:
     rules = (*((rule.path, rule.access) for rule in plan.rules), *plan.late_rules)
     private: tuple[str, ...] = ("/dev", "/dev/pts", "/dev/shm") if plan.own_terminals else ()
     binds = [mount for mount in plan.mounts if mount.kind == MOUNT_BIND]
-    if any(mount.target == "/tmp" for mount in binds):
+    if has_own_tmp(binds):
         private += ("/tmp",)
         rules += (("/tmp", next((access for path, access in rules if path == temporary_directory), _ALL)),)
     shown = tuple(

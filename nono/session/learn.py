@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nono.errors import CommandNotExecutable, CommandNotFound, PolicyError, Refusal
-from nono.kernel.spawn import MOUNT_BIND, address_of
+from nono.kernel.spawn import address_of
 from nono.policy import learned_profile, paths
 from nono.policy.allowlist import Allowlist, normalise, parse_entry
 from nono.policy.capabilities import NETWORK_BLOCKED, READ, CapabilitySet, PathDeny, PathGrant, is_at_or_below
@@ -52,6 +52,7 @@ from nono.record import Record
 from nono.sandbox.bpf import Recorded
 from nono.sandbox.expansion import ABSENT, DIRECTORY, Entry, Expansion
 from nono.sandbox.filesystem import Disk
+from nono.sandbox.mounts import has_own_tmp
 from nono.sandbox.plan import Plan
 from nono.sandbox.recorded import RECORDED
 from nono.session import run as session
@@ -250,9 +251,8 @@ class _Names:
     def __init__(self, disk: Disk, plan: Plan, expansion: Expansion, temporary_directory: str) -> None:
         self._disk = disk
         self._temporary_directory = temporary_directory
-        has_own_tmp = any((mount.kind, mount.target) == (MOUNT_BIND, "/tmp") for mount in plan.mounts)
         self._below_tmp = [piece.path for piece in expansion.pieces if piece.path.startswith("/tmp/")]
-        self._has_own_tmp = has_own_tmp
+        self._has_own_tmp = has_own_tmp(plan.mounts)
         self._own = _OWN if plan.own_terminals else _OWN[:-1]
         self._too_deep = 0
 

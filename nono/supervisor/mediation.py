@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from nono.kernel.spawn import MOUNT_BIND
 from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY, SANDBOX_NAMESPACE, CapabilitySet
 from nono.sandbox.expansion import Expansion
+from nono.sandbox.mounts import has_own_tmp
 from nono.sandbox.plan import Plan
 from nono.supervisor import mediator
 from nono.supervisor.denials import Denial
@@ -58,5 +58,4 @@ def _own_trees(plan: Plan, expansion: Expansion) -> tuple[str, ...]:
 
     A /tmp of the child's own is one: it is made of the temporary directory and of what is granted in full.
     """
-    has_tmp = any((mount.kind, mount.target) == (MOUNT_BIND, "/tmp") for mount in plan.mounts)
-    return (*expansion.writable, "/tmp") if has_tmp else expansion.writable
+    return (*expansion.writable, "/tmp") if has_own_tmp(plan.mounts) else expansion.writable

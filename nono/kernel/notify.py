@@ -80,6 +80,13 @@ def yama_forbids(scope: int | None) -> bool:
     return scope is not None and (scope > 2 or (scope == 2 and not process.has_capability(process.CAP_SYS_PTRACE)))
 
 
+def yama_remedy(scope: int | None) -> str:
+    """Return what to do where Yama forbids it."""
+    if scope is not None and scope > 2:
+        return "take kernel.yama.ptrace_scope=3 out of /etc/sysctl.d and reboot"
+    return "sudo sysctl kernel.yama.ptrace_scope=1"
+
+
 def set_filter(program: bytes) -> int:
     """Install `program` on the calling thread, for good, and return its notification fd (close-on-exec, the caller's).
 

@@ -190,10 +190,7 @@ def check_yama(root: str = "/") -> Check:
     finding = _YAMA.get(scope, str(scope))
     if not notify.yama_forbids(scope):
         return Check("yama", OK, finding)
-    remedy = "sudo sysctl kernel.yama.ptrace_scope=1"
-    if scope > 2:
-        remedy = "take kernel.yama.ptrace_scope=3 out of /etc/sysctl.d and reboot"
-    return Check("yama", LIMITED, finding, remedy)
+    return Check("yama", LIMITED, finding, notify.yama_remedy(scope))
 
 
 def check_apparmor(root: str = "/") -> Check:

@@ -99,13 +99,11 @@ def _check_yama(missing: Sequence[SpawnError]) -> None:
     scope = notify.yama_scope()
     if notify.yama_forbids(scope):
         first = f"{missing[0]} And the wall without namespaces" if missing else "The wall without namespaces"
-        remedy = "sudo sysctl kernel.yama.ptrace_scope=1"
-        if scope > 2:
-            remedy = "take kernel.yama.ptrace_scope=3 out of /etc/sysctl.d and reboot"
         raise KernelError(
             "pidfd_getfd",
             EPERM,
-            f"{first} is not to be had while Yama forbids ptrace (kernel.yama.ptrace_scope is {scope}): {remedy}",
+            f"{first} is not to be had while Yama forbids ptrace (kernel.yama.ptrace_scope is {scope}): "
+            f"{notify.yama_remedy(scope)}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Bring all that was written to one file system to its disk. Source: syncfs(2)."""
+"""Bring what was written to the disk: a directory's names, or all of a file system. Source: fsync(2), syncfs(2)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from errno import ENOSYS
 
 from nono.errors import KernelError
 from nono.kernel._shim import lib
+
+
+def sync_directory(path: str) -> None:
+    """Wait until the names in a directory are on its disk: a file that was renamed there has its name by then."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_file_system(fd: int) -> None:

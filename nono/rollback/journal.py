@@ -23,6 +23,7 @@ import os
 from base64 import b64decode, b64encode
 
 from nono.errors import StoreError
+from nono.kernel.sync import sync_directory
 from nono.record import Record
 from nono.rollback.planning import Directory, Plan, Step
 from nono.rollback.reach import Meta
@@ -80,7 +81,7 @@ class Journal:
             _write(fd, _state(STAGING) + _line(head))
             os.fsync(fd)
             os.rename(scratch, path)
-            _sync_directory(path)
+            sync_directory(os.path.dirname(path))
         except BaseException:
             os.close(fd)
             raise
@@ -135,7 +136,7 @@ class Journal:
     def end(self) -> None:
         """Remove the journal: there is nothing left to do."""
         os.unlink(self.path)
-        _sync_directory(self.path)
+        sync_directory(os.path.dirname(self.path))
         self.close()
 
     def close(self) -> None:
@@ -193,14 +194,6 @@ def _write(fd: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(fd, left) :]
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _text(path: bytes) -> str:

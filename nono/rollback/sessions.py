@@ -17,6 +17,7 @@ import os
 from fcntl import LOCK_EX, LOCK_NB, flock
 
 from nono.errors import StoreError, UsageError
+from nono.kernel.sync import sync_directory
 from nono.record import Record
 from nono.rollback.manifest import Manifest
 
@@ -101,15 +102,6 @@ def write_whole(path: str, data: bytes) -> None:
         except OSError:
             pass
         raise StoreError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def sync_directory(path: str) -> None:
-    """Bring the names in a directory to the disk. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def sessions(directory: str) -> Iterator[Session]:

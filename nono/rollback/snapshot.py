@@ -23,12 +23,12 @@ from queue import SimpleQueue
 from threading import Event, Thread
 
 from nono.errors import KernelError, StoreError, UsageError
+from nono.kernel.sync import sync_directory
 from nono.record import Record
 from nono.rollback.ignore import Ignore, Rules
 from nono.rollback.manifest import UNSTORED, Manifest, RootSummary, Writer, line_of, stat_part, tail_of, unescape
 from nono.rollback.objects import Stage, Stop, Store
 from nono.rollback.reading import Budget, Reader
-from nono.rollback.sessions import sync_directory
 from nono.rollback.tree import FILE, Entry, Walk, open_root
 
 TYPE_CHECKING = False

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from nono.errors import StoreError, UsageError
+from nono.kernel.sync import sync_directory
 from nono.record import Record
 from nono.rollback import sessions
 from nono.rollback.changes import merge
@@ -125,7 +126,7 @@ def restore(
             _save(plans, store)
         saved = _next_saved(session)
         os.rename(now, os.path.join(session.directory, f"{saved}{_PENDING}"))
-        sessions.sync_directory(session.directory)
+        sync_directory(session.directory)
         try:
             running.carry_out(
                 [each for _, each in plans], lambda digest, fd: _copy_to(store, digest, fd), _room_for(store)

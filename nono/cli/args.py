@@ -205,6 +205,13 @@ def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
     return {}
 
 
+def parse_count(text: str) -> int:
+    """Return the count that `text` writes."""
+    if not (text.isascii() and text.isdigit() and len(text) < 8):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
+    return int(text)
+
+
 def _with_config(verb: str, parser: Parser, flags: list[str]) -> tuple[list[str], Configured | None]:
     """Return the flags with those of the user's config.toml before them, and what these were."""
     path = config_path(os.environ)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-from nono.cli.args import Parser
+from nono.cli.args import Parser, parse_count
 
 # An action is a module of nono/cli/audits, imported when it is called for.
 ACTIONS = {
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions of `nono audit`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     of = {name: actions.add_parser(name, help=text, description=text) for name, (_, text) in ACTIONS.items()}
-    of["list"].add_argument("--limit", type=_count, metavar="N", help="the last N only (default: 50; 0 for all)")
+    of["list"].add_argument("--limit", type=parse_count, metavar="N", help="the last N only (default: 50; 0 for all)")
     of["show"].add_argument("session", metavar="SESSION", help=_SESSION)
     of["show"].add_argument("--denied", action="store_true", help="only what was denied")
     of["show"].add_argument("-v", "--verbose", action="store_true", help="all grants, and all exchanges")
@@ -55,9 +55,3 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what `arguments` say; return the exit status."""
     status: int = import_module(f"nono.cli.audits.{ACTIONS[arguments.action][0]}").run(arguments)
     return status
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 8):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
-    return int(text)

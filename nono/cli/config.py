@@ -28,6 +28,7 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from nono.cli.args import actions_of
 from nono.errors import UsageError
 from nono.policy.network import nearest
 
@@ -161,10 +162,7 @@ def _tables(
     """Return the table of a verb or, for one that has actions, the table of each."""
     if not isinstance(table, dict):
         raise UsageError(f"{path}: {section} is not a section; write [{section}] on a line of its own")
-    choices: dict[str, argparse.ArgumentParser] = {}
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            choices = dict(action.choices)
+    choices = actions_of(parser)
     if not choices:
         return [("", parser, table)]
     for name, inner in table.items():

@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-from nono.cli.args import Parser
+from nono.cli.args import Parser, parse_count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cleanup = of["cleanup"]
     cleanup.has_values = True
     cleanup.add_argument("session", nargs="*", metavar="SESSION", help=_SESSION)
-    cleanup.add_argument("--keep", type=_count, metavar="N", help="all but the last N")
+    cleanup.add_argument("--keep", type=parse_count, metavar="N", help="all but the last N")
     cleanup.add_argument("--older-than", metavar="TIME", help="those that are older: 12h, 30d")
     cleanup.add_argument("--dry-run", action="store_true", help="say what would be removed, remove nothing")
     for name in ACTIONS:
@@ -79,9 +79,3 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what `arguments` say; return the exit status."""
     status: int = import_module(f"nono.cli.rollbacks.{ACTIONS[arguments.action][0]}").run(arguments)
     return status
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 8):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
-    return int(text)

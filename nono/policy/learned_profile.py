@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from nono.errors import NonoError
 from nono.policy.capabilities import READ, WRITE
 from nono.policy.learned import Hosts, Learned, Line, Wanted
+from nono.policy.paths import escaped
+from nono.policy.verdict import FIELDS, WORDS
 from nono.record import Record
 
 FORMAT = "1"
 _ACCESS = {0: "none", READ: "read", WRITE: "write", READ | WRITE: "readwrite"}
 _SHOWN = 3
-_FIELDS = {READ: "read", WRITE: "write", READ | WRITE: "allow"}
 _FLAG = " The operator can grant it with --allow-domain "  # in a refusal's reason (proxy/pins.py)
-_WORDS = {READ: "read", WRITE: "write", READ | WRITE: "read and write"}
 
 
 class About(Record):
@@ -76,7 +76,7 @@ def written(path: str, about: About) -> str:
             best = (name, path[len(directory) :])
             break
     name, rest = best
-    for candidate in (name + _escaped(rest), name + rest, _escaped(path), path):
+    for candidate in (name + escaped(rest), name + rest, escaped(path), path):
         try:
             candidate.encode()
             if about.expand(candidate) in (path, _joined(name, rest, about)):
@@ -89,10 +89,6 @@ def written(path: str, about: About) -> str:
 def _joined(name: str, rest: str, about: About) -> str:
     """What the variable and the rest come to: the variable may lead by way of a link."""
     return about.expand(name) + rest if name else rest
-
-
-def _escaped(rest: str) -> str:
-    return rest.replace("$", "$$").replace("*", "\\*")
 
 
 def _groups(about: About) -> list[str]:
@@ -121,7 +117,7 @@ def _filesystem(learned: Learned, about: About) -> list[str]:
     bypassed: dict[str, None] = {}
     for wanted in learned.wanted:
         shown = _shown(wanted.path, about)
-        what = f"// {shown} ({_WORDS[wanted.access]}) {wanted.why}"
+        what = f"// {shown} ({WORDS[wanted.access]}) {wanted.why}"
         entry = written(wanted.line.path, about) if wanted.line is not None else ""
         if wanted.line is None or not entry:
             plain.append(f"{what}.")
@@ -149,7 +145,7 @@ def _filesystem(learned: Learned, about: About) -> list[str]:
 
 
 def _field(line: Line) -> str:
-    return _FIELDS[line.access] + ("_file" if line.is_file else "")
+    return FIELDS[line.access] + ("_file" if line.is_file else "")
 
 
 def _how(wanted: Wanted, deny: str) -> str:

@@ -95,6 +95,11 @@ def expand(path: str, place: Place) -> str:
     return normalised(posixpath.join(place.workdir, _substitute(path, place)))
 
 
+def escaped(path: str) -> str:
+    """Return a path as a profile has it."""
+    return path.replace("$", "$$").replace("*", "\\*")
+
+
 def unescaped(path: str) -> str:
     """Return a profile's path as the command line would have it."""
     return path.replace("\\*", "*") if "*" in path else path

@@ -453,9 +453,7 @@ def parse(text: str, source: str) -> Written:
     try:
         return Written(source, SHAPE.check(value, ""))
     except Mistake as mistake:
-        where = _belongs(mistake.key) if isinstance(mistake, UnknownKey) and not mistake.near else ""
-        hint = f"; did you mean {where}?" if where else ""
-        raise PolicyError(f"profile {source}: {mistake}{hint}") from None
+        raise PolicyError(f"profile {source}: {told(mistake)}") from None
 
 
 def make(tree: Mapping[str, Any], *, restricted: bool = False) -> Profile:
@@ -489,6 +487,12 @@ def schema() -> dict[str, Any]:
         "description": "What a kind of run may do: docs/profiles.md.",
         **SHAPE.schema(),
     }
+
+
+def told(mistake: Mistake) -> str:
+    """Return the text of a mistake; of a key that stands in the wrong object, also where it belongs."""
+    where = _belongs(mistake.key) if isinstance(mistake, UnknownKey) and not mistake.near else ""
+    return f"{mistake}; did you mean {where}?" if where else str(mistake)
 
 
 def _belongs(key: str) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from nono.policy.capabilities import READ, TEMPORARY_DIRECTORY, WRITE, PathDeny, PathGrant, is_at_or_below
+from nono.policy.paths import escaped
 from nono.policy.protection import PROFILES_DENY, USERS_DENY, can_be_bypassed
 from nono.policy.resolve import Place
 from nono.record import Record
@@ -31,7 +32,7 @@ BUILT_IN = "built-in"
 COMMAND = "the command"  # PathGrant.origin of what the command needs to start (supervisor/command.py)
 BOTH = READ | WRITE
 WORDS = {READ: "read", WRITE: "write", BOTH: "read and write"}
-_FLAGS = {READ: "read", WRITE: "write", BOTH: "allow"}
+FIELDS = {READ: "read", WRITE: "write", BOTH: "allow"}
 _WRITABLE_PRIVATE = ("/tmp", "/dev/shm")
 # What a shell takes as it is.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%+,-./:=@_")
@@ -152,7 +153,7 @@ def quote(path: str, place: Place) -> str:
 
 def in_profile(path: str, place: Place) -> str:
     """Return a path as a profile has it (paths.py)."""
-    return show(path, place).replace("$", "$$").replace("*", "\\*")
+    return escaped(show(path, place))
 
 
 def profile_line(section: str, fields: Iterable[tuple[str, str]]) -> str:
@@ -253,7 +254,7 @@ def _grant_flag(asked: _Asked, missing: int, bypass: str = "") -> tuple[str, str
         path, is_directory = asked.directory, True
         if is_at_or_below(asked.place.home, path):
             return "", ""  # they hold protected paths, so that nothing can be made in them
-    field = _FLAGS[missing] + ("" if is_directory else "_file")
+    field = FIELDS[missing] + ("" if is_directory else "_file")
     flag = f"--{field.replace('_', '-')} {quote(path, asked.place)}"
     fields = [(field, in_profile(path, asked.place))]
     if bypass:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nono.cli import render
 from nono.cli.args import COLUMNS
+from nono.cli.profiles.layout import hanging
 from nono.errors import NonoError, UsageError
 from nono.policy import groups as path_groups
 from nono.policy.capabilities import READ, WRITE
@@ -66,23 +67,12 @@ def _path_line(name: str) -> str:
     mark = "!" if group.required else "*" if name in path_groups.DEFAULT else " "
     system = f" ({group.platform} only)" if group.platform and not name.endswith(group.platform) else ""
     text = f"{group.description}{system}{' (see its note)' if group.note else ''}"
-    return "".join(f"{line}\n" for line in _hanging(f"{mark} {name:<27} ", text))
-
-
-def _hanging(label: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        render.printable(text),
-        COLUMNS,
-        initial_indent=label,
-        subsequent_indent=" " * len(label),
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
+    return "".join(f"{line}\n" for line in hanging(f"{mark} {name:<27} ", text))
 
 
 def _path_group(name: str, place: Place, home: str) -> str:
     group = PATH_GROUPS[name]
-    lines = [name, *_hanging("  ", group.description)]
+    lines = [name, *hanging("  ", group.description)]
     if group.platform:
         lines.append(f"  on {group.platform} only")
     if group.required:
@@ -92,7 +82,7 @@ def _path_group(name: str, place: Place, home: str) -> str:
     else:
         lines.append("  for runs whose profile names it in groups.include")
     if group.note:
-        lines += _hanging("  note: ", group.note)
+        lines += hanging("  note: ", group.note)
     for access, paths in _paths(name, place).items():
         for at, path in enumerate(paths):
             lines.append(f"  {access if not at else '':<9}  {render.printable(render.short(path, home))}")

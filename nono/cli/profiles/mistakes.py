@@ -24,7 +24,7 @@ from nono.policy.network import select_routes
 from nono.policy.paths import Place, expand, unescaped
 from nono.policy.protection import PROFILES_DENY
 from nono.policy.resolve import PATH_FIELDS, Request, resolve, sensitive_paths
-from nono.policy.shape import Each, Kind, Map, Maybe, Mistake, Shape, UnknownKey, shown
+from nono.policy.shape import Each, Kind, Map, Maybe, Mistake, Shape, shown
 from nono.session.policy import Order, decide
 
 _TLS_FILES = ("tls_ca", "tls_client_cert", "tls_client_key")
@@ -126,8 +126,7 @@ def _first(kind: Kind, value: Any, at: str, but: str = "") -> Iterator[str]:
     except Mistake as mistake:
         text = str(mistake)
         if not (but and text.startswith(but) and text.endswith(" is missing")):
-            where = profile._belongs(mistake.key) if isinstance(mistake, UnknownKey) and not mistake.near else ""
-            yield f"{text}; did you mean {where}?" if where else text
+            yield profile.told(mistake)
 
 
 def _of_credentials(value: Any, found: list[str]) -> Iterator[str]:

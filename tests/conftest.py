@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,13 @@ README = Path(__file__).parent.parent / "README.md"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests marked `long` too, and all of the fuzzing")
     parser.addoption("--agents", action="store_true", help="run the tests marked `agents` too, with agents from npm")
+
+
+def pytest_configure() -> None:
+    """Undo what a shell's `&` and nohup do to all that they start: signals that are ignored reach no agent either."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

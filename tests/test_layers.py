@@ -21,6 +21,7 @@ RANKS = {
     "nono.credentials": 3,
     "nono.audit": 3,
     "nono.rollback": 3,
+    "nono.trust": 3,
     "nono.sandbox": 4,
     "nono.proxy": 4,
     "nono.supervisor": 5,

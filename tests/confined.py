@@ -252,7 +252,7 @@ def _spawn(argv: Sequence[str], wall: Wall, workdir: str, environment: dict[str,
 
 def _plan(capabilities: CapabilitySet, wall: Wall, scratch: str, workdir: str) -> Plan:
     return make_plan(
-        filesystem.expand(capabilities),
+        filesystem.expand(capabilities, mounts=TESTED.mounts),
         wall.abi or landlock.abi(),
         os.uname().machine,
         TESTED,

@@ -60,6 +60,7 @@ class PathDeny(Record):
     access: what is denied, READ | WRITE bits. With WRITE alone a grant around it still lets it be read.
     holes: paths below it that this deny does not cover (--bypass-protection); they still need a grant.
     is_link: it is a symbolic link in a real directory, which must not be replaced; of its target nothing is said.
+    pinned: with WRITE alone, of a file: other files may be made beside it, where the wall has mounts to see to that.
     """
 
     path: str
@@ -67,6 +68,7 @@ class PathDeny(Record):
     access: int = READ | WRITE
     holes: tuple[str, ...] = ()
     is_link: bool = False
+    pinned: bool = False
 
 
 class Limits(Record):

@@ -16,6 +16,7 @@ from nono.policy.capabilities import PathDeny, is_at_or_below
 from nono.policy.network import nearest
 
 NONO = "deny_nono"  # the group of nono's own settings and state, in data/groups.json
+SIGNED = "signed, read-only"  # what stands in the place of a group for a signed file (nono/trust)
 USERS_DENY, PROFILES_DENY = "--deny", "profile"  # what stands in the place of a group for the user's own
 _BUILT_IN = "deny_"  # what the name of every built-in group begins with
 _SHOWN = 4

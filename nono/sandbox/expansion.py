@@ -9,6 +9,8 @@ down to it is expanded into its entries. What follows from that, and is wanted:
 - an entry that appears in an expanded directory later is not granted;
 - a path that is denied for writing only (nono's own code, the profile) is a hole in the writable pieces, not in the
   readable ones: such a grant is expanded once for each;
+- of a pinned file (a signed one), all that is to be is that it stays as it is. Where the child has mounts of its own,
+  one on the file does that (mounts.py), and what is around it is granted as it stands; elsewhere it is such a hole;
 - a hole in a denied path (--bypass-protection) is granted again, as a piece of its own, where a grant is around it;
 - listing an expanded directory works, and so do `ls` and file-name completion. READ_DIR is inherited like any other
   right, so the *names* in a denied directory below can be listed as well; its contents cannot be read.
@@ -87,9 +89,10 @@ class Expansion(Record):
     """grants: those that took effect, for the summary. notes: what a user may stumble over. network: NETWORK_*.
 
     For a mount namespace: writable: real paths of the grants that may be written; masked: what is denied in an expanded
-    directory, and is there; read_only: real paths that must not be written, inside of writable grants; opened: denied
-    ones in there in which a bypass opens something. has_tmp: whether /tmp is a directory. own_sockets: AF_UNIX sockets
-    may be made where files may. unix_sockets: those that may be connected to, where they really are.
+    directory, and is there; read_only: real paths that must not be written, inside of writable grants; pinned: files of
+    which only the mounts keep writers away; opened: denied paths in there in which a bypass opens something. has_tmp:
+    whether /tmp is a directory. own_sockets: AF_UNIX sockets may be made where files may. unix_sockets: those that may
+    be connected to, where they really are.
     """
 
     pieces: tuple[Piece, ...]
@@ -99,20 +102,25 @@ class Expansion(Record):
     writable: tuple[str, ...] = ()
     masked: tuple[Entry, ...] = ()
     read_only: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
     opened: tuple[str, ...] = ()
     has_tmp: bool = False
     own_sockets: bool = False
     unix_sockets: tuple[Entry, ...] = ()
 
 
-def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
+def expand(capabilities: CapabilitySet, listing: Listing, *, mounts: bool = False) -> Expansion:
     """Return the pieces that the grants come to once every denied path is left out.
 
+    mounts: it is for a wall with mounts; without, it is for any.
     Raises UsageError for a grant that does not exist or is of the wrong kind (a socket may come later), PolicyError for
     one that is itself denied or that would come to more than MAX_PIECES pieces.
     """
     denies = _Denies((deny for deny in capabilities.denies if deny.access & READ), listing)
     read_only = _Denies((deny for deny in capabilities.denies if not deny.access & READ), listing)
+    pinned = [deny for deny in capabilities.denies if mounts and _is_pinned(deny)]
+    by_landlock = [deny for deny in capabilities.denies if not (pinned and _is_pinned(deny))]
+    holes = _Denies((deny for deny in by_landlock if not deny.access & READ), listing) if pinned else read_only
     both: _Denies | None = None  # made when a writable grant meets a read-only path, which is rare
     pieces: dict[tuple[str, str], int] = {}
     taken: list[PathGrant] = []
@@ -136,8 +144,8 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
             if deny := read_only.around(names, grant):
                 reason = f"cannot be made writable ({deny.group}: {deny.path}); grant it with --read"
                 raise PolicyError(f"{grant.origin} {grant.path}: {reason}")
-            if read_only.within(entry.path, grant):
-                both = both or _Denies(capabilities.denies, listing)
+            if holes.within(entry.path, grant):
+                both = both or _Denies(by_landlock, listing)
                 parts = [(grant._replace(access=WRITE), both)]
                 if grant.access & READ:
                     parts.append((grant._replace(access=READ), denies))
@@ -172,7 +180,8 @@ def expand(capabilities: CapabilitySet, listing: Listing) -> Expansion:
         network=capabilities.network,
         writable=tuple(writable),
         masked=tuple(_masked(capabilities.denies, pieces, listing)),
-        read_only=tuple(_read_only(capabilities.denies, writable.keys(), listing)),
+        read_only=tuple(_read_only(by_landlock, writable.keys(), listing)),
+        pinned=tuple(_pinned(pinned, writable.keys(), listing)),
         opened=tuple(_opened(capabilities.denies, writable.keys(), listing)),
         has_tmp=listing.look("/tmp") == Entry("/tmp", DIRECTORY),
         own_sockets=capabilities.own_sockets,
@@ -197,6 +206,20 @@ def _read_only(denies: Iterable[PathDeny], writable: AbstractSet[str], listing: 
             entry = listing.look(deny.path)
             if entry.kind in (DIRECTORY, FILE) and not writable.isdisjoint(ancestors(entry.path)):
                 yield entry.path
+
+
+def _is_pinned(deny: PathDeny) -> bool:
+    return deny.pinned and not deny.access & READ
+
+
+def _pinned(denies: Iterable[PathDeny], writable: AbstractSet[str], listing: Listing) -> Iterator[str]:
+    """Yield what is there, and lies in a writable grant, by each name that it has in one."""
+    for deny in denies:
+        entry = listing.look(deny.path)
+        if entry.kind in (DIRECTORY, FILE):
+            for path in (entry.path, *listing.aliases(entry.path)):
+                if not writable.isdisjoint(ancestors(path)):
+                    yield path
 
 
 def _opened(denies: Iterable[PathDeny], writable: AbstractSet[str], listing: Listing) -> Iterator[str]:

@@ -133,9 +133,9 @@ def _join(directory: str, rest: str) -> str:
     return f"{directory.rstrip('/')}/{rest}" if rest else directory
 
 
-def expand(capabilities: CapabilitySet) -> Expansion:
-    """Return the pieces of this machine's disk that the capabilities come to; raises as `expansion.expand`."""
-    return expansion.expand(capabilities, Disk())
+def expand(capabilities: CapabilitySet, *, mounts: bool = False) -> Expansion:
+    """Return the pieces of this machine's disk that the capabilities come to; mounts, raises: see expansion.expand."""
+    return expansion.expand(capabilities, Disk(), mounts=mounts)
 
 
 def standard_stream_grants(fds: Iterable[int] = _STANDARD_FDS) -> tuple[PathGrant, ...]:

@@ -5,6 +5,10 @@ Landlock says what may be read and written; what it cannot do is done here, on t
 - everything outside of the writable grants is read-only, so that chmod, chown, utime and setxattr, which Landlock does
   not restrict, reach nothing else. All is made read-only at once; each grant is then mounted on itself, by a copy of
   what was opened that is writable before it is anywhere to be seen;
+- a pinned file is mounted on itself, read-only: a mount point cannot be written, removed, renamed, or replaced by
+  renaming something over it, while other files can be made beside it. The directories between the grant and the file
+  are mounted on themselves as well, writable: else one of them could be renamed, and another made in its place. What
+  that costs: rename(2) and link(2) out of such a directory are EXDEV (mv copies then);
 - what is denied inside a granted directory is covered by something empty that nobody may open, so that not even its
   names show. Landlock denies it as well. Where /dev, which holds that something, stays the machine's, it is read-only;
 - /proc is that of the PID namespace: the agent sees its own processes;
@@ -102,9 +106,11 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
         mounts += (Mount(MOUNT_WRITABLE, path) for path in alone)
         granted = _topmost(expansion.writable)
         mounts += [Mount(MOUNT_BIND_WRITABLE, path, path, 0, "", True) for path in granted if _can_be_written(path)]
+    pinned = _by_all_names(expansion.pinned, temporary_directory if own_tmp else "")
+    mounts += (Mount(MOUNT_BIND, path, path, optional=True) for path in _on_the_way(pinned, expansion.writable))
     if expansion.opened:
         mounts += _opened(expansion)
-    mounts += (Mount(MOUNT_BIND_READ_ONLY, path, path, optional=True) for path in expansion.read_only)
+    mounts += (Mount(MOUNT_BIND_READ_ONLY, path, path, optional=True) for path in (*expansion.read_only, *pinned))
     if own_devices:  # last, as read-only as /dev is by now
         mounts += _covers_of(expansion.masked)
     else:  # there is nothing to cover it with; but nobody opens it to others by its mode
@@ -114,7 +120,25 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
 
 def has_own_tmp(mounts: Iterable[Mount]) -> bool:
     """Whether a view that was made by these steps has a /tmp of its own."""
-    return any(mount.kind == MOUNT_BIND and mount.target == "/tmp" for mount in mounts)
+    return any(mount.kind == MOUNT_BIND and mount.target == "/tmp" != mount.source for mount in mounts)
+
+
+def _by_all_names(pinned: Iterable[str], temporary_directory: str) -> list[str]:
+    """Return the pinned files also where the view shows them besides: see _tmp(). temporary_directory: what /tmp is."""
+    paths = list(pinned)
+    if temporary_directory and not _is_below(temporary_directory, "/tmp"):
+        paths += [f"{temporary_directory}{path[len('/tmp') :]}" for path in paths if _is_below(path, "/tmp")]
+    return paths
+
+
+def _on_the_way(paths: Iterable[str], writable: Iterable[str]) -> list[str]:
+    """Return the directories between the writable grants, which are mount points, and what lies in them; upper first"""
+    tops = set(_topmost(writable))
+    found: set[str] = set()
+    for path in paths:
+        above = list(ancestors(path))[1:]
+        found.update(above[: next((at for at, directory in enumerate(above) if directory in tops), 0)])
+    return sorted(found)
 
 
 def _can_be_written(path: str) -> bool:

@@ -131,9 +131,12 @@ def make_plan(
     temporary_directory: the run's own, granted; needed with mounts. connect_ports, bind_ports: which the child may
     reach, and have, on the host's loopback. recorded: for `nono learn`, see bpf.rules(); then AF_UNIX sockets can be
     made, so that the mediator sees, and refuses, where they would connect.
+    expansion: for a wall without mounts, one that was not made for those.
     Raises KernelError when the kernel has no Landlock, or one too old for the wall, or nono has no filter for the
     architecture.
     """
+    if expansion.pinned and not wall.mounts:
+        raise ValueError("nothing would keep the pinned files from being written")
     if abi < 1:
         raise KernelError(
             "landlock_create_ruleset",

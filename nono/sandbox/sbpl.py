@@ -48,10 +48,9 @@ def profile(capabilities: CapabilitySet, proxy_port: int = 0) -> str:
     lines = [_BASE.rstrip("\n")]
     for grant in capabilities.grants:
         lines.extend(_grant(grant))
-    lines.extend(
-        f"(deny file-read-data file-read-xattr file-write* process-exec* {_subtree(deny.path)})  ; {deny.group}"
-        for deny in capabilities.denies
-    )
+    for deny in capabilities.denies:
+        what = "file-read-data file-read-xattr file-write* process-exec*" if deny.access & READ else "file-write*"
+        lines.append(f"(deny {what} {_subtree(deny.path)})  ; {deny.group}")
     lines.extend(_network(capabilities.network, proxy_port))
     return "\n".join(lines) + "\n"
 

@@ -148,7 +148,8 @@ def run(
             inherited=inherited,
             denies=limiter.denies if limiter is not None else (),
         )
-        expansion = filesystem.expand(capabilities if learner is None else learner.widened(decision, capabilities))
+        granted = capabilities if learner is None else learner.widened(decision, capabilities)
+        expansion = filesystem.expand(granted, mounts=True)
         authority = authority_of(capabilities)
         ca_bundle = os.path.join(scratch.path, "ca-bundle.pem") if authority else ""
         if authority and not order.dry_run:
@@ -161,13 +162,13 @@ def run(
         path = os.fsencode(command.path)
         standing = wall.put_up(
             expansion,
-            capabilities,
+            granted,
             temporary_directory=scratch.path,
             proxy_port=order.proxy_port,
             terminal=terminal.spec,
             recorded=None if learner is None else learner.recorded(path),
         )
-        plan = standing.plan
+        plan, expansion = standing.plan, standing.expansion
         undo.enter_context(standing.prepared)
         rlimits, limits = _limits(limiter, own_user_namespace=bool(plan.namespaces))
         proxy = Access(standing.port, token.decode(), scratch.path)

@@ -227,7 +227,8 @@ class Behind:
         self.disk = Disk()
         self.temporary_directory = temporary_directory
         self.capabilities = complete(decision, environment, temporary_directory=temporary_directory, inherited=())
-        self.expansion = expansion.expand(self.capabilities, self.disk)
+        self._wall = walls_to_try(self.capabilities.sandbox)[0]
+        self.expansion = expansion.expand(self.capabilities, self.disk, mounts=self._wall.mounts)
         self._reach: dict[bool, Reach] = {}
 
     def reach(self, path: str) -> Reach:
@@ -241,7 +242,7 @@ class Behind:
 
     def _plan_wanted(self) -> Plan:
         return make_plan(
-            self.expansion, landlock.abi(), os.uname().machine, walls_to_try(self.capabilities.sandbox)[0],
+            self.expansion, landlock.abi(), os.uname().machine, self._wall,
             temporary_directory=self.temporary_directory, workdir=self.place.workdir, connect_ports=(1,),
         )  # fmt: skip
 

@@ -74,6 +74,6 @@ def _holds_protected(link: str, denies: Iterable[PathDeny]) -> bool:
     return any(
         is_at_or_below(path, directory)
         for deny in denies
-        if deny.access & WRITE
+        if deny.access & WRITE and not deny.pinned  # beside a pinned file, other things may be made
         for path in ((deny.path,) if deny.is_link else (deny.path, os.path.realpath(deny.path)))
     )

@@ -17,6 +17,7 @@ from nono.kernel.spawn import Prepared, TerminalSpec, prepare
 from nono.kernel.spawn_errors import SpawnError
 from nono.policy.capabilities import NETWORK_OPEN, SANDBOX_NAMESPACE, SANDBOX_NOTIFY, CapabilitySet
 from nono.record import Record
+from nono.sandbox import filesystem
 from nono.sandbox.plan import Plan, make_plan, walls_to_try
 
 TYPE_CHECKING = False
@@ -36,11 +37,12 @@ _OWN_MULTIPLEXER, _HOST_MULTIPLEXER = "/dev/pts/ptmx", "/dev/ptmx"
 
 
 class Standing(Record):
-    """A wall that is prepared. port: the proxy's."""
+    """A wall that is prepared. port: the proxy's. expansion: what it was put around."""
 
     plan: Plan
     prepared: Prepared
     port: int
+    expansion: Expansion
 
 
 def put_up(
@@ -54,10 +56,13 @@ def put_up(
 ) -> Standing:
     """Prepare a wall around what `expansion` grants. proxy_port: None: any. recorded: see make_plan().
 
-    Raises SpawnError where none is to be had, KernelError where the kernel lacks Landlock.
+    expansion: of `capabilities`, for a wall with mounts; for one without, it is made anew where that matters.
+    Raises SpawnError where none is to be had, KernelError where the kernel lacks Landlock; and as filesystem.expand().
     """
     missing: list[SpawnError] = []
     for wall in walls_to_try(capabilities.sandbox):
+        if expansion.pinned and not wall.mounts:
+            expansion = filesystem.expand(capabilities)
         for _ in range(_ATTEMPTS):
             port = proxy_port or _any_port((*capabilities.open_ports, *capabilities.listen_ports))
             plan = make_plan(
@@ -84,7 +89,7 @@ def put_up(
                     raise
                 missing.append(error)
                 break
-            return Standing(plan._replace(notes=(*plan.notes, *_notes(plan, missing))), prepared, port)
+            return Standing(plan._replace(notes=(*plan.notes, *_notes(plan, missing))), prepared, port, expansion)
     raise missing[0]
 
 

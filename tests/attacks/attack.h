@@ -30,6 +30,7 @@ struct attack {
 	int (*run)(char **arguments);
 };
 
-extern const struct attack network_attacks[], mediated_attacks[], file_attacks[], process_attacks[], kernel_attacks[];
+extern const struct attack network_attacks[], mediated_attacks[], file_attacks[], pinned_attacks[], process_attacks[],
+	kernel_attacks[];
 
 #endif

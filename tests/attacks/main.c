@@ -4,7 +4,7 @@ int
 main(int argc, char **argv)
 {
 	const struct attack *tables[] = { network_attacks, mediated_attacks, file_attacks,
-					  process_attacks, kernel_attacks };
+					  pinned_attacks, process_attacks, kernel_attacks };
 	const struct attack *attack;
 	size_t i;
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nono.errors import PolicyError, UsageError
 from nono.policy.capabilities import NETWORK_PROXY, READ, WRITE, CapabilitySet, PathDeny, PathGrant
+from nono.policy.protection import SIGNED
 from nono.sandbox import expansion
 from nono.sandbox.expansion import ABSENT, DEVICE, DIRECTORY, EXPANDED, FILE, LINK, Entry, Expansion, expand
 
@@ -114,6 +115,54 @@ def test_expands_also_around_a_denied_path_that_does_not_exist_yet() -> None:
         EXPANDED,
         DIRECTORY,
     }
+
+
+def pinned(listing: Made, *grants: PathGrant, mounts: bool) -> Expansion:
+    denies = (
+        PathDeny("/home/u/.ssh", "deny_test"),
+        *(PathDeny(f"/home/u/src/app/{name}", SIGNED, WRITE, pinned=True) for name in ("CLAUDE.md", "sub/SKILL.md")),
+    )
+    return expand(CapabilitySet(grants, denies, NETWORK_PROXY, (), "/"), listing, mounts=mounts)
+
+
+def test_beside_a_pinned_file_others_can_be_made_where_there_are_mounts() -> None:
+    listing = Made({**HOME, "/home/u/src/app/CLAUDE.md": FILE, "/home/u/src/app/sub/SKILL.md": FILE})
+    app, home = "/home/u/src/app", "/home/u/src"
+    for grant in (allow(app), allow("/home/u")):
+        result = pinned(listing, grant, mounts=True)
+        assert reach(result, f"{app}/new") == reach(result, f"{app}/sub/new") == READ | WRITE
+        assert set(result.pinned) == {f"{app}/CLAUDE.md", f"{app}/sub/SKILL.md"}
+        assert result.read_only == ()
+        strict = pinned(listing, grant, mounts=False)
+        for name in ("new", "sub/new", "CLAUDE.md", "sub/SKILL.md"):
+            assert reach(strict, f"{app}/{name}") == READ
+        assert reach(strict, f"{app}/main.py") == READ | WRITE
+        assert set(strict.read_only) == {f"{app}/CLAUDE.md", f"{app}/sub/SKILL.md"}
+        assert strict.pinned == ()
+    for grant in (allow(home, READ), allow("/etc/passwd", is_file=True)):
+        assert pinned(listing, grant, mounts=True).pinned == ()
+
+
+def test_a_pinned_file_is_pinned_by_its_other_names() -> None:
+    listing = Made({"/home/u/src/app/CLAUDE.md": FILE, "/mnt/app": DIRECTORY}, {"/mnt/app": "/home/u/src/app"})
+    listing.paths["/mnt/app/CLAUDE.md"] = FILE
+    both = pinned(listing, allow("/home/u/src"), allow("/mnt"), mounts=True)
+    assert set(both.pinned) == {"/home/u/src/app/CLAUDE.md", "/mnt/app/CLAUDE.md"}
+    assert pinned(listing, allow("/mnt"), mounts=True).pinned == ("/mnt/app/CLAUDE.md",)
+
+
+def test_a_pinned_file_is_not_granted_for_writing_by_name() -> None:
+    listing = Made({"/home/u/src/app/CLAUDE.md": FILE})
+    for mounts in (True, False):
+        with pytest.raises(PolicyError, match=r"cannot be made writable \(signed, read-only"):
+            pinned(listing, allow("/home/u/src/app/CLAUDE.md", is_file=True), mounts=mounts)
+
+
+def test_what_cannot_be_read_either_is_never_left_to_the_mounts() -> None:
+    listing = Made({"/home/u/src/key": FILE})
+    denies = (PathDeny("/home/u/src/key", "deny_test", pinned=True),)
+    result = expand(CapabilitySet((allow("/home/u"),), denies, NETWORK_PROXY, (), "/"), listing, mounts=True)
+    assert reach(result, "/home/u/src/key") == 0
 
 
 def test_write_access_alone_does_not_list_an_expanded_directory() -> None:

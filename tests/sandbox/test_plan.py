@@ -92,3 +92,8 @@ def test_a_device_can_be_asked_but_not_executed() -> None:
 def test_an_expanded_directory_can_be_listed_and_nothing_more() -> None:
     assert rights("/home/u", EXPANDED, READ) == landlock.FS_READ_DIR
     assert rights("/home/u", EXPANDED, WRITE) == 0
+
+
+def test_a_wall_without_mounts_is_not_planned_for_what_only_mounts_protect() -> None:
+    with pytest.raises(ValueError):
+        make_plan(Expansion((), (), (), NETWORK_PROXY, pinned=("/home/u/CLAUDE.md",)), 7, "x86_64")

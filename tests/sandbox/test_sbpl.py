@@ -47,6 +47,15 @@ def test_denies_stand_after_every_grant() -> None:
     assert deny > max(index for index, line in enumerate(lines) if line.startswith("(allow file-") and '"/h"' in line)
 
 
+def test_what_stays_read_only_can_be_read() -> None:
+    has = CapabilitySet(
+        (PathGrant("/h", READ | WRITE, False, "--allow"),), (PathDeny("/h/CLAUDE.md", "signed", WRITE, pinned=True),),
+        NETWORK_BLOCKED, (), "/",
+    )  # fmt: skip
+    (line,) = (line for line in profile(has).splitlines() if "CLAUDE.md" in line)
+    assert line.startswith('(deny file-write* (literal "/h/CLAUDE.md")')
+
+
 def test_no_set_user_id_programs() -> None:
     assert '(deny file-write-setugid (literal "/b") (subpath "/b"))' in made(PathGrant("/b", WRITE, False, "--write"))
 

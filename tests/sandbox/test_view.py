@@ -24,8 +24,8 @@ from nono.kernel.spawn import (
     Mount,
 )
 from nono.policy.capabilities import NETWORK_BLOCKED, READ, WRITE, PathGrant
-from nono.sandbox.expansion import DEVICE, DIRECTORY, EXPANDED, FILE, STREAM, Entry, Expansion, Piece
-from nono.sandbox.mounts import private_view
+from nono.sandbox.expansion import DEVICE, DIRECTORY, EXPANDED, FILE, STREAM, Entry, Expansion, Piece, ancestors
+from nono.sandbox.mounts import has_own_tmp, private_view
 
 SCRATCH = "/tmp/nono-1"
 OWN = Piece(SCRATCH, DIRECTORY, READ | WRITE)
@@ -114,6 +114,7 @@ def expansion(
     readable: tuple[str, ...] = (),
     masked: tuple[str, ...] = (),
     read_only: tuple[str, ...] = (),
+    pinned: tuple[str, ...] = (),
     grants: tuple[PathGrant, ...] = (),
     pieces: tuple[Piece, ...] = (),
 ) -> Expansion:
@@ -126,7 +127,7 @@ def expansion(
     return Expansion(
         (*made, *pieces), grants, (), NETWORK_BLOCKED,
         writable=(SCRATCH, *writable), masked=tuple(Entry(path, DIRECTORY) for path in masked),
-        read_only=read_only, has_tmp=True,
+        read_only=read_only, pinned=pinned, has_tmp=True,
     )  # fmt: skip
 
 
@@ -137,20 +138,25 @@ def seen(made: Expansion, workdir: str = "/home/u") -> Model:
 subsets = st.lists(st.sampled_from(PATHS), unique=True, max_size=4).map(tuple)
 
 
-@given(writable=subsets, readable=subsets, masked=subsets, read_only=subsets)
+@given(writable=subsets, readable=subsets, masked=subsets, read_only=subsets, pinned=subsets)
 def test_what_comes_out_is_what_was_granted(
-    writable: tuple[str, ...], readable: tuple[str, ...], masked: tuple[str, ...], read_only: tuple[str, ...]
+    writable: tuple[str, ...],
+    readable: tuple[str, ...],
+    masked: tuple[str, ...],
+    read_only: tuple[str, ...],
+    pinned: tuple[str, ...],
 ) -> None:
     masked = tuple(path for path in masked if any(path != by and covers(by, path) for by in (*writable, *readable)))
     read_only = tuple(path for path in read_only if any(path != by and covers(by, path) for by in writable))
-    made = expansion(writable, readable=readable, masked=masked, read_only=read_only)
+    pinned = tuple(path for path in pinned if any(path != by and covers(by, path) for by in writable))
+    made = expansion(writable, readable=readable, masked=masked, read_only=read_only, pinned=pinned)
     model = seen(made)
     own_tmp, own_devices = model.look("/tmp").shown == SCRATCH, model.look("/dev").shown == "tmpfs:"
     for path in (*PATHS, "/", "/etc/passwd", "/home/u", "/opt/x", SCRATCH):
         shown, is_read_only = model.look(path)
         hidden = [by for by in masked if covers(by, path)]
         may_write = any(covers(by, path) for by in (*writable, SCRATCH)) and not any(
-            covers(by, path) for by in (*read_only, *masked)
+            covers(by, path) for by in (*read_only, *pinned, *masked)
         )
         granted = any(covers(by, path) for by in (*writable, *readable, SCRATCH))
         if hidden and own_devices:
@@ -159,6 +165,9 @@ def test_what_comes_out_is_what_was_granted(
         elif granted or not ((own_tmp and covers("/tmp", path)) or (own_devices and covers("/dev", path))):
             assert shown == path
             assert is_read_only != may_write, path
+    for path in pinned:  # nor can what is around them take another name
+        for above in itertools.takewhile(lambda above: above not in writable, ancestors(path)):
+            assert above in model.at or any(covers(by, above) for by in masked)
     for path, on in model.made:  # nothing is made on the user's disk
         assert on.startswith("tmpfs:") or covers(SCRATCH, path)
 
@@ -216,6 +225,34 @@ def test_a_hole_that_must_not_be_written_is_read_only_whatever_is_around_it() ->
     assert [model.look(path).read_only for path in ("/srv", "/srv/one", "/srv/one/two", "/srv/three")] == [
         False, True, True, False
     ]  # fmt: skip
+
+
+def test_a_pinned_file_is_read_only_by_every_name_that_it_has() -> None:
+    """Also where a temporary directory elsewhere is /tmp as well; and what is granted there stays in a /tmp of ours."""
+    pinned = ("/tmp/shared/one/two", "/home/u/a/one/two")
+    made = expansion(("/tmp/shared", "/home/u/a"), pinned=pinned, pieces=(Piece("/srv/t", DIRECTORY, READ | WRITE),))
+    for scratch in (SCRATCH, "/srv/t"):
+        model = Model(private_view(made._replace(writable=(*made.writable, scratch)), scratch, "/home/u").mounts)
+        assert model.look("/tmp").shown == scratch
+        for path in (*pinned, f"{scratch}/shared/one/two"):
+            assert model.look(path).read_only
+            assert model.look(path).shown in pinned
+        for path in ("/tmp/shared/one/new", "/home/u/a/one/new", f"{scratch}/shared/one/new", "/home/u/a/new"):
+            assert not model.look(path).read_only
+        assert {"/tmp/shared/one", "/home/u/a/one"} <= model.at.keys()
+
+
+def test_under_a_grant_of_everything_all_above_a_pinned_file_is_a_mount_point() -> None:
+    made = Expansion(
+        (OWN, Piece("/", DIRECTORY, READ | WRITE)), (), (), NETWORK_BLOCKED, writable=("/", SCRATCH),
+        pinned=("/tmp/shared/one",), has_tmp=True,
+    )  # fmt: skip
+    view = private_view(made, SCRATCH, "/home/u")
+    assert not has_own_tmp(view.mounts)
+    assert {"/tmp", "/tmp/shared", "/tmp/shared/one"} <= seen(made).at.keys()
+    assert [path for path in ("/tmp/shared", "/tmp/shared/one", "/tmp") if seen(made).look(path).read_only] == [
+        "/tmp/shared/one"
+    ]
 
 
 @pytest.mark.parametrize("access", [READ, WRITE])

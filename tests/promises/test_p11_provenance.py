@@ -1,0 +1,107 @@
+"""P11: what is signed is verified before the agent starts, and is what it reads for as long as it runs.
+
+Here: an agent that may write in a directory cannot change, remove, or replace the signed files in it, nor lead their
+paths elsewhere. Each attack first shows without the sandbox that it works, on a fresh copy of the same tree.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nono.policy.capabilities import READ, WRITE, PathDeny
+from nono.policy.protection import SIGNED
+from tests.confined import REFUSED_BY_THE_KERNEL, TESTED, Place, Wall, run, write
+
+NAMES = ("CLAUDE.md", ".claude/skills/a/SKILL.md")
+CONTENT = "as it was signed"
+
+
+class Project:
+    """A project of `owner` with signed files, and others beside them."""
+
+    def __init__(self, place: Place, owner: int) -> None:
+        self.root = place.directory(owner) / "project"
+        for name in (*NAMES, "other", "docs/page", ".claude/settings"):
+            write(self.root / name, CONTENT, owner)
+
+    def wall(self, *, around: bool = False) -> Wall:
+        denies = tuple(PathDeny(str(self.root / name), SIGNED, WRITE, pinned=True) for name in NAMES)
+        granted = self.root.parent if around else self.root
+        return Wall(denies=denies).with_access(granted, READ | WRITE)
+
+    def fill(self, template: str) -> list[str]:
+        words = {
+            "SIGNED": "CLAUDE.md", "SKILL": NAMES[1], "ROOT": "", "NEW": "new", "OTHER": "other", "DOCS": "docs",
+            "CLAUDE": ".claude", "SKILLS": ".claude/skills", "A": ".claude/skills/a", "SETTINGS": ".claude/settings",
+            "BESIDE": ".claude/skills/a/new",
+        }  # fmt: skip
+        return [str(self.root / words[word]) if word in words else word for word in template.split()]
+
+    def is_whole(self) -> bool:
+        return all((self.root / name).read_text() == CONTENT for name in NAMES)
+
+
+@pytest.fixture
+def projects(place: Place, user: int) -> tuple[Project, Project]:
+    """Two equal projects: the first is attacked without the sandbox, the second behind the wall."""
+    return Project(place, user), Project(place, user)
+
+
+ATTACKS = [
+    "append SIGNED", "append SKILL", "truncate SIGNED", "truncate_open SIGNED", "remove SIGNED", "remove SKILL",
+    "move SIGNED NEW", "move OTHER SIGNED", "move SETTINGS SKILL", "exchange OTHER SIGNED", "exchange SKILL OTHER",
+    "append_proc_root SIGNED", "append_in_directory ROOT CLAUDE.md", "append_opath SIGNED", "append_reopened SKILL",
+    "append_linked SIGNED NEW", "append_linked_descriptor SKILL BESIDE", "append_by_handle SIGNED",
+    "write_mapped SKILL", "unmount SIGNED", "unmount_in_namespace SIGNED", "remount SIGNED",
+    "replace_directory A NEW SKILL.md", "replace_directory SKILLS NEW x", "replace_directory CLAUDE NEW x",
+    "exchange DOCS A", "exchange CLAUDE DOCS",
+]  # fmt: skip
+METADATA = ["change_mode SIGNED", "change_mode_open SKILL", "change_owner SIGNED", "change_times SIGNED"]
+WORK = [
+    "create NEW", "create BESIDE", "mkdir NEW", "emerge A BESIDE", "append SETTINGS", "move OTHER NEW", "move DOCS NEW",
+    "remove OTHER", "read SIGNED", "read SKILL", "list A",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("around", [False, True], ids=["root granted", "granted around it"])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_signed_file_stays_as_it_is_and_where_it_is(
+    place: Place, projects: tuple[Project, Project], user: int, attack: str, around: bool
+) -> None:
+    free = run([place.attack, *projects[0].fill(attack)], None, user=user)
+    assert free.answer == "LEAK" or free.answer in REFUSED_BY_THE_KERNEL, f"the attack itself is broken: {free}"
+    confined = run([place.attack, *projects[1].fill(attack)], projects[1].wall(around=around), user=user)
+    assert confined.answer in ({"EROFS", "EBUSY", "EXDEV", "EPERM"} if TESTED.mounts else {"EACCES", "EPERM"}), confined
+    assert projects[1].is_whole()
+
+
+@pytest.mark.parametrize("attack", METADATA)
+def test_nor_does_its_mode_or_time_change(
+    place: Place, projects: tuple[Project, Project], user: int, attack: str
+) -> None:
+    """Without mounts a limit, as of every path: Landlock does not judge chmod, chown and utime."""
+    assert run([place.attack, *projects[0].fill(attack)], None, user=user).answer == "LEAK"
+    confined = run([place.attack, *projects[1].fill(attack)], projects[1].wall(), user=user)
+    assert confined.answer == ("EROFS" if TESTED.mounts else "LEAK")
+
+
+@pytest.mark.parametrize("action", WORK)
+def test_beside_signed_files_the_agent_works(
+    place: Place, projects: tuple[Project, Project], user: int, action: str
+) -> None:
+    """With mounts all of it; without, nothing new can be made in a directory that holds a signed file."""
+    confined = run([place.attack, *projects[1].fill(action)], projects[1].wall(), user=user)
+    reads_or_appends = action.split()[0] in ("read", "list", "append")
+    assert confined.answer == ("LEAK" if TESTED.mounts or reads_or_appends else "EACCES")
+
+
+@pytest.mark.skipif(not TESTED.mounts, reason="without mounts nothing can be moved there at all")
+def test_moving_across_a_directory_with_a_signed_file_is_a_copy(place: Place, user: int) -> None:
+    """A limit: such a directory is a mount point, so rename(2) out of it and into it is EXDEV. mv(1) copies then."""
+    project = Project(place, user)
+    assert run([place.attack, *project.fill("move OTHER BESIDE")], project.wall(), user=user).answer == "EXDEV"
+    moved = run(["/usr/bin/mv", *project.fill("OTHER BESIDE")], project.wall(), user=user)
+    assert (moved.status, (project.root / ".claude/skills/a/new").read_text()) == (0, CONTENT)
+    assert not Path(project.root, "other").exists()

@@ -1,7 +1,8 @@
 """What becomes of a file that is verified: the outcomes, and the exceptions that carry one.
 
-A reason is a sentence's end about the file ("was changed after 'default' signed it"), a next step is what the user can
-do, with the command. The exceptions carry both apart, so that a verdict has them and a message is made of them.
+A reason is the end of a sentence that begins with the file's name, or with "a bundle that": "was changed after
+'default' signed it", "is not JSON", "has two signatures". A next step is what the user can do, with the command. The
+exceptions carry both apart, so that a verdict has them and a message is made of them.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ of the line up to, and without, `,"hash"`. So no byte of a file can change, and 
 record that no longer follows from the one before it: verify.py. Nothing here is secret: whoever may write the file can
 also seal what he writes. What keeps the agent from it is the sandbox, not the chain.
 
+A write that was cut off (nono was killed, the machine lost power) leaves half a record. Whoever writes on behind it
+ends its line, and says in the next record, as its last member, what stands there: `"torn":"SHA-256 of the half"`.
+
 The start is hashed by the interpreter's own SHA-256: OpenSSL's takes 3.5 ms to import, before the agent starts. Once
 the proxy has loaded that anyway, it hashes the rest (0.8 µs for a record instead of 2.2).
 """
@@ -83,3 +86,24 @@ def parse(line: bytes) -> Link | None:
     if not (digits and _DIGITS.issuperset(digits) and digits[0] != 0x30 and _HEX.issuperset(value)):
         return None
     return Link(int(digits), body, value)
+
+
+def is_half(data: bytes, number: int, previous: bytes) -> bool:
+    """Whether `data` is what a write leaves that was cut off: the record behind number `number`, up to some byte.
+
+    previous: the hash of that record. Zeros at the end are those of a file system that had no time for the data.
+    """
+    half = data.rstrip(b"\0")
+    opening = b"%b%d," % (_OPENS, number + 1)
+    if b"\n" in half or not (half.startswith(opening) or opening.startswith(half)):
+        return False
+    closing = half.find(_CLOSES)
+    if closing < 0 or len(half) < closing + _TAIL:
+        return True
+    link = parse(half)
+    return link is not None and len(half) == len(data) and follows(link, previous)
+
+
+def torn(half: bytes) -> str:
+    """Return the member, as JSON, by which a record says what stands before it."""
+    return f'"torn":"{sha256(half).hexdigest()}"'

@@ -5,7 +5,11 @@
 
 A session is entered before its agent starts, with the hash of its log's first record, and again when it has ended, with
 how many records its log has and the hash of the last. So a log that was removed, or cut off behind some record, is
-missed. Sessions that run at once take turns (flock), for as long as a line takes to be written; nobody holds the lock
+missed. One that the user removed himself (nono audit cleanup) has a line that says so:
+
+    {"n":9,"kind":"removed","time":…,"session":"20261122T050000Z-4711","records":12,"last":"…","hash":"…"}
+
+Sessions that run at once take turns (flock), for as long as a line takes to be written; nobody holds the lock
 while the disk is waited for.
 """
 
@@ -21,7 +25,7 @@ from nono.audit import chain
 NAME = "ledger"
 _PATIENCE_S = 2.0  # for whoever else writes
 _PAUSE_S = 0.005
-_LAST = 4096  # bytes that hold the last line: a session's name is short
+_LAST = 4096  # bytes that hold the last line, nearly always: a session's name is short
 
 
 def enter(path: str, members: str) -> int:
@@ -34,9 +38,12 @@ def enter(path: str, members: str) -> int:
     try:
         _lock(fd)
         size = os.fstat(fd).st_size
-        number, previous, is_torn = _last(fd, size)
+        number, previous, half = _last(fd, size)
+        if half:  # it stays, to be seen: see chain.py
+            is_record = chain.parse(half) is not None
+            members = members if is_record else f"{members},{chain.torn(half)}"
         line, _, _ = chain.seal(number, previous, (members,))
-        _write(fd, b"\n" + line if is_torn else line, size)
+        _write(fd, b"\n" + line if half else line, size)
         flock(fd, LOCK_UN)
     except BaseException:
         os.close(fd)
@@ -58,17 +65,19 @@ def _lock(fd: int) -> None:
         time.sleep(_PAUSE_S)
 
 
-def _last(fd: int, size: int) -> tuple[int, bytes, bool]:
-    """Return the number and hash of the last whole record, and whether half a line follows it.
-
-    Half a line is left by a machine that lost power: it stays, to be seen, and the chain goes on behind it.
-    """
-    end = os.pread(fd, _LAST, max(0, size - _LAST))
-    for line in reversed(end.split(b"\n")):
-        link = chain.parse(line)
-        if link is not None:
-            return link.number, link.hash, not end.endswith(b"\n")
-    return 0, chain.NOTHING, bool(end) and not end.endswith(b"\n")
+def _last(fd: int, size: int) -> tuple[int, bytes, bytes]:
+    """Return the number and hash of the last whole record, and what stands behind the last line's end."""
+    span, half = _LAST, b""
+    while True:
+        lines = os.pread(fd, span, max(0, size - span)).split(b"\n")
+        half = lines[-1]
+        for line in reversed(lines):
+            link = chain.parse(line)
+            if link is not None:
+                return link.number, link.hash, half
+        if span >= size:
+            return 0, chain.NOTHING, half
+        span *= 16
 
 
 def _write(fd: int, data: bytes, size: int) -> None:

@@ -15,14 +15,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from html import escape
+from itertools import islice
 
 from nono.audit import read
+from nono.audit.summary import MOST, Summary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_MOST = 20_000  # rows: what a browser still takes
 _LONGEST = 2000  # characters of one text
 _BAR = 120  # pixels
 _STYLE = """
@@ -62,22 +63,21 @@ _PLACES = {
 
 def page(
     session: str,
-    records: Sequence[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any]],
     verdict: tuple[str, Sequence[str]],
     changes: Sequence[tuple[str, str]] | None = None,
     remarks: Sequence[str] = (),
+    summary: Summary | None = None,
 ) -> Iterator[str]:
     """Yield the page in pieces. verdict: what verify says: a state, and a sentence for each fault.
+
+    records: gone through twice, and not kept: there may be a million. summary: of them, where the caller has it.
 
     changes: of files, (what, path) each; None where they are not known, or the session had no snapshots. remarks: on
     them, a sentence each.
     """
-    start = next((record for record in records if record.get("kind") == "start"), {})
-    end = next((record for record in records if record.get("kind") == "exit"), {})
-    exchanges = read.in_time([record for record in records if read.text(record, "kind") in ("exchange", "")])
-    denials = [record for record in records if record.get("kind") == "denial"]
-    refused = [record for record in exchanges if record.get("verdict") == "refused"]
-    effects = [record for record in exchanges if read.has_side_effects(record)]
+    summary = summary or Summary(records)
+    start, end = summary.start, summary.end
     title = f"nono audit {session}"
     yield (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
@@ -88,12 +88,12 @@ def page(
     argv = " ".join(str(word) for word in read.sequence(start, "argv")) or "no command is recorded"
     yield f"<h1>{_text(session)}</h1><p class=lead><code>{_text(argv)}</code></p>\n"
     yield from _verdict(*verdict)
-    yield from _cards(start, end, len(exchanges), len(refused) + len(denials), len(effects), changes)
+    yield from _cards(summary, changes)
     yield from _about(start, end)
-    yield from _effects(effects)
-    yield from _denials(refused, denials)
+    yield from _effects(summary.effects)
+    yield from _denials(summary.denied)
     yield from _changes(changes, remarks)
-    yield from _timeline(exchanges, start, end)
+    yield from _timeline(records, summary)
     yield "</body></html>\n"
 
 
@@ -107,25 +107,17 @@ def _verdict(state: str, faults: Sequence[str]) -> Iterator[str]:
             "records may be missing, and nobody can tell.",
             "unentered": "The end of this session is not in the ledger, whose last lines may be missing.",
             "running": "This session was still running.",
-            "unchained": "This log was written before nono chained its records: nobody can tell whether it is as it "
-            "was written.",
         }  # fmt: skip
         yield f"<div class=note>{_text(words.get(state, state))}</div>\n"
 
 
-def _cards(
-    start: Mapping[str, Any],
-    end: Mapping[str, Any],
-    exchanges: int,
-    denied: int,
-    effects: int,
-    changes: Sequence[object] | None,
-) -> Iterator[str]:
+def _cards(summary: Summary, changes: Sequence[object] | None) -> Iterator[str]:
+    end, denied, effects = summary.end, summary.refused + summary.denials, summary.effect
     status = end.get("status")
     cards = [
         ("bad" if status else "", "–" if status is None else str(status), "exit status"),
         ("", _duration(read.number(end, "duration_ms")) if end else "–", "duration"),
-        ("", f"{exchanges:,}", "requests and tunnels"),
+        ("", f"{summary.exchanges:,}", "requests and tunnels"),
         ("bad" if denied else "", f"{denied:,}", "denied"),
         ("warn" if effects else "", f"{effects:,}", "with effects elsewhere"),
         ("", "–" if changes is None else f"{len(changes):,}", "files changed"),
@@ -159,43 +151,28 @@ def _about(start: Mapping[str, Any], end: Mapping[str, Any]) -> Iterator[str]:
     grants = list(_objects(start, "grants"))
     if grants:
         yield f"<details><summary>{len(grants)} grants</summary><table><tr><th>access<th>path<th>granted by</tr>"
-        for grant in grants[:_MOST]:
+        for grant in grants[:MOST]:
             cells = (read.text(grant, name) for name in ("access", "path", "origin"))
             yield "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
         yield "</table></details>\n"
 
 
-def _effects(effects: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _effects(effects: Mapping[tuple[str, str], int]) -> Iterator[str]:
     if not effects:
         return
-    hosts: dict[tuple[str, str], int] = {}
-    for each in effects:
-        key = (read.text(each, "host"), read.text(each, "method"))
-        hosts[key] = hosts.get(key, 0) + 1
     yield "<h2>Effects elsewhere</h2><p class=dim>Requests that may have changed something on another machine. Nothing "
     yield "undoes them. Tunnels are not among them: what is said inside is not seen.</p>"
     yield "<table><tr><th>host<th>method<th>requests</tr>"
-    for (host, method), count in sorted(hosts.items(), key=lambda item: -item[1])[:200]:
+    for (method, host), count in sorted(effects.items(), key=lambda item: -item[1])[:200]:
         yield f"<tr><td>{_text(host)}</td><td>{_text(method)}</td><td class=n>{count:,}</td></tr>"
     yield "</table>\n"
 
 
-def _denials(refused: Sequence[Mapping[str, Any]], denials: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    rows: dict[tuple[str, str, str], int] = {}
-    for each in refused:
-        what = " ".join(filter(None, (read.text(each, "method"), _target(each))))
-        key = (what or "a connection", read.reason(each) or read.text(each, "code"), read.text(each, "flag"))
-        rows[key] = rows.get(key, 0) + 1
-    for each in denials:
-        what = f"{read.text(each, 'access')} {read.text(each, 'what')}".strip()
-        why = read.text(each, "detail") or read.text(each, "reason").replace("_", " ")
-        origin = read.text(each, "origin")
-        key = (what, f"{why} ({origin})" if origin else why, read.text(each, "flag"))
-        rows[key] = rows.get(key, 0) + int(read.number(each, "times") or 1)
+def _denials(rows: Mapping[tuple[str, str, str], int]) -> Iterator[str]:
     if not rows:
         return
     yield "<h2>Denied</h2><table><tr><th>what<th>why<th>what would grant it<th>times</tr>"
-    for (what, why, flag), count in list(rows.items())[:_MOST]:
+    for (what, why, flag), count in rows.items():
         yield f"<tr class=refused><td>{_text(what)}</td><td>{_text(why)}</td><td>{_text(flag)}</td>"
         yield f"<td class=n>{count:,}</td></tr>"
     yield "</table>\n"
@@ -213,26 +190,23 @@ def _changes(changes: Sequence[tuple[str, str]] | None, remarks: Sequence[str]) 
         yield "<p class=dim>No file was changed.</p>\n"
         return
     yield "<table><tr><th>change<th>path</tr>"
-    for what, path in changes[:_MOST]:
+    for what, path in changes[:MOST]:
         yield f"<tr><td>{_text(what)}</td><td>{_text(path)}</td></tr>"
     yield "</table>\n"
 
 
-def _timeline(
-    exchanges: Sequence[Mapping[str, Any]], start: Mapping[str, Any], end: Mapping[str, Any]
-) -> Iterator[str]:
+def _timeline(records: Iterable[Mapping[str, Any]], summary: Summary) -> Iterator[str]:
     yield "<h2>Timeline</h2>"
-    if not exchanges:
+    if not summary.exchanges:
         yield "<p class=dim>The agent sent no request by way of the proxy.</p>\n"
         return
-    began = read.number(start, "time") or min(read.number(each, "time") for each in exchanges)
-    over = read.number(end, "time") or max(
-        read.number(each, "time") + read.number(each, "duration_ms") / 1000 for each in exchanges
-    )
+    began = read.number(summary.start, "time") or summary.began
+    over = read.number(summary.end, "time") or summary.over
+    exchanges = read.in_time(each for each in records if read.text(each, "kind") in ("exchange", ""))
     scale = _BAR / max(over - began, 1e-3)
     yield "<div class=wrap><table><tr><th>after<th><th>verdict<th>method<th>target<th>status<th>took"
     yield "<th>sent<th>received</tr>\n"
-    for each in exchanges[:_MOST]:
+    for each in islice(exchanges, MOST):
         at = read.number(each, "time") - began
         took = read.number(each, "duration_ms")
         verdict = read.text(each, "verdict")
@@ -254,8 +228,8 @@ def _timeline(
         )
         yield f"<tr class={look}>{cells}</tr>\n"
     yield "</table></div>\n"
-    if len(exchanges) > _MOST:
-        yield f"<p class=dim>{len(exchanges) - _MOST:,} more are in the log: nono audit export --format jsonl</p>\n"
+    if summary.exchanges > MOST:
+        yield f"<p class=dim>{summary.exchanges - MOST:,} more are in the log: nono audit export --format jsonl</p>\n"
 
 
 def _objects(record: Mapping[str, Any], member: str) -> Iterable[Mapping[str, Any]]:

@@ -11,6 +11,8 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fcntl import LOCK_NB, LOCK_SH, flock
+from functools import partial
+from heapq import heappop, heappush
 
 from nono.audit import ledger
 from nono.errors import GRANT, StoreError, UsageError
@@ -18,11 +20,14 @@ from nono.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, BinaryIO
 
 LEDGER = ledger.NAME
 SUFFIX = ".jsonl"
+LONGEST = 1 << 25  # bytes of a line; a start with the longest arguments has 24 MB
 _ENDS = 8192  # bytes at the end of a log that hold its last record
+_BUFFER = 1 << 18
+_WAITING = 2000  # exchanges that are held back, to be put in the order in which they began
 
 
 class Brief(Record):
@@ -103,17 +108,34 @@ def is_open(path: str) -> bool:
     return False
 
 
-def records(path: str) -> Iterator[dict[str, Any]]:
-    """Yield the records of a log, each as it is; what is none is left out. Raises StoreError."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(fd, "rb") as file:
-            for line in file:
-                record = object_of(line)
-                if record:
-                    yield record
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from None
+def records(path: str) -> Iterable[dict[str, Any]]:
+    """Return the records of a log, each as it is; what is none is left out. They are read whenever gone through.
+
+    That raises StoreError.
+    """
+    return _Records(path)
+
+
+class _Records:
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            with opened(self._path) as file:
+                yield from filter(None, map(object_of, lines_of(file)))
+        except OSError as error:
+            raise StoreError(f"cannot read {self._path}: {error.strerror}") from None
+
+
+def opened(path: str) -> BinaryIO:
+    """Open one of nono's files, to be read. Raises OSError."""
+    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=_BUFFER)
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file, with their ends; one that is longer than any record, in pieces."""
+    return iter(partial(file.readline, LONGEST), b"")
 
 
 def object_of(line: bytes) -> dict[str, Any]:
@@ -129,9 +151,8 @@ def brief(directory: str, name: str) -> Brief:
     """Return what a list says of one session. Raises StoreError."""
     path = os.path.join(directory, name)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(fd, "rb") as file:
-            first = object_of(file.readline())
+        with opened(path) as file:
+            first = object_of(file.readline(LONGEST))
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _ENDS))
             last = object_of(file.read().rstrip(b"\n").rpartition(b"\n")[2])
@@ -172,9 +193,27 @@ def reason(record: Mapping[str, Any]) -> str:
     return text(record, "reason").removesuffix(f"{GRANT}{text(record, 'flag')}")
 
 
-def in_time(exchanges: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return exchanges in the order in which they began: they are written when they are over."""
-    return sorted(exchanges, key=lambda each: number(each, "time"))
+def in_time(exchanges: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield exchanges in the order in which they began: they are written when they are over.
+
+    One that lasted longer than the next _WAITING of them comes late.
+    """
+    waiting: list[tuple[float, int, Mapping[str, Any]]] = []
+    for at, each in enumerate(exchanges):
+        heappush(waiting, (number(each, "time"), at, each))
+        if len(waiting) > _WAITING:
+            yield heappop(waiting)[2]
+    while waiting:
+        yield heappop(waiting)[2]
+
+
+def entered(directory: str) -> set[str]:
+    """Return the sessions that the ledger knows of, as it says, whether or not that is to be believed."""
+    try:
+        with opened(os.path.join(directory, LEDGER)) as file:
+            return {text(entry, "session") for entry in map(object_of, lines_of(file)) if entry.get("kind") == "start"}
+    except FileNotFoundError:
+        return set()
 
 
 def has_side_effects(exchange: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from nono.errors import StoreError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Self
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -44,21 +45,34 @@ class NewFile:
             os.close(self._fd)
             raise UsageError(f"{self._directory}: no file can be made there: {error.strerror}") from None
 
-    def write(self, text: str) -> str:
-        """Make the file; return its path, which has a number where the name is taken meanwhile. Raises StoreError."""
+    def write(self, text: str | Iterable[str]) -> str:
+        """Make the file; return its path, which has a number where the name is taken meanwhile. Raises StoreError.
+
+        text: all of it, or its pieces; a byte that was no UTF-8 where it was read (surrogateescape) is that byte again.
+        """
         fresh = self._fresh()
+        pieces = (text,) if isinstance(text, str) else text
         try:
-            with open(self._make(fresh), "w", encoding="utf-8") as file:
-                file.write(text)
-            if self._over:
-                os.rename(fresh, self._name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-                return os.path.join(self._directory, self._name)
-            try:
-                return os.path.join(self._directory, self._link(fresh))
-            finally:
-                os.unlink(fresh, dir_fd=self._fd)
+            with open(self._make(fresh), "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                try:
+                    file.writelines(pieces)
+                    file.flush()
+                    name = self._put(fresh)
+                except BaseException:
+                    os.unlink(fresh, dir_fd=self._fd)
+                    raise
         except OSError as error:
             raise StoreError(f"{self._directory}/{self._name} cannot be written: {error.strerror}") from None
+        return os.path.join(self._directory, name)
+
+    def _put(self, fresh: str) -> str:
+        """Give the file its name; return that."""
+        if self._over:
+            os.rename(fresh, self._name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            return self._name
+        name = self._link(fresh)
+        os.unlink(fresh, dir_fd=self._fd)
+        return name
 
     def _link(self, fresh: str) -> str:
         stem, dot, ending = self._name.rpartition(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -13,21 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nono.audit import chain, verify
+from nono.audit import chain, examine, verify
+from nono.audit.examine import CHANGED, MISSING, MOVED, REPEATED, TORN, Verified
 from nono.audit.log import AuditLog
 from nono.audit.verify import (
-    CHANGED,
     FAULTY,
     GONE,
     HEADLESS,
-    MISSING,
-    MOVED,
     RENAMED,
-    REPEATED,
     RUNNING,
-    TORN,
     TRUNCATED,
-    UNCHAINED,
     UNENDED,
     UNENTERED,
     UNLISTED,
@@ -53,8 +49,16 @@ def audit(state: Path) -> tuple[verify.Ledger, dict[str, verify.Session]]:
     return ledger, {each.session: each for each in sessions}
 
 
+def chain_of(data: bytes) -> Verified:
+    return examine.chain_of("x", io.BytesIO(data))
+
+
+def ledger_of(data: bytes) -> verify.Ledger:
+    return verify.ledger_of(io.BytesIO(data))
+
+
 def faults_of(data: bytes) -> list[tuple[int, str]]:
-    return [(fault.line, fault.what) for fault in verify.chain_of("x", data).faults]
+    return [(fault.line, fault.what) for fault in chain_of(data).faults]
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +109,9 @@ def test_two_lines_that_changed_places_are_out_of_place(log: bytes) -> None:
 
 def test_missing_records_are_numbered(log: bytes) -> None:
     lines = lines_of(log)
-    (fault,) = verify.chain_of("x", b"".join(lines[:1] + lines[3:])).faults
+    (fault,) = chain_of(b"".join(lines[:1] + lines[3:])).faults
     assert (fault.line, fault.what, fault.detail) == (2, MISSING, "records 2 to 3 are missing before this line")
-    (fault,) = verify.chain_of("x", b"".join(lines[1:])).faults
+    (fault,) = chain_of(b"".join(lines[1:])).faults
     assert (fault.line, fault.what, fault.detail) == (1, MISSING, "record 1 is missing before this line")
 
 
@@ -132,14 +136,14 @@ def test_any_mixture_of_lines_is_found(log: bytes, data: st.DataObject) -> None:
     piece = st.sampled_from([*lines, b"\n", b"{}\n", b'{"n":3}\n', lines[2][5:]])
     mixed = b"".join(data.draw(st.lists(piece, max_size=9)))
     is_prefix = any(mixed == b"".join(lines[:count]) for count in range(len(lines) + 1))
-    assert bool(faults_of(mixed)) == (not is_prefix) or not verify.chain_of("x", mixed).is_chained
+    assert bool(faults_of(mixed)) == (not is_prefix) or not chain_of(mixed).is_chained
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_judged(data: bytes) -> None:
-    verify.chain_of("x", data)
-    verify.ledger_of(data)
+    chain_of(data)
+    ledger_of(data)
 
 
 def test_what_the_chain_cannot_tell_the_ledger_does(tmp_path: Path) -> None:
@@ -165,7 +169,7 @@ def test_a_log_that_was_sealed_anew_is_found_by_the_ledger(tmp_path: Path) -> No
             for i, text in enumerate(texts)
         ]
         log.write_bytes(chain.seal(0, chain.NOTHING, forged)[0])
-        assert verify.chain_of("x", log.read_bytes()).faults == ()
+        assert chain_of(log.read_bytes()).faults == ()
         assert {(f.line, f.what) for f in audit(tmp_path)[1][log.stem].faults} == expected
     log.write_bytes(other.read_bytes())
     assert (1, RENAMED) in {(f.line, f.what) for f in audit(tmp_path)[1][log.stem].faults}
@@ -198,13 +202,13 @@ def test_any_change_of_the_ledger_is_found(tmp_path: Path) -> None:
     data = ledger.read_bytes()
     numbers = itertools.accumulate((c == 0x0A for c in data), initial=1)
     for at, (byte, line) in enumerate(zip(data, numbers, strict=False)):
-        found = verify.ledger_of(data[:at] + bytes((byte ^ 1,)) + data[at + 1 :]).faults
+        found = ledger_of(data[:at] + bytes((byte ^ 1,)) + data[at + 1 :]).faults
         assert found, at
         assert found[0].line in (line, line + 1), (at, found)
     lines = lines_of(data)
     for order in itertools.permutations(range(len(lines))):
         if list(order) != sorted(order):
-            assert verify.ledger_of(b"".join(lines[at] for at in order)).faults, order
+            assert ledger_of(b"".join(lines[at] for at in order)).faults, order
 
 
 def test_a_ledger_that_was_cut_off_or_removed_is_found(tmp_path: Path) -> None:
@@ -265,17 +269,18 @@ def test_a_session_that_begins_and_ends_while_others_are_verified_is_no_fault(
     """Its log was there when the names were listed, but not in the ledger that was read then."""
     log = write_session(tmp_path)
     read = verify.ledger_in
-    ledgers = iter([verify.ledger_of(b"")])
+    ledgers = iter([ledger_of(b"")])
     monkeypatch.setattr(verify, "ledger_in", lambda directory: next(ledgers, None) or read(directory))
     assert audit(tmp_path)[1][log.stem].state == WHOLE
 
 
-def test_logs_from_before_the_chain_are_named_as_such(tmp_path: Path) -> None:
+def test_a_log_without_hashes_is_not_nonos(tmp_path: Path) -> None:
     write_session(tmp_path)
     old = tmp_path / "audit" / "20250101T000000Z-1.jsonl"
     old.write_text('{"time":1.5,"route":"openai","status":200}\n' * 3)
     ledger, sessions = audit(tmp_path)
-    assert (sessions[old.stem].state, sessions[old.stem].records, ledger.faults) == (UNCHAINED, 3, ())
+    assert (sessions[old.stem].state, ledger.faults) == (FAULTY, ())
+    assert [(f.line, f.what) for f in sessions[old.stem].faults] == [(1, CHANGED), (0, UNLISTED)]
 
 
 def test_half_a_line_in_the_ledger_stays_and_the_chain_goes_on(tmp_path: Path) -> None:
@@ -285,8 +290,12 @@ def test_half_a_line_in_the_ledger_stays_and_the_chain_goes_on(tmp_path: Path) -
     path.write_bytes(path.read_bytes() + b'{"n":3,"kind":"sta')
     later = write_session(tmp_path, name="b")
     ledger, sessions = audit(tmp_path)
-    assert [(f.line, f.what) for f in ledger.faults] == [(3, CHANGED)]
+    assert ([(f.line, f.what) for f in ledger.remarks], ledger.faults) == ([(3, TORN)], ())
     assert sessions[later.stem].state == WHOLE
+    data = path.read_bytes()
+    for changed in (b'{"n":3,"kind":"stb', b'{"n":3,"kind":"st', b"", b'{"n":3,"kind":"sta\n{"n":3,"kind":"sta'):
+        found = ledger_of(data.replace(b'{"n":3,"kind":"sta\n', changed + b"\n"))
+        assert [f.line for f in found.faults][:1] == [3], "what the next record says of it is sealed, too"
 
 
 def test_sessions_that_run_at_once_share_the_ledger(tmp_path: Path) -> None:
@@ -319,7 +328,7 @@ def test_a_large_log_is_not_kept_in_pieces(tmp_path: Path) -> None:
     data = write_session(tmp_path, 5000).read_bytes()
     tracemalloc.start()
     try:
-        assert verify.chain_of("x", data).records == 5002
+        assert chain_of(data).records == 5002
         assert tracemalloc.get_traced_memory()[1] < len(data) / 10
     finally:
         tracemalloc.stop()

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from nono.audit.log import AuditLog
-from nono.cli.audits import show
+from nono.cli.audits import export, show
 from nono.proxy.services import Exchange
 from nono.supervisor.denials import Denial
-from tests.runs import Site
+from tests.runs import Site, unfolded
 
+_MOST_BYTES = 6_000_000
 HOSTILE = "/a\x1b]0;pwned\x07\u202e<script>"
 
 
@@ -200,14 +201,16 @@ def test_a_file_is_written_anew_and_privately(site: Site) -> None:
     assert site.nono([*arguments, "--force"]).returncode == 0
 
 
-def test_logs_from_before_the_chain_are_shown(site: Site) -> None:
+def test_a_log_without_hashes_is_shown_and_said_not_to_be_nonos(site: Site) -> None:
     directory = site.state / "audit"
     directory.mkdir(parents=True)
     old = {"time": 1.5, "host": "h.example", "method": "GET", "path": "/x", "verdict": "allowed", "status": 200}
     (directory / "20250101T000000Z-1.jsonl").write_text(json.dumps(old) + "\n")
     assert "GET h.example/x" in site.nono(["audit", "show", "last"]).stdout
-    assert "from before nono chained" in site.nono(["audit", "verify"]).stdout
-    assert "old" in site.nono(["audit", "list"]).stdout
+    assert "unknown" in site.nono(["audit", "list"]).stdout.splitlines()[1]
+    checked = site.nono(["audit", "verify"])
+    assert checked.returncode == 1
+    assert "not in the ledger: the ledger does not know of this session" in unfolded(checked.stdout)
 
 
 def test_a_log_that_cannot_be_read_is_an_error_of_one_sentence(site: Site, tmp_path: Path) -> None:
@@ -243,20 +246,54 @@ def test_what_changed_is_shown_where_snapshots_were_taken(site: Site) -> None:
 
 
 def test_a_large_session_is_shown_without_keeping_it(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    session = write(site, paths=("/v1/x",) * 3000)
-    size = (site.state / "audit" / f"{session}.jsonl").stat().st_size
+    session = write(site, paths=("/v1/x",) * 20_000)
     arguments = argparse.Namespace(session=session, denied=False, json=False, verbose=False)
     tracemalloc.start()
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(show.place, "directory", lambda: str(site.state / "audit"))
             assert show.run(arguments) == 0
-        assert tracemalloc.get_traced_memory()[1] < 1.5 * size  # verify reads it whole
+        assert tracemalloc.get_traced_memory()[1] < _MOST_BYTES
     finally:
         tracemalloc.stop()
     said = capsys.readouterr().out
-    assert "5901 more  (-v to list)" in said  # 6001, one denial among them, and 100 shown
-    assert "POST h.example, 3000 times" in said
+    assert "39901 more  (-v to list)" in said  # 40001, one denial among them, and 100 shown
+    assert "POST h.example, 20000 times" in said
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "html"])
+def test_a_large_session_is_exported_without_keeping_it(site: Site, tmp_path: Path, form: str) -> None:
+    session = write(site, paths=("/v1/x",) * 20_000)
+    file = tmp_path / "exported"
+    arguments = argparse.Namespace(session=session, format=form, output=str(file), force=False)
+    tracemalloc.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export.place, "directory", lambda: str(site.state / "audit"))
+            assert export.run(arguments) == 0
+        assert tracemalloc.get_traced_memory()[1] < _MOST_BYTES
+    finally:
+        tracemalloc.stop()
+    assert (site.state / "audit" / f"{session}.jsonl").stat().st_size > 2 * _MOST_BYTES
+    assert file.stat().st_size > _MOST_BYTES / 2
+
+
+def test_what_is_no_text_is_exported_as_it_is(site: Site) -> None:
+    session = write(site)
+    log = site.state / "audit" / f"{session}.jsonl"
+    data = log.read_bytes().replace(b"/v1/x", b"/v1/\xff", 1)
+    log.write_bytes(data)
+    command = [sys.executable, "-m", "nono", "audit", "export", session]
+    assert subprocess.run(command, env=site.environment, capture_output=True, check=True).stdout == data
+    site.nono(["audit", "export", session, "-o", "out.jsonl"])
+    assert (site.work / "out.jsonl").read_bytes() == data
+
+
+def test_json_of_a_session_is_one_object(site: Site) -> None:
+    session = write(site, paths=("/a", "/b"))
+    told = json.loads(site.nono(["audit", "show", session, "--json"]).stdout)
+    assert (told["session"], told["state"], len(told["records"])) == (session, "whole", 7)
+    assert json.loads(site.nono(["audit", "show", session, "--json", "--denied"]).stdout)["records"][0]["path"] == "/a"
 
 
 def test_a_log_with_numbers_beyond_all_measure_is_listed(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nono.audit import verify
+from nono.audit.examine import chain_of
 from tests.runs import KEYS, WALL, Site, lines
 
 ASK = ["OPENAI_BASE_URL", "POST", "/chat/completions?secret=in-the-query", {"Authorization": "Bearer TOKEN"}, "{}"]
@@ -152,18 +154,22 @@ def test_any_byte_that_is_changed_from_outside_is_found_and_its_line_is_said(sit
     (log,) = (site.state / "audit").glob("*.jsonl")
     data, line = log.read_bytes(), 1
     ledger = verify.ledger_in(str(log.parent))
-    assert verify.session(log.name, data, ledger, runs=False).state == verify.WHOLE
+
+    def judged(data: bytes) -> verify.Session:
+        return verify.session(log.name, chain_of(log.name, io.BytesIO(data)), ledger, runs=False)
+
+    assert judged(data).state == verify.WHOLE
     for at, byte in enumerate(data):
         changed = data[:at] + bytes((byte ^ 1,)) + data[at + 1 :]
-        faults = verify.session(log.name, changed, ledger, runs=False).faults
+        faults = judged(changed).faults
         assert faults, at
         assert faults[0].line in (line, line + 1), (at, faults)
         line += byte == 0x0A
     for count in range(len(data)):
-        assert verify.session(log.name, data[:count], ledger, runs=False).faults, count
+        assert judged(data[:count]).faults, count
     written = data.splitlines(keepends=True)
     for order in itertools.permutations(written):
-        faults = verify.session(log.name, b"".join(order), ledger, runs=False).faults
+        faults = judged(b"".join(order)).faults
         assert bool(faults) == (list(order) != written)
 
 

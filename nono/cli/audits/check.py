@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from nono.audit import read, verify
-from nono.audit.verify import Fault, Ledger, Session
+from nono.audit.examine import Fault
+from nono.audit.verify import Ledger, Session
 from nono.cli.audits import place
 from nono.cli.profiles.layout import hanging
 from nono.errors import StoreError
 
 _SHOWN = 100
+_HALF = "half an entry, as a nono leaves it that is killed while it writes, or a machine that loses power"
 _STATES = {
     verify.WHOLE: "whole, from start to end",
     verify.RUNNING: "still running, whole so far",
@@ -22,9 +24,9 @@ _STATES = {
     "at the end may be missing, and nobody can tell",
     verify.UNENTERED: "whole, from start to end, but their end is not in the ledger (nono was killed in that instant, "
     "or the ledger's last lines were taken away)",
-    verify.UNCHAINED: "from before nono chained its records: nobody can tell",
     verify.FAULTY: "not as written",
     verify.VANISHED: "vanished",
+    verify.REMOVED: "removed by nono audit cleanup",
 }
 
 
@@ -54,9 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     counts = Counter(each.state for each in sessions)
     for state, text in _STATES.items():
         if counts[state]:
-            names = [each.session for each in sessions if each.state == state]
+            names = [_named(each) for each in sessions if each.state == state]
             which = f": {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if state != verify.WHOLE else ""
             _say(f"{counts[state]} {text}{which}", f"{'sessions':<10}")
+    remarks = [f"{each.session}: {remark}" for each in sessions for remark in each.remarks]
+    remarks += [f"ledger, line {each.line}: {_HALF}" for each in ledger.remarks]
+    for remark in remarks[:_SHOWN]:
+        _say(remark, f"{'note':<10}")
     if not sessions:
         place.say("no session is recorded yet; each nono run writes a log")
     if ledger.records:
@@ -70,6 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
     return int(bool(faults))
 
 
+def _named(session: Session) -> str:
+    return f"{session.session} on {place.day(session.removed)}" if session.removed else session.session
+
+
 def _say(text: str, label: str) -> None:
     for line in hanging(label, text):
         place.say(line)
@@ -80,6 +90,13 @@ def _object(directory: str, ledger: Ledger, sessions: Sequence[Session], faults:
         "directory": directory,
         "ok": not faults,
         "ledger": {"records": ledger.records, "head": ledger.head, "path": os.path.join(directory, read.LEDGER)},
-        "sessions": [{"session": each.session, "state": each.state, "records": each.records} for each in sessions],
+        "sessions": [_session(each) for each in sessions],
         "faults": [fault._asdict() for fault in faults],
+        "remarks": [fault._asdict() for fault in ledger.remarks],
     }
+
+
+def _session(session: Session) -> dict[str, object]:
+    told = {"session": session.session, "state": session.state, "records": session.records}
+    told |= {"remarks": list(session.remarks)} if session.remarks else {}
+    return told | ({"removed": session.removed} if session.removed else {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Container
 
 from nono.audit import read
 from nono.audit.read import Brief
@@ -13,6 +14,7 @@ from nono.errors import StoreError
 
 _SHOWN = 50
 _LONGEST_ID = 40
+_UNKNOWN = "unknown"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -20,6 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     directory = place.directory()
     try:
         names = read.names_of(directory)
+        entered = read.entered(directory)
     except OSError as error:
         raise StoreError(f"cannot list {directory}: {error.strerror}") from None
     limit = _SHOWN if arguments.limit is None else arguments.limit
@@ -28,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         (read.brief(directory, name) for name in shown), key=lambda brief: (brief.session[:16], brief.started)
     )
     if arguments.json:
-        print(json.dumps({"directory": directory, "sessions": [_object(brief) for brief in briefs]}, indent=1))
+        print(json.dumps({"directory": directory, "sessions": [_object(brief, entered) for brief in briefs]}, indent=1))
         return 0
     if not names:
         place.say("no session is recorded yet; each nono run writes a log")
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     place.say(f"{'session':<{width}}  {'exit':>7}  {'took':>6}  command")
     for brief in briefs:
         took = place.duration(brief.duration_s) if brief.duration_s is not None else ""
-        line = f"{brief.session:<{width}}  {_status(brief):>7}  {took:>6}  "
+        line = f"{brief.session:<{width}}  {_status(brief, entered):>7}  {took:>6}  "
         room = COLUMNS - len(line)
         words = place.command(brief.argv)
         if room < 12:
@@ -45,18 +48,20 @@ def run(arguments: argparse.Namespace) -> int:
             place.say(f"    {place.cut(words, COLUMNS - 4)}".rstrip())
         else:
             place.say(f"{line}{place.cut(words, room)}".rstrip())
+    if any(_status(brief, entered) == _UNKNOWN for brief in briefs):
+        place.say("unknown: the ledger does not know of it  (nono audit verify)")
     if len(shown) < len(names):
         place.say(f"{len(names) - len(shown)} earlier ones  (--limit 0 lists all)")
     return 0
 
 
-def _status(brief: Brief) -> str:
+def _status(brief: Brief, entered: Container[str]) -> str:
     if brief.is_running:
         return "running"
-    if brief.status is not None:
-        return str(brief.status)
-    return "no end" if brief.started else "old"
+    if brief.session not in entered:
+        return _UNKNOWN
+    return str(brief.status) if brief.status is not None else "no end"
 
 
-def _object(brief: Brief) -> dict[str, object]:
-    return {**brief._asdict(), "argv": list(brief.argv)}
+def _object(brief: Brief, entered: Container[str]) -> dict[str, object]:
+    return {**brief._asdict(), "argv": list(brief.argv), "is_known": brief.session in entered}

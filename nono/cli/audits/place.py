@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from nono.cli.render import printable
 from nono.supervisor.whereabouts import find_place
@@ -32,6 +33,14 @@ def cut(text: str, width: int) -> str:
 def command(words: Iterable[str]) -> str:
     """Return a command line as one would type it, for reading only."""
     return " ".join(f"'{word}'" if not word or any(c in ' \t\n"$;&|<>' for c in word) else word for word in words)
+
+
+def day(seconds: float) -> str:
+    """Return the day of a time."""
+    try:
+        return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+    except (OverflowError, OSError, ValueError):
+        return "no known day"
 
 
 def duration(seconds: float) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from itertools import islice
 
 from nono.audit import read, verify
+from nono.audit.summary import Summary
+from nono.audit.verify import Session
 from nono.cli import render
 from nono.cli.args import COLUMNS
 from nono.cli.audits import place
@@ -30,7 +32,6 @@ _STATES = {
     verify.UNENDED: "it ended without an end record; records at its end may be missing",
     verify.UNENTERED: "its end is not in the ledger, whose last lines may be missing",
     verify.RUNNING: "it is still running",
-    verify.UNCHAINED: "it was written before nono chained its records",
 }
 
 
@@ -43,68 +44,60 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise StoreError(f"cannot read {directory}: {error.strerror}") from None
     records = read.records(os.path.join(directory, name))
-    status = int(bool(checked.faults))
-    if arguments.denied:
-        records = filter(_is_denied, records)
     if arguments.json:
-        faults = [fault._asdict() for fault in checked.faults]
-        whole = {"session": checked.session, "state": checked.state, "faults": faults, "records": list(records)}
-        print(json.dumps(whole, indent=1))
-        return status
-    start: Mapping[str, Any] = {}
-    end: Mapping[str, Any] = {}
-    snapshots: list[Mapping[str, Any]] = []
-    shown: list[Mapping[str, Any]] = []  # of a session that may have a million: no more than is needed
-    most = sys.maxsize if arguments.verbose or arguments.denied else _SHOWN
-    events = 0
-    effects: dict[str, int] = {}
+        _print_json(checked, filter(_is_denied, records) if arguments.denied else records)
+    else:
+        for line in _lines(checked, records, denied=arguments.denied, verbose=arguments.verbose):
+            place.say(line)
+    return int(bool(checked.faults))
+
+
+def _print_json(checked: Session, records: Iterable[Mapping[str, Any]]) -> None:
+    """Print one object, a record a line: a session may have a million."""
+    faults = [fault._asdict() for fault in checked.faults]
+    whole = {"session": checked.session, "state": checked.state, "faults": faults, "remarks": list(checked.remarks)}
+    print(json.dumps(whole, indent=1)[:-2] + ',\n "records": [', end="")
+    separator = "\n  "
     for record in records:
-        kind = read.text(record, "kind")
-        if kind == "start":
-            start = start or record
-        elif kind == "exit":
-            end = end or record
-        elif kind == "snapshot":
-            snapshots.append(record)
-        elif kind in ("exchange", "denial", "gap", ""):
-            events += 1
-            shown.append(record)
-            if len(shown) > most + _SHOWN:
-                shown = read.in_time(shown)[:most]
-        if read.has_side_effects(record):
-            what = f"{read.text(record, 'method')} {read.text(record, 'host')}"
-            effects[what] = effects.get(what, 0) + 1
-    shown = read.in_time(shown)[:most]
+        print(separator + json.dumps(record), end="")
+        separator = ",\n  "
+    print("\n ]\n}")
+
+
+def _lines(checked: Session, records: Iterable[Mapping[str, Any]], *, denied: bool, verbose: bool) -> Iterator[str]:
+    summary = Summary(records)
     home = render.home_of(os.environ)
-    lines: list[str] = []
-    if not arguments.denied:
-        lines += _rows("session", [checked.session])
-        lines += _about(start, end, home, verbose=arguments.verbose)
+    if not denied:
+        yield from _rows("session", [checked.session])
+        yield from _about(summary.start, summary.end, home, verbose=verbose)
     for fault in checked.faults[:_SHOWN]:
         at = f"line {fault.line}" if fault.line else "the log"
-        lines += _rows("warning", [f"{at}: {fault.what}: {fault.detail}  (nono audit verify)"])
-    if checked.state in _STATES:
-        lines += _rows("note", [_STATES[checked.state]])
-    if lines and events:
-        lines.append("")
-    for each in shown:
-        lines += _event(each, home)
-    if len(shown) < events:
-        lines.append(f"{events - len(shown)} more  (-v to list)")
-    if arguments.denied and not events:
-        lines.append("nothing was denied")
-    if snapshots:
-        found, remarks = import_module("nono.cli.audits.files").changes(checked.session, snapshots, home)
+        yield from _rows("warning", [f"{at}: {fault.what}: {fault.detail}  (nono audit verify)"])
+    notes = [_STATES[checked.state]] if checked.state in _STATES else []
+    yield from _rows("note", [*notes, *checked.remarks])
+    events = summary.refused + summary.denials if denied else summary.exchanges + summary.denials + summary.gaps
+    if events and not denied:
+        yield ""
+    most = events if verbose or denied else _SHOWN
+    for each in islice(read.in_time(filter(_is_denied if denied else _is_event, records)), most):
+        yield from _event(each, home)
+    if most < events:
+        yield f"{events - most} more  (-v to list)"
+    if denied and not events:
+        yield "nothing was denied"
+    if summary.snapshots and not denied:
+        yield ""
+        found, remarks = import_module("nono.cli.audits.files").changes(checked.session, summary.snapshots, home)
         told = [f"{what} {path}" for what, path in found or ()]
-        most = len(told) if arguments.verbose else _FILES
+        most = len(told) if verbose else _FILES
         more = [f"{len(told) - most} more  (-v to list)"] if len(told) > most else []
-        lines += [
-            "",
-            *_rows("files", [*(told[:most] or ([] if found is None else ["none was changed"])), *more, *remarks]),
-        ]
-    for line in (*lines, *_effects(effects)):
-        place.say(line)
-    return status
+        yield from _rows("files", [*(told[:most] or ([] if found is None else ["none was changed"])), *more, *remarks])
+    if not denied:
+        yield from _effects(summary.effects)
+
+
+def _is_event(record: Mapping[str, Any]) -> bool:
+    return read.text(record, "kind") in ("exchange", "denial", "gap", "")
 
 
 def _is_denied(record: Mapping[str, Any]) -> bool:
@@ -191,11 +184,12 @@ def _more(reason: str, flag: str) -> Iterator[str]:
         yield " " * 23 + flag[:1000]  # never folded: it is to be copied
 
 
-def _effects(hosts: Mapping[str, int]) -> Iterator[str]:
-    if hosts:
+def _effects(requests: Mapping[tuple[str, str], int]) -> Iterator[str]:
+    if requests:
         yield ""
-        most = sorted(hosts.items(), key=lambda item: -item[1])
-        texts = [f"{what}, {count} times" if count > 1 else what for what, count in most[:20]]
+        most = sorted(requests.items(), key=lambda item: -item[1])
+        named = [(f"{method} {host}", count) for (method, host), count in most[:20]]
+        texts = [f"{what}, {count} times" if count > 1 else what for what, count in named]
         more = [f"{len(most) - 20} more"] if len(most) > 20 else []
         yield from _rows("effects", ["requests that may have changed something elsewhere:", *texts, *more])
 

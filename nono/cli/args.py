@@ -47,6 +47,7 @@ VERBS = {
     "learn": ("nono.cli.learn", "run a command once, record what it uses, and write a profile to review"),
     "audit": ("nono.cli.audit", "what agents did: list sessions, show them, find tampering, export"),
     "rollback": ("nono.cli.rollback", "see and undo what an agent did to your files"),
+    "trust": ("nono.cli.trust", "sign the files that instruct an agent, and verify them"),
     "proxy": ("nono.cli.proxy", "run the proxy alone, for an agent isolated by other means"),
     "credential": ("nono.cli.credential", "store, check, list and remove keys in the keystore"),
     "profile": ("nono.cli.profile", "list, show, check, make and compare profiles"),

@@ -20,10 +20,10 @@ from nono.kernel.secretmem import SecretBuffer
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO must not block
 
 
-def read(path: str, missing: str) -> tuple[SecretBuffer, int]:
+def read(path: str, missing: str, what: str = "credential") -> tuple[SecretBuffer, int]:
     """Return the content of `path` in a new locked buffer that the caller owns, and its length.
 
-    missing: the sentence when there is no such file. Raises CredentialError.
+    missing: the sentence when there is no such file. what: it is, in the user's words. Raises CredentialError.
     """
     directory, name = os.path.split(path)
     try:
@@ -31,26 +31,26 @@ def read(path: str, missing: str) -> tuple[SecretBuffer, int]:
     except FileNotFoundError:
         raise CredentialError(missing) from None
     except OSError as exc:
-        raise CredentialError(f"the credential's directory {directory} cannot be opened: {exc.strerror}.") from None
+        raise CredentialError(f"the {what}'s directory {directory} cannot be opened: {exc.strerror}.") from None
     try:
-        _check_directory(os.fstat(directory_fd), directory)
+        _check_directory(os.fstat(directory_fd), directory, what)
         try:
             fd = os.open(name, _OPEN_FLAGS, dir_fd=directory_fd)
         except FileNotFoundError:
             raise CredentialError(missing) from None
         except OSError as exc:
-            raise CredentialError(_cannot_open(path, directory_fd, name, exc)) from None
+            raise CredentialError(_cannot_open(path, directory_fd, name, exc, what)) from None
     finally:
         os.close(directory_fd)
     try:
         status = os.fstat(fd)
-        _check_file(status, path)
-        return _read_all(fd, status.st_size, path)
+        _check_file(status, path, what)
+        return _read_all(fd, status.st_size, path, what)
     finally:
         os.close(fd)
 
 
-def _read_all(fd: int, size: int, path: str) -> tuple[SecretBuffer, int]:
+def _read_all(fd: int, size: int, path: str, what: str) -> tuple[SecretBuffer, int]:
     buffer = SecretBuffer(size + 1)  # one more, to see a file that grew
     try:
         length = 0
@@ -62,40 +62,40 @@ def _read_all(fd: int, size: int, path: str) -> tuple[SecretBuffer, int]:
             length += count
     except OSError as exc:
         buffer.close()
-        raise CredentialError(f"the credential file {path} cannot be read: {exc.strerror}.") from None
+        raise CredentialError(f"the {what} file {path} cannot be read: {exc.strerror}.") from None
     buffer.close()
-    raise CredentialError(f"the credential file {path} changed while it was read. Run again.")
+    raise CredentialError(f"the {what} file {path} changed while it was read. Run again.")
 
 
-def _cannot_open(path: str, directory_fd: int, name: str, error: OSError) -> str:
+def _cannot_open(path: str, directory_fd: int, name: str, error: OSError, what: str) -> str:
     try:
         if stat.S_ISLNK(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode):
-            return f"the credential file {path} is a symbolic link. Name the file itself."
+            return f"the {what} file {path} is a symbolic link. Name the file itself."
     except OSError:
         pass
-    return f"the credential file {path} cannot be opened: {error.strerror}."
+    return f"the {what} file {path} cannot be opened: {error.strerror}."
 
 
-def _check_directory(status: os.stat_result, path: str) -> None:
+def _check_directory(status: os.stat_result, path: str, what: str) -> None:
     if status.st_uid not in (os.geteuid(), 0):
-        raise CredentialError(f"the credential's directory {path} is another user's. Keep the file in one of your own.")
+        raise CredentialError(f"the {what}'s directory {path} is another user's. Keep the file in one of your own.")
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         raise CredentialError(f"other users can replace files in {path}. Make it private: chmod go-w {path}")
 
 
-def _check_file(status: os.stat_result, path: str) -> None:
+def _check_file(status: os.stat_result, path: str, what: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise CredentialError(f"the credential file {path} is not a regular file.")
+        raise CredentialError(f"the {what} file {path} is not a regular file.")
     if status.st_uid not in (os.geteuid(), 0):
-        raise CredentialError(f"the credential file {path} belongs to another user. Copy it to a file of your own.")
+        raise CredentialError(f"the {what} file {path} belongs to another user. Copy it to a file of your own.")
     if status.st_mode & 0o077:
         raise CredentialError(
-            f"other users can read or write the credential file {path}. Make it private: chmod 600 {path}"
+            f"other users can read or write the {what} file {path}. Make it private: chmod 600 {path}"
         )
     if status.st_nlink != 1:
-        raise CredentialError(f"the credential file {path} has another hard link. Copy it to a file of its own.")
+        raise CredentialError(f"the {what} file {path} has another hard link. Copy it to a file of its own.")
     if status.st_size > RAW_MAX_BYTES:
-        raise CredentialError(f"the credential file {path} {TOO_LONG}; it must hold the key alone.")
+        raise CredentialError(f"the {what} file {path} {TOO_LONG}; it must hold the key alone.")
 
 
 def private_directory(path: str) -> None:

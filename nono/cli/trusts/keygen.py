@@ -1,0 +1,84 @@
+"""`nono trust keygen`: make a signing key; its public half becomes one of the own keys, by which runs verify."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+
+from nono.cli import render
+from nono.cli.trusts import keep, keyref, place
+from nono.cli.trusts.keyref import KeyReference
+from nono.errors import UsageError
+from nono.trust import keys, own
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nono.cli.trusts.place import Where
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the key, or adopt one; return 0."""
+    reference = keyref.chosen("--id", arguments.id, arguments.keyref)
+    if arguments.adopt and arguments.force:
+        raise UsageError("--adopt takes the key that is there, --force replaces it; say one of them")
+    at = place.where()
+    keep.protect()
+    if arguments.adopt:
+        public = keys.public_of(keep.load(reference, at.config))
+    else:
+        public = _made(reference, at, force=arguments.force)
+    path = own.add(at.config, reference.key_id, public, replace=True)
+    text = base64.b64encode(public).decode()
+    if arguments.json:
+        told = {"key_id": reference.key_id, "fingerprint": keys.fingerprint(public), "public_key": text, "file": path}
+        print(json.dumps(told, indent=1))
+        return 0
+    home = render.home_of(os.environ)
+    flag = reference.typed()
+    rows = [
+        ("key", render.printable(reference.key_id)),
+        ("private", f"in {render.printable(render.short(keep.label(reference), home))}"),
+        ("public", render.printable(render.short(path, home))),
+        ("fingerprint", keys.fingerprint(public)),
+        ("next", render.printable(f"nono trust init{flag} --include CLAUDE.md")),
+    ]
+    print(render.table(rows), end="")
+    return 0
+
+
+def _made(reference: KeyReference, at: Where, *, force: bool) -> bytes:
+    """Make a key and keep it; return its public half."""
+    if keep.is_there(reference, at.config) and not force:
+        raise _taken(reference, at)
+    private = keys.generate()
+    public = keys.public_of(private)
+    if reference.path:
+        _make_home_of(reference.path, at)
+    try:
+        keep.put(reference, private, at.config, over=force)
+    except FileExistsError:
+        raise _taken(reference, at) from None
+    return public
+
+
+def _make_home_of(path: str, at: Where) -> None:
+    """Make the directory of a key, where it is to be in nono's own directory of settings."""
+    if os.path.dirname(path) == f"{at.config}/trust":
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+
+
+def _taken(reference: KeyReference, at: Where) -> UsageError:
+    known = {each.key_id: each for each in own.read(at.config)}.get(reference.key_id)
+    command = f"nono trust keygen{reference.typed('--id')}"
+    if known is None:
+        return UsageError(
+            f"there is a key '{reference.key_id}' already, of another tool or machine. To sign with it: {command} "
+            "--adopt; to replace it, which loses it for good: --force"
+        )
+    return UsageError(
+        f"you have a key '{reference.key_id}' already ({keys.fingerprint(known.public_key)[:16]}…). --force replaces "
+        "it: it is lost for good then, and the policies that it signed are refused until you sign them again. A second "
+        f"key has another name: nono trust keygen --id NAME"
+    )

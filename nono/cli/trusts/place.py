@@ -1,0 +1,209 @@
+"""What the actions of `nono trust` look at: the own keys, the policies in sight, and the files that these name.
+
+What is judged here is judged as `nono run` would in this directory, by the same code. With --policy FILE, that policy
+alone holds, signed or not: whoever typed its name has said so himself. Its includes are relative to the working
+directory then.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+
+from nono.errors import PolicyError, UsageError
+from nono.policy.network import nearest
+from nono.record import Record
+from nono.supervisor.whereabouts import find_place
+from nono.trust import anchors, bundle, check, files, find, globs, own, policy, trusted_root
+from nono.trust.policy import Publisher, Rules
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from nono.cli.trusts.keyref import KeyReference
+    from nono.trust.bundle import Bundle
+    from nono.trust.check import IdentityOf, Verdict
+    from nono.trust.policy import Keyless
+    from nono.trust.trusted_root import TrustRoot
+
+_NAMES_LOOKED_AT = 1000
+
+
+class Where(Record):
+    """workdir, home: without links. config: nono's own directory of settings."""
+
+    workdir: str
+    home: str
+    config: str
+
+    @property
+    def users_policy(self) -> str:
+        """Where the user's own policy is."""
+        return f"{self.config}/{policy.NAME}"
+
+
+class Sight(Record):
+    """What is to be judged, and by what. root: of the tree, absolute. policy: the path of its policy; "" for none."""
+
+    root: str
+    policy: str
+    rules: Rules
+    notes: tuple[str, ...]
+    keyless: IdentityOf
+
+
+def where() -> Where:
+    """Return where the user stands. Raises UsageError."""
+    place = find_place(None, os.environ)
+    return Where(os.path.realpath(place.workdir), os.path.realpath(place.home), f"{place.config_home}/nono")
+
+
+def look(arguments: argparse.Namespace, at: Where) -> Sight:
+    """Return what is in sight. Raises TrustError for a policy that is not signed as it has to be, PolicyError."""
+    keyless = _identity_of(getattr(arguments, "trusted_root", None), at)
+    if arguments.policy is not None:
+        path = os.path.abspath(arguments.policy)
+        rules = policy.merge(anchors.built_in(), None, read_policy(path), own.read(at.config))
+        return Sight(at.workdir, path, rules, (), keyless)
+    found = anchors.find_root(at.workdir, at.home)
+    loaded = anchors.load_policies(found.path, at.config, keyless)
+    for opened in loaded.opened:
+        files.close(opened)
+    named = f"{found.path.rstrip('/')}/{policy.NAME}" if found.path else ""
+    return Sight(found.path or at.workdir, named, loaded.rules, (*found.notes, *loaded.notes), keyless)
+
+
+def read_policy(path: str) -> policy.Policy:
+    """Return the policy in a file that the user named. Raises UsageError, UnsafeFile, PolicyError."""
+    try:
+        opened = files.open_path(path, most=policy.MOST_BYTES, keep=True)
+    except FileNotFoundError:
+        raise UsageError(f"there is no {path}{_near(path)}") from None
+    files.close(opened)
+    if policy.is_foreign(opened.data):
+        raise PolicyError(foreign(path))
+    return policy.parse(opened.data, path)
+
+
+def foreign(path: str) -> str:
+    """Return what is said of a policy in somebody else's format."""
+    return f"{path} is none of nono's policies: it has neither predicate nor version. nono trust init makes one"
+
+
+def own_key(reference: KeyReference, at: Where) -> Publisher:
+    """Return the public half of an own key. Raises UsageError where there is none, with what makes it."""
+    keys = {each.key_id: each for each in own.read(at.config)}
+    found = keys.get(reference.key_id)
+    if found is not None:
+        return found
+    make = f"nono trust keygen{reference.typed('--id')}"
+    near = nearest(reference.key_id, keys) if not reference.path else ""
+    if near:
+        raise UsageError(f"you have no key '{reference.key_id}'; did you mean {near}? Another one is made by: {make}")
+    others = f" (you have {', '.join(sorted(keys)[:8])})" if keys else ""
+    raise UsageError(f"you have no key '{reference.key_id}' yet{others}. It is made by: {make}")
+
+
+def named_files(sight: Sight) -> tuple[list[find.Found], tuple[str, ...]]:
+    """Return what the policies name below the root, and the patterns of the project's policy that match nothing."""
+    found = list(find.find(sight.root, globs.compile(sight.rules.includes)))
+    project = sight.rules.project
+    patterns = globs.compile(project.includes if project is not None else ())
+    return found, patterns.unmatched(each.path for each in found)
+
+
+def everything(sight: Sight) -> tuple[list[Verdict], tuple[str, ...]]:
+    """Return the verdicts on all that the policies name, and the patterns of the project's that match nothing."""
+    found, unmatched = named_files(sight)
+    verdicts = list(checked(sight, found, with_multi=True))
+    verdicts += [checked_elsewhere(sight, path) for path in sight.rules.files]
+    return verdicts, unmatched
+
+
+def checked(sight: Sight, chosen: Iterable[find.Found], *, with_multi: bool = False) -> Iterator[Verdict]:
+    """Yield the verdict on each file. with_multi: and on all others that the bundle of the tree names, and itself."""
+    multi = check.open_multi(sight.root, sight.rules, sight.keyless)
+    if multi is not None and with_multi:
+        there = {each.path for each in chosen}
+        chosen = sorted([*chosen, *(find.Found(name) for name in multi.names if name not in there)])
+        if multi.error is not None:
+            wrong = multi.error
+            yield check.Verdict(bundle.MULTI_NAME, "", wrong.outcome, reason=wrong.reason, next_step=wrong.next_step)
+    for each in chosen:
+        yield _closed(check.check_path(sight.root, each, sight.rules, sight.keyless, multi))
+    if multi is not None and multi.opened is not None:
+        files.close(multi.opened)
+
+
+def checked_elsewhere(sight: Sight, path: str) -> Verdict:
+    """Return the verdict on a file outside of the tree; its path is the absolute one."""
+    directory, name = os.path.split(path)
+    directory = os.path.realpath(directory)
+    verdict = _closed(check.check_path(directory, find.Found(name), sight.rules, sight.keyless))
+    return verdict._replace(path=path)
+
+
+def no_match(sight: Sight) -> str:
+    """Return what is said where the policies come to no file."""
+    if sight.rules.includes:
+        patterns = ", ".join(sight.rules.includes[:8])
+        return f"nothing below {sight.root} matches the includes of the policy ({patterns})"
+    if sight.policy:
+        return f"{sight.policy} names no files; write their patterns into its includes, and sign it again"
+    return "no policy in sight names files. One is made by: nono trust init --include PATTERN"
+
+
+def below(root: str, path: str) -> str:
+    """Return what leads from the root to an absolute path, whatever links lead to the root; "" where it is outside."""
+    top = root.rstrip("/") + "/"
+    if not path.startswith(top):
+        directory, name = os.path.split(path)
+        path = os.path.join(os.path.realpath(directory), name)
+    return path.removeprefix(top) if path.startswith(top) else ""
+
+
+def absolute(path: str) -> str:
+    """Return a path that the user typed, as an absolute one. Raises UsageError for what cannot be one."""
+    if not path or "\0" in path:
+        raise UsageError("a FILE must not be empty or hold a NUL byte")
+    return os.path.abspath(path)
+
+
+def missing(path: str) -> str:
+    """Return the end of a sentence about a file that is not there."""
+    return f"is not there{_near(path)}"
+
+
+def _closed(found: check.Checked) -> Verdict:
+    for opened in (*((found.opened,) if found.opened is not None else ()), *found.bundles):
+        files.close(opened)
+    return found.verdict
+
+
+def _identity_of(given: str | None, at: Where) -> IdentityOf:
+    """Return what verifies a keyless bundle, anew each time; the library is loaded when the first one comes."""
+    loaded: list[TrustRoot] = []
+
+    def identity_of(of: Bundle) -> Keyless:
+        keyless: Any = import_module("nono.trust.keyless")
+        if not loaded:
+            loaded.append(trusted_root.load(at.config, os.path.abspath(given) if given is not None else ""))
+        found: Keyless = keyless.identity_of(of, loaded[0])
+        return found
+
+    return identity_of
+
+
+def _near(path: str) -> str:
+    """Return the question whether a name beside it was meant."""
+    directory, name = os.path.split(path)
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.name for entry, _ in zip(entries, range(_NAMES_LOOKED_AT), strict=False)]
+    except OSError:
+        return ""
+    near = nearest(name, [each for each in names if not each.endswith(bundle.SUFFIX)])
+    return f"; did you mean {near}?" if near and near != name else ""

@@ -1,0 +1,254 @@
+"""`nono trust sign`: sign files, each with a bundle beside it or all of them with one.
+
+A file is opened by the code that verifies: what verification would refuse, as a link, is not signed. What was hashed is
+looked at again before its bundle is written, into the very directory that holds it. One file that cannot be signed does
+not keep the others from it; it is said, and the exit status is 1.
+
+With --all, a file whose signature verifies keeps it: nobody's signature is replaced by one's own unasked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+
+from nono.cli import render
+from nono.cli.render import printable, short
+from nono.cli.trusts import keep, keyref, place, verdicts, writing
+from nono.cli.trusts.place import Sight, Where
+from nono.errors import NonoError, UsageError
+from nono.record import Record
+from nono.trust import bundle, errors, files, find, policy, signing
+from nono.trust.files import Opened
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Signs = Callable[[Sequence[tuple[str, str]], str], bytes]
+    """(subjects, predicate type) -> the bundle file."""
+
+
+_SIGNED, _KEPT, _LEFT_OUT, _REFUSED, _BLOCKED = "signed", "kept", "left out", "refused", "blocked"
+
+
+class Done(Record):
+    """What became of one file. label: of its row. note: behind the path. reason: why it was not signed."""
+
+    path: str
+    label: str
+    note: str = ""
+    reason: str = ""
+    sha256: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was to be signed, and is not."""
+        return self.label in (_REFUSED, _BLOCKED)
+
+    def row(self, home: str) -> tuple[str, str]:
+        """Return a row of render.py."""
+        note = f"  ({self.note})" if self.note else ""
+        reason = f": {self.reason}" if self.reason else ""
+        return self.label, printable(f"{short(self.path, home)}{note}{reason}")
+
+    def as_json(self) -> dict[str, str]:
+        """Return it as data."""
+        told = {"path": self.path, "status": self.label.replace(" ", "_")}
+        more = {"sha256": self.sha256, "bundle": self.note, "reason": self.reason}
+        if self.label != _SIGNED:
+            more["reason"], more["bundle"] = self.reason or self.note, ""
+        return told | {key: value for key, value in more.items() if value}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Sign them; return 0, or 1 where one was not signed."""
+    if arguments.keyless and (arguments.key is not None or arguments.keyref is not None):
+        raise UsageError("--keyless signs without a key; leave --key and --keyref out")
+    reference = keyref.chosen("--key", arguments.key, arguments.keyref)
+    if bool(arguments.file) == arguments.all:
+        raise UsageError("name the files to sign, or say --all, not both" if arguments.all else _nothing_named())
+    if arguments.policy is not None and not arguments.all:
+        raise UsageError("--policy says which files --all means; a FILE is signed whatever the policy says")
+    at = place.where()
+    arguments.trusted_root = None
+    sight, blind = _sight(arguments, at)
+    opened, done = _opened_all(arguments, sight, at)
+    if opened:
+        signs = _keyless() if arguments.keyless else _keyed(reference, at)
+        root = sight.root if sight is not None else at.workdir
+        done += _one_bundle(opened, root, signs) if arguments.multi_subject else _bundles(opened, signs)
+    for each in opened:
+        files.close(each)
+    done.sort()
+    failed = any(each.failed for each in done)
+    if arguments.json:
+        print(json.dumps({"files": [each.as_json() for each in done]}, indent=1))
+        return int(failed)
+    home = render.home_of(os.environ)
+    rows = [each.row(home) for each in done]
+    rows += _afterwards(arguments, at, bool(opened), blind)
+    print(render.table(rows), end="")
+    return int(failed)
+
+
+def _nothing_named() -> str:
+    return "say which files to sign: nono trust sign FILE …, or nono trust sign --all"
+
+
+def _sight(arguments: argparse.Namespace, at: Where) -> tuple[Sight | None, str]:
+    """Return what is in sight; for files that were named, also None and why not."""
+    try:
+        return place.look(arguments, at), ""
+    except NonoError as error:
+        if arguments.all:
+            raise
+        return None, str(error)
+
+
+def _opened_all(arguments: argparse.Namespace, sight: Sight | None, at: Where) -> tuple[list[Opened], list[Done]]:
+    """Open what is to be signed; return it, and what is not. Raises UsageError where there is nothing to begin with."""
+    opened: list[Opened] = []
+    done: list[Done] = []
+    if not arguments.all:
+        for path in dict.fromkeys(map(place.absolute, arguments.file)):
+            _open(path, sight, opened, done)
+        return opened, done
+    assert sight is not None
+    found, unmatched = place.named_files(sight)
+    if not found:
+        raise UsageError(f"{place.no_match(sight)}; nothing was signed")
+    done += [Done(each, _REFUSED, reason=verdicts.NO_MATCH) for each in unmatched]
+    verified = {} if arguments.multi_subject else _verified(sight, found)
+    for each in found:
+        path = f"{sight.root.rstrip('/')}/{each.path}"
+        if each.problem:
+            done.append(Done(path, _REFUSED, reason=each.problem))
+        elif each.path in verified:
+            done.append(Done(path, _KEPT, f"signed by {verified[each.path]}"))
+        else:
+            _open(path, sight, opened, done)
+    return opened, done
+
+
+def _verified(sight: Sight, found: list[find.Found]) -> dict[str, str]:
+    """Return by whom the files are signed that verify as they are."""
+    return {each.path: each.publisher for each in place.checked(sight, found) if each.outcome == errors.VERIFIED}
+
+
+def _open(path: str, sight: Sight | None, opened: list[Opened], done: list[Done]) -> None:
+    name = os.path.basename(path)
+    if name.endswith(bundle.SUFFIX):
+        done.append(Done(path, _LEFT_OUT, "a bundle is a signature itself"))
+        return
+    if name == policy.NAME:
+        reason = f"a policy is signed with: nono trust sign-policy {shlex.quote(path)}"
+        done.append(Done(path, _REFUSED, reason=reason))
+        return
+    relative = place.below(sight.root, path) if sight is not None else ""
+    try:
+        found = files.open_file(sight.root, relative) if sight is not None and relative else files.open_path(path)
+    except FileNotFoundError:
+        done.append(Done(path, _REFUSED, reason=place.missing(path)))
+    except errors.UnsafeFile as error:
+        done.append(_failed(path, error))
+    else:
+        blocked = sight.rules.blocked_digests.get(found.sha256) if sight is not None else None
+        if blocked is None:
+            opened.append(found)
+        else:
+            files.close(found)
+            why = f" ({blocked})" if blocked else ""
+            done.append(Done(path, _BLOCKED, reason=f"is on a blocklist{why}"))
+
+
+def _keyed(reference: keyref.KeyReference, at: Where) -> Signs:
+    """Return what signs with a key, which is asked for now."""
+    keep.protect()
+    private = keep.load(reference, at.config)
+
+    def signs(subjects: Sequence[tuple[str, str]], kind: str) -> bytes:
+        return signing.sign(signing.statement(subjects, kind, signing.keyed(reference.key_id)), private)
+
+    return signs
+
+
+def _keyless() -> Signs:
+    """Return what signs by Sigstore, as the identity of the CI job."""
+    module: Any = import_module("nono.trust.keyless")
+    signs: Signs = module.sign
+    return signs
+
+
+def _bundles(opened: Iterable[Opened], signs: Signs) -> list[Done]:
+    """Sign each file, with a bundle beside it."""
+    done = []
+    for each in opened:
+        name = os.path.basename(each.path)
+        try:
+            data = signs([(name, each.sha256)], bundle.INSTRUCTION_FILE)
+            write_beside(each, data)
+        except NonoError as error:
+            done.append(_failed(each.path, error))
+        else:
+            done.append(Done(each.path, _SIGNED, f"{name}{bundle.SUFFIX}", sha256=each.sha256))
+    return done
+
+
+def _one_bundle(opened: Sequence[Opened], root: str, signs: Signs) -> list[Done]:
+    """Sign all files with the one bundle of the tree, which replaces the one before."""
+    done = []
+    inside = []
+    for each in opened:
+        if place.below(root, each.path):
+            inside.append(each)
+        else:
+            done.append(Done(each.path, _REFUSED, reason=f"is not below {root}, where the bundle is"))
+    path = f"{root.rstrip('/')}/{bundle.MULTI_NAME}"
+    try:
+        if inside:
+            data = signs([(place.below(root, each.path), each.sha256) for each in inside], bundle.MULTI_FILE)
+            for each in inside:
+                files.recheck(each)
+            writing.write(path, data, mode=writing.SHARED, over=True)
+    except NonoError as error:
+        return [*done, *(_failed(each.path, error) for each in inside)]
+    return [*done, *(Done(each.path, _SIGNED, bundle.MULTI_NAME, sha256=each.sha256) for each in inside)]
+
+
+def write_beside(opened: Opened, data: bytes) -> None:
+    """Write the bundle of a file into the directory that holds it. Raises StoreError, UnsafeFile."""
+    directory, name = os.path.split(opened.path)
+    with writing.Directory(directory) as target:
+        files.recheck(opened)
+        if not target.holds(name, *opened.identity[:2]):
+            raise errors.UnsafeFile(errors.CHANGED, opened.path, "was moved while it was signed")
+        target.write(f"{name}{bundle.SUFFIX}", data, mode=writing.SHARED, over=True)
+
+
+def _failed(path: str, error: NonoError) -> Done:
+    if isinstance(error, errors.TrustError):
+        step = f"; {error.next_step}" if error.next_step else ""
+        return Done(path, _REFUSED, reason=f"{error.reason}{step}")
+    return Done(path, _REFUSED, reason=str(error))
+
+
+def _afterwards(arguments: argparse.Namespace, at: Where, any_signed: bool, blind: str) -> list[tuple[str, str]]:
+    """Say what nono run makes of it, in this place."""
+    if blind:
+        return [("note", f"nono run refuses the policy here: {printable(blind)}")]
+    if not any_signed or arguments.policy is not None:
+        return []
+    sight = place.look(arguments, at)
+    if not sight.policy and not sight.rules.user:
+        return [("next", "nono trust init --include PATTERN: a policy says that it must be signed, and by whom")]
+    named, _ = place.everything(sight)
+    refused = [each for each in named if each.outcome != errors.VERIFIED]
+    if not refused:
+        return [("verified", f"all {len(named)} that the policies name")] if named else []
+    rows = [verdicts.row(each, render.home_of(os.environ)) for each in refused[:8]]
+    return [("note", f"{len(refused)} that the policies name do not verify yet:"), *rows]

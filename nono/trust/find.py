@@ -15,7 +15,11 @@ Number of links and st_size are files.py's, on the opened inode.
 
 from __future__ import annotations
 
+import os
+
 from nono.record import Record
+from nono.trust.bundle import SUFFIX
+from nono.trust.policy import NAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +34,12 @@ SKIPPED = (
 """The names of directories that nobody looks into: the Rust tool's."""
 
 
+_DEEPEST = 64  # directories below each other
+_MOST_SEEN = 1_000_000  # entries of directories
+_MOST_THROUGH_LINKS = 50_000  # of those, below symlinked directories
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
 class Found(Record):
     """path: relative to the root. problem: why nono cannot vouch for it, "" where it can be opened."""
 
@@ -39,4 +49,103 @@ class Found(Record):
 
 def find(root: str, matcher: Matcher, skip: Collection[str] = ()) -> Iterator[Found]:
     """Yield what matches below `root`, sorted by path. skip: names of directories, besides SKIPPED."""
-    raise NotImplementedError
+    walk = _Walk(os.path.realpath(root), matcher, {*SKIPPED, *skip})
+    if matcher.may_match_below(""):
+        walk.enter("", "", False, ())
+    yield from sorted(walk.found)
+
+
+class _Walk:
+    """One look at a tree."""
+
+    def __init__(self, root: str, matcher: Matcher, skip: Collection[str]) -> None:
+        self._root, self._matcher, self._skip = root, matcher, skip
+        self._left = [_MOST_SEEN, _MOST_THROUGH_LINKS]
+        self.found: list[Found] = []
+
+    def enter(self, place: str, name: str, linked: bool, above: tuple[str, ...]) -> None:
+        """Look into the directory `place`, relative to the root and without links in it.
+
+        name: what it is called on the way here, which goes through a symlink where `linked`. above: the places that
+        the way has come through.
+        """
+        if len(above) >= _DEEPEST:
+            self.found.append(Found(name, f"is more than {_DEEPEST} directories deep, where nono does not look"))
+            return
+        try:
+            fd = self._open(place)
+            try:
+                with os.scandir(fd) as entries:
+                    listed = [(entry.name, _kind(entry)) for entry in entries]
+            finally:
+                os.close(fd)
+        except (OSError, UnicodeEncodeError) as error:
+            why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "its name is not UTF-8"
+            self.found.append(Found(name or ".", f"cannot be looked into ({why})"))
+            return
+        self._left[linked] -= len(listed)
+        if self._left[linked] < 0:
+            what = f"leads to more than {_MOST_THROUGH_LINKS} files" if linked else f"has more than {_MOST_SEEN} files"
+            self.found.append(Found(name or ".", f"{what} below it, and nono does not look at all of them"))
+            return
+        for entry, kind in listed:
+            below = f"{name}/{entry}" if name else entry
+            inside = f"{place}/{entry}" if place else entry
+            if kind == "directory":
+                if entry not in self._skip and self._matcher.may_match_below(below):
+                    self.enter(inside, below, linked, (*above, place))
+            elif kind != "link to a directory" and _is_ours(entry, listed, below):
+                continue
+            elif self._matcher.match(below):
+                self.found.append(Found(below, _problem(kind, linked, below)))
+            elif kind == "link to a directory" and entry not in self._skip and self._matcher.may_match_below(below):
+                self._follow(inside, below, (*above, place))
+
+    def _follow(self, place: str, name: str, above: tuple[str, ...]) -> None:
+        target = os.path.realpath(f"{self._root}/{place}")
+        if target != self._root and not target.startswith(f"{self._root.rstrip('/')}/"):
+            self.found.append(
+                Found(name, "is a symlink that leads out of the project, to where an includes pattern may match a file")
+            )
+            return
+        real = target[len(self._root) :].strip("/")
+        if real not in above:
+            self.enter(real, name, True, above)
+
+    def _open(self, place: str) -> int:
+        fd = os.open(self._root, _DIRECTORY)
+        for part in place.split("/") if place else ():
+            try:
+                below = os.open(part, _DIRECTORY, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+
+def _is_ours(entry: str, listed: list[tuple[str, str]], below: str) -> bool:
+    """Whether it is a bundle, or a policy that has one."""
+    return entry.endswith(SUFFIX) or (below == NAME and any(name == NAME + SUFFIX for name, _ in listed))
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        try:
+            return "link to a directory" if entry.is_dir() else "link"
+        except OSError:
+            return "link"
+    if entry.is_dir(follow_symlinks=False):
+        return "directory"
+    return "file" if entry.is_file(follow_symlinks=False) else "other"
+
+
+def _problem(kind: str, linked: bool, path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8"
+    if linked:
+        return "is reached through a symlinked directory"
+    if kind == "file":
+        return ""
+    return "is not a regular file" if kind == "other" else "is a symlink"

@@ -19,12 +19,32 @@ Source: the documentation of the crate globset, "Syntax"; the Rust tool uses it 
 
 from __future__ import annotations
 
+import re
+
+from nono.errors import PolicyError
+from nono.record import Record
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MOST_CHARACTERS = 1024  # of a pattern
 MOST_ALTERNATIVES = 256  # that the braces of one pattern come to
+MOST_OF_ALL = 1 << 16  # characters that all patterns come to
+_DEEPEST = 8  # braces in braces
+_SHOWN = 80
+_SPECIAL = frozenset("*?[{")
+
+
+class Part(Record):
+    """Characters that must follow each other; each an expression for one character.
+
+    gap: anything may stand before them. whole: they begin a component of the path.
+    """
+
+    gap: bool
+    whole: bool
+    characters: tuple[str, ...]
 
 
 class Matcher:
@@ -32,18 +52,41 @@ class Matcher:
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self.patterns = tuple(patterns)
+        self._rows: list[tuple[Part, ...]] = []
+        expressions = []
+        size = 0
+        for pattern in self.patterns:
+            rows = [_parts(alternative) for alternative in _without_braces(pattern)]
+            size += sum(len(part.characters) + 1 for row in rows for part in row)
+            if size > MOST_OF_ALL:
+                raise PolicyError(f"the patterns come to more than {MOST_OF_ALL} characters, without their braces")
+            self._rows += rows
+            expressions.append("|".join(_expression(row) for row in rows))
+        self._each = tuple(expressions)
+        self._any = _compiled("|".join(expressions)) if expressions else None
+        self._anywhere = any(len(row) > 1 and not row[0].characters for row in self._rows)
 
     def match(self, relative: str) -> bool:
         """Whether any pattern matches the path `relative` to the root."""
-        raise NotImplementedError
+        return self._any is not None and self._any.fullmatch(relative) is not None
 
     def may_match_below(self, relative: str) -> bool:
         """Whether any pattern could match something in the directory `relative`; "" is the root."""
-        raise NotImplementedError
+        if self._anywhere or not relative:
+            return bool(self._rows)
+        beginning = relative + "/"
+        for first, *more in self._rows:
+            if not more and len(first.characters) <= len(beginning):
+                continue
+            if all(_fits(one, there) for one, there in zip(first.characters, beginning, strict=False)):
+                return True
+        return False
 
     def unmatched(self, paths: Iterable[str]) -> tuple[str, ...]:
         """Return the patterns that match none of `paths`."""
-        raise NotImplementedError
+        listed = tuple(paths)
+        compiled = [(pattern, _compiled(each)) for pattern, each in zip(self.patterns, self._each, strict=True)]
+        return tuple(pattern for pattern, each in compiled if not any(each.fullmatch(path) for path in listed))
 
 
 def compile(patterns: Sequence[str]) -> Matcher:  # noqa: A001  (globs.compile reads as re.compile does)
@@ -53,4 +96,152 @@ def compile(patterns: Sequence[str]) -> Matcher:  # noqa: A001  (globs.compile r
 
 def is_literal(pattern: str) -> bool:
     """Whether `pattern` has no wildcard, so that it names one file."""
-    raise NotImplementedError
+    characters = iter(pattern)
+    for character in characters:
+        if character == "\\":
+            next(characters, "")
+        elif character in _SPECIAL:
+            return False
+    return True
+
+
+def _fits(expression: str, character: str) -> bool:
+    """Whether an expression for one character (of a Part) matches it."""
+    if expression[0] == "[":
+        return re.fullmatch(expression, character) is not None
+    return expression == "." or expression[-1] == character
+
+
+def _compiled(expression: str) -> re.Pattern[str]:
+    return re.compile(expression, re.DOTALL)
+
+
+def _expression(row: tuple[Part, ...]) -> str:
+    """Nothing is repeated but gaps; each but the last is in an atomic group, with the part that ends it."""
+    written = []
+    last = len(row) - 1
+    for index, part in enumerate(row):
+        text = ("(?<![^/])" if part.whole else "") + "".join(part.characters)
+        if part.gap:
+            text = f".*{text}" if index == last else f"(?>.*?{text})"
+        written.append(text)
+    return "".join(written)
+
+
+def _parts(pattern: str) -> tuple[Part, ...]:
+    """Return a pattern without braces as its parts, of which the first has no gap."""
+    parts: list[Part] = []
+    characters: list[str] = []
+    gap = whole = False
+    at = 0
+    while at < len(pattern):
+        character = pattern[at]
+        if character == "*":
+            begins = at == 0 or pattern[at - 1] == "/"
+            stop = at
+            while stop < len(pattern) and pattern[stop] == "*":
+                stop += 1
+            if characters or not parts:  # otherwise it is a gap after a gap, which are one
+                parts.append(Part(gap, whole, tuple(characters)))
+                characters = []
+            gap, whole = True, begins and stop - at == 2 and pattern.startswith("/", stop)
+            at = stop + whole  # the "/" of `**/` goes with the gap
+            continue
+        stop = at + 1
+        if character == "?":
+            characters.append(".")
+        elif character == "[":
+            stop = _class_end(pattern, at)
+            characters.append(_class(pattern, at + 1, stop - 1))
+        else:
+            if character == "\\":
+                stop += 1
+            characters.append(re.escape(pattern[stop - 1]))
+        at = stop
+    parts.append(Part(gap, whole, tuple(characters)))
+    return tuple(parts)
+
+
+def _class(pattern: str, start: int, stop: int) -> str:
+    """Return what is between the brackets as an expression for one character."""
+    negated = pattern[start] in "!^"
+    at = start + negated
+    ranges = []
+    while at < stop:
+        low = high = pattern[at]
+        if at + 2 < stop and pattern[at + 1] == "-":
+            high = pattern[at + 2]
+            at += 2
+        at += 1
+        if low > high:
+            raise _wrong(pattern, f"the range {low}-{high} is the wrong way round")
+        ranges.append(f"{_one(low)}-{_one(high)}")
+    return f"[{'^' if negated else ''}{''.join(ranges)}]"
+
+
+def _one(character: str) -> str:
+    return f"\\U{ord(character):08x}"
+
+
+def _class_end(pattern: str, at: int) -> int:
+    """Return where the class that begins at `at` has ended. A bracket that comes first in it is one of its members."""
+    first = at + 2 if pattern.startswith(("!", "^"), at + 1) else at + 1
+    stop = pattern.find("]", first + 1)
+    if stop < 0:
+        raise _wrong(pattern, "a [ has no ]")
+    return stop + 1
+
+
+def _without_braces(pattern: str) -> list[str]:
+    """Return the patterns that the braces of `pattern` stand for."""
+    if not pattern or len(pattern) > MOST_CHARACTERS:
+        raise _wrong(pattern, f"it has to have 1 to {MOST_CHARACTERS} characters")
+    if not pattern.isprintable():
+        raise _wrong(pattern, "it has a character that cannot be shown")
+    alternatives, at = _alternatives(pattern, 0, 0)
+    if at < len(pattern):
+        raise _wrong(pattern, "a } has no {")
+    return alternatives
+
+
+def _alternatives(pattern: str, at: int, depth: int) -> tuple[list[str], int]:
+    """Return what stands from `at` up to the brace that ends it, written out; and where that is."""
+    done: list[str] = []  # before the last comma
+    rows = [""]
+    empty = True
+    while at < len(pattern) and pattern[at] != "}":
+        character = pattern[at]
+        stop = at + 1
+        if character == "{":
+            if depth == _DEEPEST:
+                raise _wrong(pattern, f"its braces are nested more than {_DEEPEST} deep")
+            inner, stop = _alternatives(pattern, at + 1, depth + 1)
+            if stop == len(pattern):
+                raise _wrong(pattern, "a { has no }")
+            stop += 1
+            if len(done) + len(rows) * len(inner) > MOST_ALTERNATIVES:
+                raise _wrong(pattern, f"its braces come to more than {MOST_ALTERNATIVES} alternatives")
+            rows = [row + more for row in rows for more in inner]
+        elif character == "," and depth:
+            done += [] if empty else rows
+            rows, empty = [""], True
+            at = stop
+            continue
+        else:
+            if character == "[":
+                stop = _class_end(pattern, at)
+            elif character == "\\":
+                stop += 1
+                if stop > len(pattern):
+                    raise _wrong(pattern, "it ends with a backslash")
+            rows = [row + pattern[at:stop] for row in rows]
+        empty = False
+        at = stop
+    if not empty or not done:  # as globset has it, {,a} is {a}
+        done += rows
+    return done, at
+
+
+def _wrong(pattern: str, what: str) -> PolicyError:
+    shown = pattern if len(pattern) <= _SHOWN and pattern.isprintable() else "…"
+    return PolicyError(f"the pattern '{shown}' is wrong: {what}")

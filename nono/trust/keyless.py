@@ -1,13 +1,15 @@
 """A bundle by a certificate of Fulcio -> who signed it. Offline, over the package `sigstore` (the extra `trust`).
 
-The package verifies, in this order: a signed time (of Rekor, or of a timestamp authority); the certificate's chain to
+The package verifies: a signed time (of Rekor, or of a timestamp authority); the certificate's chain to
 an authority of the trusted root, at that time; the certificate transparency log's signature on it; the entry in Rekor,
 by its Merkle proof, its checkpoint, and its promise; the signature over the payload; and that the entry is about this
-signature. Then, here:
+signature. Here:
 
+- the package gets no more of the trusted root than what counts for this bundle: the logs that it and its certificate
+  name, and the authorities, which were believed at the times that it carries. By itself it would take the key of a log
+  or the certificate of an authority whose time was over, and any log's key for a name that it does not find;
 - what was verified is, byte for byte, what bundle.py read: two parsers, one meaning;
-- logs and authority were believed at the times that count (trusted_root.believed), which the package leaves open;
-- who it is: read from the certificate that was verified, never from the statement.
+- who it is is read from the certificate that was verified, never from the statement.
 
 Anybody may get a certificate of Fulcio for himself, so an identity says who signed, not that he may: policy.py does.
 Nothing is fetched, and nothing but the trusted root is read. What the package raises never leaves this module: each
@@ -31,7 +33,6 @@ from nono.trust.errors import BAD_SIGNATURE, EXPIRED, MALFORMED, BundleError
 
 try:
     from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
     from sigstore.errors import CertValidationError, VerificationError
     from sigstore.models import Bundle as SigstoreBundle
     from sigstore.models import ClientTrustConfig, InvalidBundle
@@ -43,12 +44,12 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from nono.trust.bundle import Bundle
     from nono.trust.policy import Keyless
-    from nono.trust.trusted_root import SigningConfig, TrustRoot
+    from nono.trust.trusted_root import TrustRoot
 
 _ROOTS = (
     "if the signer is right, the trusted root is too old or not his: pip install -U sigstore, or --trusted-root FILE"
@@ -60,14 +61,17 @@ _SIGNING_TYPE = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
 # It logs to nobody's terminal: what is wrong is in our sentences.
 logging.getLogger("sigstore").addHandler(logging.NullHandler())
 
+_NO_CT_LOG = "has a certificate that no certificate log of the trusted root has seen"
+
 # What the package says when it refuses -> what is wrong. The first whose words are in its message.
 _REFUSALS = (
+    ("inclusion proof contains", "has a wrong inclusion proof: the signature is not in Rekor"),
     ("not enough sources of verified time", "carries no time that an authority or log of the trusted root signed"),
     ("no Timestamp Authorities have been provided", "carries a timestamp of no authority in the trusted root"),
-    ("SCT", "has a certificate that no transparency log of the trusted root has seen"),
+    ("SCT", _NO_CT_LOG),
     ("SET", "has an entry in Rekor whose promise was not signed by that log"),
     ("checkpoint", "has an inclusion proof whose checkpoint was not signed by that log"),
-    ("nclusion proof", "has a wrong inclusion proof: the signature is not in Rekor"),
+    ("nclusion proof", "has a wrong inclusion proof, or one whose checkpoint is of another tree"),
     ("DSSE: invalid signature", "has a signature that is not over this statement"),
     ("does not match bundle", "has an entry in Rekor that is about another signature"),
     ("inconsistent with other materials", "has an entry in Rekor that is about another signature"),
@@ -104,17 +108,17 @@ class _Reader:
 def identity_of(bundle: Bundle, root: TrustRoot) -> Keyless:
     """Return who signed `bundle`. Raises BundleError: bad_signature, expired, malformed; PolicyError for the root."""
     content = trusted_root.parse(root)
-    verifier = _verifier(root)
+    _verifier(content, root.source)
     try:
         with warnings.catch_warnings(action="ignore"):
-            return _identity_of(bundle, verifier, content)
+            return _identity_of(bundle, content, root.source)
     except (BundleError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # noqa: BLE001  (a panic of its Rust parts is no Exception)
         raise BundleError(MALFORMED, bundle.source, "is not a bundle that can be verified") from None
 
 
-def _identity_of(bundle: Bundle, verifier: Verifier, content: Mapping[str, Any]) -> Keyless:
+def _identity_of(bundle: Bundle, content: Mapping[str, Any], source: str) -> Keyless:
     try:
         claimed = SigstoreBundle.from_json(bundle.raw)
     except InvalidBundle as error:
@@ -122,30 +126,68 @@ def _identity_of(bundle: Bundle, verifier: Verifier, content: Mapping[str, Any])
     if "dsseEnvelope" not in _fields(claimed):
         raise BundleError(MALFORMED, bundle.source, "signs the bytes of a file, not a statement about it")
     reader = _Reader()
+    verifier = _verifier(_what_counts(bundle, claimed, content), source)
     try:
         verified = verifier.verify_dsse(claimed, reader)
     except VerificationError as error:
         raise _refused(bundle, claimed, error) from None
     if verified != (bundle.payload_type, bundle.payload):
         raise BundleError(MALFORMED, bundle.source, "reads differently to another reader")
-    _check_times(bundle, claimed, reader.certificate, content)
     return identity_in(reader.certificate, bundle.source)
 
 
-def configuration(root: TrustRoot, signing: SigningConfig | None = None) -> ClientTrustConfig:
+def configuration(content: Mapping[str, Any], signing: Mapping[str, Any] | None = None) -> ClientTrustConfig:
     """Return the package's configuration: this root and nothing else. No TUF, nothing from the package's own cache."""
-    where = json.loads(signing.data) if signing else {"mediaType": _SIGNING_TYPE}
-    parts = {"mediaType": _CONFIG_TYPE, "trustedRoot": trusted_root.parse(root), "signingConfig": where}
+    parts = {
+        "mediaType": _CONFIG_TYPE,
+        "trustedRoot": content,
+        "signingConfig": signing or {"mediaType": _SIGNING_TYPE},
+    }
     return ClientTrustConfig.from_json(json.dumps(parts))
 
 
-def _verifier(root: TrustRoot) -> Verifier:
+def _verifier(content: Mapping[str, Any], source: str) -> Verifier:
     try:
-        return Verifier(trusted_root=configuration(root).trusted_root)
-    except (PolicyError, KeyboardInterrupt, SystemExit):
+        return Verifier(trusted_root=configuration(content).trusted_root)
+    except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # noqa: BLE001  (see above)
-        raise PolicyError(f"{root.source} is not a trusted root of Sigstore") from None
+        raise PolicyError(f"{source} is not a trusted root of Sigstore") from None
+
+
+def _what_counts(bundle: Bundle, claimed: SigstoreBundle, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the root with only the logs that the bundle names and the authorities, believed at the bundle's times."""
+    times = _times(claimed)
+    named = trusted_root.logs(content, "tlogs", b64decode(_entry(claimed)["logId"]["keyId"]))
+    counts = {
+        "tlogs": _believed(named, times),
+        "certificateAuthorities": _believed(content["certificateAuthorities"], times),
+    }
+    if not counts["tlogs"]:
+        reason = (
+            "is in a log that was not to be believed any more" if named else "is in a log that the root does not name"
+        )
+        raise BundleError(EXPIRED if named else BAD_SIGNATURE, bundle.source, reason, _ROOTS)
+    if not counts["certificateAuthorities"]:
+        raise BundleError(EXPIRED, bundle.source, "was signed when no authority of the root was believed", _ROOTS)
+    kind = x509.PrecertificateSignedCertificateTimestamps
+    extensions = claimed.signing_certificate.extensions
+    stamps = [stamp for extension in extensions if isinstance(extension.value, kind) for stamp in extension.value]
+    if stamps:
+        counts["ctlogs"] = [
+            log
+            for stamp in stamps
+            for log in _believed(
+                trusted_root.logs(content, "ctlogs", stamp.log_id), [stamp.timestamp.replace(tzinfo=UTC)]
+            )
+        ]
+        if not counts["ctlogs"]:
+            raise BundleError(BAD_SIGNATURE, bundle.source, _NO_CT_LOG, _ROOTS)
+    return {**content, **counts}
+
+
+def _believed(instances: Iterable[Mapping[str, Any]], times: list[datetime]) -> list[Mapping[str, Any]]:
+    return [instance for instance in instances if trusted_root.believed(instance, times)]
 
 
 def _fields(claimed: SigstoreBundle) -> dict[str, Any]:
@@ -166,46 +208,6 @@ def _times(claimed: SigstoreBundle) -> list[datetime]:
     times = [datetime.fromtimestamp(seconds, UTC)] if seconds and "inclusionPromise" in entry else []
     stamps = claimed.verification_material.timestamp_verification_data
     return times + [stamp.tst_info.gen_time for stamp in stamps.rfc3161_timestamps] if stamps else times
-
-
-def _check_times(
-    bundle: Bundle, claimed: SigstoreBundle, certificate: x509.Certificate, content: Mapping[str, Any]
-) -> None:
-    """Raise BundleError unless logs and authority were believed when they vouched for this."""
-    times = _times(claimed)
-    if not _any_believed(trusted_root.logs(content, "tlogs", b64decode(_entry(claimed)["logId"]["keyId"])), times):
-        raise BundleError(EXPIRED, bundle.source, "is in a log that was not believed when it was signed", _ROOTS)
-    if not _any_believed(_authorities(content, certificate), times):
-        raise BundleError(EXPIRED, bundle.source, "has a certificate of an authority whose time was over", _ROOTS)
-    seen = certificate.extensions.get_extension_for_class(x509.PrecertificateSignedCertificateTimestamps).value
-    for stamp in seen:
-        when = stamp.timestamp.replace(tzinfo=UTC)
-        if not _any_believed(trusted_root.logs(content, "ctlogs", stamp.log_id), [when]):
-            raise BundleError(EXPIRED, bundle.source, "has a certificate of a log whose time was over", _ROOTS)
-
-
-def _any_believed(instances: list[Mapping[str, Any]], times: list[datetime]) -> bool:
-    return any(trusted_root.believed(instance, times) for instance in instances)
-
-
-def _authorities(content: Mapping[str, Any], certificate: x509.Certificate) -> list[Mapping[str, Any]]:
-    """Return the authorities of a root one of whose certificates issued this one."""
-    return [
-        authority
-        for authority in content.get("certificateAuthorities", ())
-        if any(
-            _issued(certificate, x509.load_der_x509_certificate(b64decode(issuer["rawBytes"])))
-            for issuer in authority["certChain"]["certificates"]
-        )
-    ]
-
-
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _refused(bundle: Bundle, claimed: SigstoreBundle, error: VerificationError) -> BundleError:

@@ -65,6 +65,7 @@ class AuditLog:
         self._pending: list[str] = []  # the members of records, as JSON
         self._count, self._last = 0, chain.NOTHING  # the number and the hash of the last record
         self._lost = 0  # records that could not be written, since the last that could
+        self._half_at = -1  # where half a record stands that could not be taken away
         self._is_session = False
         self._status = 1
         self._syncer: Syncer | None = None
@@ -228,17 +229,24 @@ class AuditLog:
         """Write whole records or, where the disk is full, none: the chain goes on from the last one that is there."""
         left = memoryview(data)
         try:
+            if self._half_at >= 0:
+                self._cut()
             while left:
                 left = left[os.write(self._fd, left) :]
         except OSError as error:
             self._fault = os.strerror(error.errno or 0)
             try:
                 if len(left) < len(data):
-                    os.ftruncate(self._fd, os.fstat(self._fd).st_size - (len(data) - len(left)))
+                    self._half_at = os.fstat(self._fd).st_size - (len(data) - len(left))
+                    self._cut()
             except OSError:
-                pass  # half a record stays, which verify will say
+                pass  # half a record stays, until the next write
             return False
         return True
+
+    def _cut(self) -> None:
+        os.ftruncate(self._fd, self._half_at)
+        self._half_at = -1
 
     def _enter(self, kind: str, members: Mapping[str, object]) -> int:
         return ledger.enter(os.path.join(self._directory, ledger.NAME), _encode({"kind": kind, **members})[1:-1])

@@ -40,7 +40,7 @@ _MAX_REFUSED = 256
 _LOCK_TRIES, _LOCK_PAUSE_S = 100, 0.001
 _ARE_EXCHANGES = ("proxy", "mediator")  # Denial.source
 _NUMBERS = {int: "%d", float: "%.6f"}
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class AuditLog:
@@ -115,7 +115,7 @@ class AuditLog:
 
     def write(self, kind: str, members: Mapping[str, object]) -> None:
         """Take one record of any kind, to be written with the next flush."""
-        self._pending.append(_encode({"kind": kind, **members})[1:-1])
+        self._pending.append(encode({"kind": kind, **members})[1:-1])
 
     def write_denials(self, denied: Iterable[Any]) -> None:
         """Take what was denied in the run, but for what is an exchange. denied: supervisor.denials.Denial, each."""
@@ -176,7 +176,7 @@ class AuditLog:
                 self._refused.setdefault(texts, [named, 0])
         left = iter(texts)
         written = (kind or self._quote(next(left)).replace("%", "%%") for kind in self._kinds)
-        members = (f"{_encode(name)}:{text}" for name, text in zip(self._fields, written, strict=True))
+        members = (f"{encode(name)}:{text}" for name, text in zip(self._fields, written, strict=True))
         line = ",".join(('"kind":"exchange"', *members))
         if len(line) <= _MAX_KEPT_CHARACTERS:
             if len(self._lines) >= _MAX_KEPT:
@@ -187,7 +187,7 @@ class AuditLog:
     def _quote(self, value: object) -> str:
         text = self._quoted.get(value)
         if text is None:
-            text = _encode(self._shown(value))
+            text = encode(self._shown(value))
             if len(text) <= _MAX_KEPT_CHARACTERS:
                 if len(self._quoted) >= _MAX_KEPT:
                     self._quoted.clear()
@@ -249,7 +249,7 @@ class AuditLog:
         self._half_at = -1
 
     def _enter(self, kind: str, members: Mapping[str, object]) -> int:
-        return ledger.enter(os.path.join(self._directory, ledger.NAME), _encode({"kind": kind, **members})[1:-1])
+        return ledger.enter(os.path.join(self._directory, ledger.NAME), encode({"kind": kind, **members})[1:-1])
 
     def _sync(self) -> None:
         faults = [fault_of(self._fd)]

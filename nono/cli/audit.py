@@ -1,4 +1,4 @@
-"""What agents did: list the sessions, show one, find what was tampered with, export.
+"""What agents did: list the sessions, show one, find what was tampered with, export, clean up.
 
 Each nono run and nono proxy writes a log that no agent can touch: who started what with which grants, every decision of
 the proxy, what was denied, and the end. A SESSION is named by its id, what its id begins with, the NAME it was given
@@ -9,6 +9,7 @@ examples:
   nono audit show last
   nono audit show last --denied             what the agent was refused, and the flag that would grant it
   nono audit verify                         all logs and the ledger; exit status 1 where something is wrong
+  nono audit cleanup --older-than 90d       remove old logs; verify does not miss them
   nono audit export last --format html -o session.html
 """
 
@@ -24,6 +25,7 @@ ACTIONS = {
     "list": ("listing", "list the sessions, the latest last"),
     "show": ("show", "show one session: what it was allowed, what it did, what was denied"),
     "verify": ("check", "find changed, missing, moved and cut-off records, and sessions that vanished"),
+    "cleanup": ("cleanup", "remove old logs; the ledger says that you did"),
     "export": ("export", "write one session as JSON Lines, CSV or an HTML page"),
 }
 _SESSION = "its id, what that begins with, its name, or last"
@@ -47,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     of["export"].add_argument("-o", "--output", metavar="FILE", help="write to this new file (default: print)")
     of["export"].add_argument("--force", action="store_true", help="replace FILE")
-    for name in ("list", "show", "verify"):
+    of["cleanup"].add_argument("session", nargs="*", metavar="SESSION", help=_SESSION)
+    of["cleanup"].add_argument("--older-than", metavar="TIME", help="those that were last written before: 12h, 90d")
+    of["cleanup"].add_argument("--dry-run", action="store_true", help="say what would be removed, remove nothing")
+    for name in ("list", "show", "verify", "cleanup"):
         of[name].add_argument("--json", action="store_true", help="print one JSON object")
 
 

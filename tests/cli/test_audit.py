@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -135,6 +136,44 @@ def test_the_ledger_leads_to_an_earlier_head(site: Site) -> None:
     done = site.nono(["audit", "verify", "--head", head])
     assert done.returncode == 1
     assert "does not lead to the head" in done.stdout
+
+
+def test_old_logs_are_removed_and_not_missed(site: Site) -> None:
+    old, odd, new = write(site, "old"), write(site, "odd"), write(site, "new")
+    directory = site.state / "audit"
+    (directory / f"{odd}.jsonl").write_bytes((directory / f"{odd}.jsonl").read_bytes().replace(b"/v1/x", b"/v1/y", 1))
+    for each in (old, odd):
+        os.utime(directory / f"{each}.jsonl", (1.0, 1.0))
+    done = site.nono(["audit", "cleanup"])
+    assert (done.returncode, "--older-than 90d" in unfolded(done.stderr)) == (2, True)
+    done = site.nono(["audit", "cleanup", "--older-than", "90d", "--dry-run"])
+    assert (done.returncode, f"would go  {old}" in done.stdout) == (0, True)
+    done = site.nono(["audit", "cleanup", "--older-than", "90d"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"removed   {old}\n" in done.stdout
+    assert f"stays     {odd}  (it is not as it was written" in done.stdout
+    assert sorted(path.name for path in directory.iterdir()) == sorted([f"{odd}.jsonl", f"{new}.jsonl", "ledger"])
+    assert site.nono(["audit", "verify"]).returncode == 1
+    assert site.nono(["audit", "cleanup", odd]).returncode == 0
+    checked = site.nono(["audit", "verify"])
+    assert checked.returncode == 0, checked.stdout
+    assert re.search(rf"2 removed by nono audit cleanup: \S+ on 20\d\d-.*{old} on 20", unfolded(checked.stdout))
+    told = json.loads(site.nono(["audit", "verify", "--json"]).stdout)["sessions"]
+    assert [each["state"] for each in told if "removed" in each] == ["removed"] * 2
+    (directory / f"{new}.jsonl").unlink()
+    assert "vanished" in site.nono(["audit", "verify"]).stdout
+
+
+def test_a_running_session_is_not_removed(site: Site) -> None:
+    with site.start(["--allow-cwd"], ["sh", "-c", "echo ready; read line"]) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        done = site.nono(["audit", "cleanup", "last"])
+        assert (done.returncode, "it is running" in done.stdout) == (1, True)
+        process.communicate(b"\n")
+    assert site.nono(["audit", "verify"]).returncode == 0
+    assert site.nono(["audit", "cleanup", "last", "--json"]).returncode == 0
+    assert "removed" in site.nono(["audit", "verify"]).stdout
 
 
 def test_only_what_was_denied(site: Site) -> None:

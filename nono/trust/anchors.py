@@ -17,13 +17,28 @@ beside it, or it is the user's own.
 
 from __future__ import annotations
 
+import os
+
+from nono.policy.verdict import shell_quoted
 from nono.record import Record
+from nono.trust import check, files, own
+from nono.trust.bundle import SUFFIX
+from nono.trust.errors import UNSAFE_FILE, UNTRUSTED, VERIFIED, TrustError, UnsafeFile
+from nono.trust.policy import MOST_BYTES, NAME, OWN_KEYS, Rules, is_foreign, merge, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nono.trust.check import IdentityOf
     from nono.trust.files import Opened
-    from nono.trust.policy import Policy, Rules
+    from nono.trust.policy import Policy, Publisher
+
+USERS = "your trust policy"
+PROJECTS = "the project's trust policy"
+BUILT_IN = "the built-in trust policy"
+_OWN_KEYS_OR_USERS = f"{USERS}, and not with one of {OWN_KEYS}"
+_BUILT_IN = f"{__file__.rpartition('/')[0]}/data/{NAME}"
 
 
 class Root(Record):
@@ -38,17 +53,31 @@ class Loaded(Record):
 
     rules: Rules
     opened: tuple[Opened, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def find_root(workdir: str, home: str) -> Root:
-    """Return where the project's policy is. workdir, home: absolute, without links. Raises TrustError, PolicyError."""
-    raise NotImplementedError
+    """Return where the project's policy is. workdir, home: absolute, without links."""
+    notes = []
+    directory = workdir
+    trusted = {0, os.geteuid(), _owner(workdir)}
+    while True:
+        path = f"{directory.rstrip('/')}/{NAME}"
+        if os.path.lexists(path):
+            if directory != workdir and not {_owner(directory), _owner(path)} <= trusted:
+                notes.append(f"{path} belongs to somebody else and is passed over")
+            elif not os.path.lexists(path + SUFFIX) and _is_foreign(directory):
+                notes.append(f"{path} is not a trust policy of nono's and is passed over")
+            else:
+                return Root(directory, tuple(notes))
+        if directory in (home, "/"):
+            return Root("", tuple(notes))
+        directory = directory.rpartition("/")[0] or "/"
 
 
 def built_in() -> Policy:
     """Return the policy that is part of nono."""
-    raise NotImplementedError
+    with open(_BUILT_IN, "rb") as file:
+        return parse(file.read(), BUILT_IN)
 
 
 def load_policies(root: str, config_dir: str, keyless: IdentityOf, base: Policy | None = None) -> Loaded:
@@ -57,4 +86,66 @@ def load_policies(root: str, config_dir: str, keyless: IdentityOf, base: Policy 
     config_dir: CONFIG/nono. base: in place of the built-in policy. Raises TrustError for a policy that is not signed
     as it has to be, PolicyError for one that is wrong.
     """
-    raise NotImplementedError
+    base = built_in() if base is None else base
+    mine = own.read(config_dir)
+    opened: list[Opened] = []
+    try:
+        user = project = None
+        if os.path.lexists(f"{config_dir}/{NAME}"):
+            user = _signed(config_dir, USERS, _may_sign(base, None, mine), keyless, opened)
+        if root:
+            project = _signed(root, PROJECTS, _may_sign(base, user, mine), keyless, opened)
+        return Loaded(merge(base, user, project, mine), tuple(opened))
+    except BaseException:
+        for one in opened:
+            files.close(one)
+        raise
+
+
+def _may_sign(base: Policy, user: Policy | None, mine: Sequence[Publisher]) -> Rules:
+    """Return the rules by which a policy is verified: who may sign one, and the blocklists that are known by then."""
+    rules = merge(base, user, None, mine)
+    if user is None:
+        return rules._replace(circles=((OWN_KEYS, rules.own),))
+    ((_, publishers), *_) = rules.circles
+    return rules._replace(circles=((_OWN_KEYS_OR_USERS, (*rules.own, *publishers)),))
+
+
+def _signed(directory: str, source: str, rules: Rules, keyless: IdentityOf, kept: list[Opened]) -> Policy:
+    """Return the policy of a directory, its signature verified; it and its bundle are kept open."""
+    path = f"{directory.rstrip('/')}/{NAME}"
+    try:
+        opened = files.open_path(path, most=MOST_BYTES, keep=True)
+    except FileNotFoundError:
+        raise TrustError(UNSAFE_FILE, path, "is not there any more", "start again") from None
+    except UnsafeFile as error:
+        raise TrustError(error.outcome, path, error.reason, error.next_step) from None
+    kept.append(opened._replace(data=b""))
+    command = "nono trust sign-policy " + ("--user" if source == USERS else shell_quoted(path))
+    verdict, _, bundles = check.check_policy(opened, rules, keyless, command)
+    kept += bundles
+    if verdict.outcome != VERIFIED:
+        next_step = verdict.next_step
+        if verdict.outcome == UNTRUSTED:
+            next_step = f"if you have read it and want it, sign it yourself: {command}"
+        if not rules.own:
+            next_step += " (you have no key yet: nono trust keygen)"
+        raise TrustError(verdict.outcome, path, verdict.reason, next_step)
+    return parse(opened.data, source)
+
+
+def _is_foreign(directory: str) -> bool:
+    """Whether the policy there is somebody else's. One that cannot be read is not: it is refused by its name."""
+    try:
+        opened = files.open_file(directory, NAME, most=MOST_BYTES, keep=True)
+    except (OSError, UnsafeFile):
+        return False
+    files.close(opened)
+    return is_foreign(opened.data)
+
+
+def _owner(path: str) -> int:
+    try:
+        return os.lstat(path).st_uid
+    except OSError:
+        return -1

@@ -98,7 +98,7 @@ def parse(data: bytes, source: str) -> Bundle:
     try:
         return _parse(data, source)
     except strict.NotStrict as error:
-        raise BundleError(MALFORMED, source, str(error), "sign the file again") from None
+        raise BundleError(MALFORMED, source, str(error)) from None
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:

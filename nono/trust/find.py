@@ -37,14 +37,17 @@ SKIPPED = (
 _DEEPEST = 64  # directories below each other
 _MOST_SEEN = 1_000_000  # entries of directories
 _MOST_THROUGH_LINKS = 50_000  # of those, below symlinked directories
+_LEAVE_OUT = "leave it out with --skip-dir, if no agent reads instructions there"
+_COPY_DIRECTORY = "put a copy of the directory in its place, or leave it out with --skip-dir"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Found(Record):
-    """path: relative to the root. problem: why nono cannot vouch for it, "" where it can be opened."""
+    """path: relative to the root. problem: why nono cannot vouch for it, "" where it can be opened; next_step: then."""
 
     path: str
     problem: str = ""
+    next_step: str = ""
 
 
 def find(root: str, matcher: Matcher, skip: Collection[str] = ()) -> Iterator[Found]:
@@ -70,7 +73,7 @@ class _Walk:
         the way has come through.
         """
         if len(above) >= _DEEPEST:
-            self.found.append(Found(name, f"is more than {_DEEPEST} directories deep, where nono does not look"))
+            self._tell(name, f"is more than {_DEEPEST} directories deep, where nono does not look", _LEAVE_OUT)
             return
         try:
             fd = self._open(place)
@@ -81,12 +84,12 @@ class _Walk:
                 os.close(fd)
         except (OSError, UnicodeEncodeError) as error:
             why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "its name is not UTF-8"
-            self.found.append(Found(name or ".", f"cannot be looked into ({why})"))
+            self._tell(name, f"cannot be looked into ({why})", _LEAVE_OUT)
             return
         self._left[linked] -= len(listed)
         if self._left[linked] < 0:
-            what = f"leads to more than {_MOST_THROUGH_LINKS} files" if linked else f"has more than {_MOST_SEEN} files"
-            self.found.append(Found(name or ".", f"{what} below it, and nono does not look at all of them"))
+            most = _MOST_THROUGH_LINKS if linked else _MOST_SEEN
+            self._tell(name, f"has more than {most} files below it, and nono does not look at all of them", _LEAVE_OUT)
             return
         for entry, kind in listed:
             below = f"{name}/{entry}" if name else entry
@@ -97,20 +100,22 @@ class _Walk:
             elif kind != "link to a directory" and _is_ours(entry, listed, below):
                 continue
             elif self._matcher.match(below):
-                self.found.append(Found(below, _problem(kind, linked, below)))
+                self._tell(below, *_problem(kind, linked, below))
             elif kind == "link to a directory" and entry not in self._skip and self._matcher.may_match_below(below):
                 self._follow(inside, below, (*above, place))
 
     def _follow(self, place: str, name: str, above: tuple[str, ...]) -> None:
         target = os.path.realpath(f"{self._root}/{place}")
         if target != self._root and not target.startswith(f"{self._root.rstrip('/')}/"):
-            self.found.append(
-                Found(name, "is a symlink that leads out of the project, to where an includes pattern may match a file")
-            )
+            what = "is a symlink to a directory outside, where an includes pattern may match a file"
+            self._tell(name, what, _COPY_DIRECTORY)
             return
         real = target[len(self._root) :].strip("/")
         if real not in above:
             self.enter(real, name, True, above)
+
+    def _tell(self, path: str, problem: str = "", next_step: str = "") -> None:
+        self.found.append(Found(path or ".", problem, next_step))
 
     def _open(self, place: str) -> int:
         fd = os.open(self._root, _DIRECTORY)
@@ -139,13 +144,16 @@ def _kind(entry: os.DirEntry[str]) -> str:
     return "file" if entry.is_file(follow_symlinks=False) else "other"
 
 
-def _problem(kind: str, linked: bool, path: str) -> str:
+def _problem(kind: str, linked: bool, path: str) -> tuple[str, str]:
+    """Return what is wrong with a matching path, and what to do."""
     try:
         path.encode()
     except UnicodeEncodeError:
-        return "has a name that is not UTF-8"
+        return "has a name that is not UTF-8", "rename it"
     if linked:
-        return "is reached through a symlinked directory"
+        return "is reached through a symlinked directory", _COPY_DIRECTORY
     if kind == "file":
-        return ""
-    return "is not a regular file" if kind == "other" else "is a symlink"
+        return "", ""
+    if kind == "other":
+        return "is not a regular file", "remove it"
+    return "is a symlink", "put a copy of the file in its place"

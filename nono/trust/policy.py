@@ -139,7 +139,7 @@ class Rules(Record):
     def candidates(self, key_id: str, hint: str) -> tuple[Publisher, ...]:
         """Return the keyed publishers whose key may have made a signature that says so; each key once."""
         found: dict[bytes, Publisher] = {}
-        for publisher in self._everybody():
+        for publisher in self.everybody():
             key = publisher.public_key
             if key and key not in found and (publisher.key_id == key_id or keys.fingerprint(key) == hint):
                 found[key] = publisher
@@ -150,7 +150,7 @@ class Rules(Record):
         if not self.blocked_publishers:
             return None
         names = set()
-        for publisher in self._everybody():
+        for publisher in self.everybody():
             if matches(publisher, signer):
                 names |= {publisher.name, publisher.key_id}
         if isinstance(signer, Keyed):
@@ -165,7 +165,8 @@ class Rules(Record):
                 return entry
         return None
 
-    def _everybody(self) -> list[Publisher]:
+    def everybody(self) -> list[Publisher]:
+        """Return the publishers of all circles, and the own keys."""
         return [publisher for _, publishers in (*self.circles, ("", self.own)) for publisher in publishers]
 
 

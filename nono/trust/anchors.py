@@ -49,10 +49,14 @@ class Root(Record):
 
 
 class Loaded(Record):
-    """The rules, and what they were read from: policies and their bundles, still open (files.recheck, files.close)."""
+    """The rules, and what they were read from: policies and their bundles, still open (files.recheck, files.close).
+
+    notes: what the user is to be told, whatever the verdicts.
+    """
 
     rules: Rules
     opened: tuple[Opened, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def find_root(workdir: str, home: str) -> Root:

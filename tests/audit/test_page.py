@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
-import shutil
+import socket
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nono.audit.page import page
+from tests.runs import Site, require_command
 
 EVIL = [
     "<script>document.title='pwned'</script>",
@@ -173,29 +175,77 @@ def test_very_many_exchanges_are_cut_and_said() -> None:
     assert "50 more are in the log" in made(many)
 
 
+def chromium(user: Path, *flags: str) -> str:
+    """Run Chromium, headless, without any network of its own; return what it printed."""
+    command = [
+        require_command("chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-background-networking", "--no-first-run", f"--user-data-dir={user}", *flags,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
 def test_a_browser_runs_nothing_of_it_and_shows_it(tmp_path: Path) -> None:
-    """In Chromium, headless, where it is installed: the style is applied, no script has run, nothing was asked for."""
-    chromium = shutil.which("chromium") or pytest.skip("chromium is missing, which is not installed for tests")
-    file = tmp_path / "page.html"
-    file.write_text(made([each for evil in EVIL for each in records(evil)]))
-    done = subprocess.run(
-        [
-            chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}",
-            "--virtual-time-budget=2000", "--dump-dom", file.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    seen = Reader(done.stdout.replace("<!DOCTYPE html>", ""))
-    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    """In Chromium: the style is applied, no script has run, nothing was asked for."""
+    asked: list[object] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+        evil = [*EVIL, f"<img src=http://{host}/><script src=http://{host}/></script>", f"<style>@import '//{host}';"]
+        evil += [
+            f"<meta http-equiv=refresh content='0;url=http://{host}'>",
+            f"<link rel=stylesheet href=http://{host}>",
+        ]
+        file = tmp_path / "page.html"
+        file.write_text(
+            made([each for text in evil for each in records(text)], changes=[(text, text) for text in evil])
+        )
+        dumped = chromium(tmp_path / "user", "--virtual-time-budget=2000", "--dump-dom", file.as_uri())
+        picture = tmp_path / "page.png"
+        chromium(tmp_path / "user", "--window-size=1200,2000", f"--screenshot={picture}", file.as_uri())
+        server.settimeout(0)
+        try:
+            asked.append(server.accept())
+        except BlockingIOError:
+            pass
+    seen = Reader(dumped.replace("<!DOCTYPE html>", ""))
+    title = re.search(r"<title>(.*?)</title>", dumped)
     assert title
     assert title[1] == "nono audit 20261122T050000Z-1"
     assert seen.tags - {"tbody"} <= ALLOWED
-    picture = tmp_path / "page.png"
-    subprocess.run(
-        [
-            chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}",
-            f"--screenshot={picture}", file.as_uri(),
-        ],
-        capture_output=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert picture.stat().st_size > 10_000
+    assert {name for name, _ in seen.attributes} <= ATTRIBUTES
+    assert not asked
+    assert picture.stat().st_size > 50_000, "a page with its texts and bars, not a blank one"
+
+
+def test_the_page_of_a_real_run_is_readable_in_a_browser(tmp_path: Path) -> None:
+    """From the run to what a person sees: what was sent and denied, the changed file, the duration."""
+    with Site(tmp_path / "site") as site:
+        ask = ["OPENAI_BASE_URL", "POST", "/chat/completions", {"Authorization": "Bearer TOKEN"}, "{}"]
+        refused = ["OPENAI_BASE_URL", "GET", "/../admin", {"Authorization": "Bearer TOKEN"}, None]
+        (site.work / "notes.txt").write_text("before")
+        flags = ["--profile", str(site.profile(site.store_in_files())), "--allow-cwd", "--name", "seen"]
+        flags += ["--rollback", "--no-rollback-prompt"]
+        python, isolated, *script = site.agent("send", json.dumps([ask, refused]))
+        program = f"""
+import runpy, sys
+print("after", file=open("notes.txt", "w"))
+sys.argv = {script!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+        done = site.run(flags, [python, isolated, "-c", program])
+        assert done.returncode == 0, done.stderr
+        exported = site.nono(["audit", "export", "seen", "--format", "html", "-o", "page.html"])
+        assert exported.returncode == 0, exported.stderr
+        dumped = chromium(tmp_path / "user", "--dump-dom", (site.work / "page.html").as_uri())
+    shown = " ".join("".join(Reader(dumped.replace("<!DOCTYPE html>", "")).texts).split())
+    for text in (
+        "Effects elsewhere",
+        "/chat/completions",
+        "refused",
+        "modified",
+        "notes.txt",
+        "exit status",
+        "Timeline",
+    ):
+        assert text in shown, text
+    assert "is not as it was written" not in shown

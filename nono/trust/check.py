@@ -111,18 +111,13 @@ class Multi(Record):
     opened: Opened | None = None
 
     @property
-    def verdict(self) -> Verdict | None:
-        """The verdict on the bundle itself, where it is none, so that nobody knows which files it was for."""
-        error = self.vouched.error
-        if error is None or self.vouched.bundle is not None:
-            return None
-        return Verdict(bundles.MULTI_NAME, "", error.outcome, "", error.reason, f"sign again: {_SIGN_TREE}")
-
-    @property
     def names(self) -> tuple[str, ...]:
-        """The paths that it names: they are verified like those that the includes match."""
+        """The paths that it names: they are verified like those that the includes match.
+
+        Where it can name none, because it is no bundle, that is its own: so somebody hears of it.
+        """
         bundle = self.vouched.bundle
-        return () if bundle is None else tuple(name for name, _ in bundle.statement.subjects)
+        return (bundles.MULTI_NAME,) if bundle is None else tuple(name for name, _ in bundle.statement.subjects)
 
 
 def denies(verdict: Verdict, enforcement: str) -> bool:
@@ -316,7 +311,8 @@ def _not_vouched(path: str, digest: str, error: TrustError | None, command: str)
     """Return the verdict on a file whose bundle counts for nothing."""
     if error is None:
         return Verdict(path, digest, UNSIGNED, "", "is not signed", f"sign it: {command}")
-    reason = error.reason if error.reason.startswith(_SIGNED_BY) else f"has a bundle that {error.reason}"
+    itself = error.source == path or error.reason.startswith(_SIGNED_BY)
+    reason = error.reason if itself else f"has a bundle that {error.reason}"
     return Verdict(path, digest, error.outcome, "", reason, error.next_step or f"sign it again: {command}")
 
 

@@ -13,9 +13,13 @@ GRANT = " The operator can grant it with "  # in a refusal's message, before the
 
 
 class NonoError(Exception):
-    """Base of all errors shown to a user; `exit_status` is what the command line exits with."""
+    """Base of all errors shown to a user; `exit_status` is what the command line exits with.
+
+    details: of an error about many things, a line for each of them, to follow the sentence.
+    """
 
     exit_status = 1
+    details: tuple[str, ...] = ()
 
 
 class UsageError(NonoError):

@@ -32,7 +32,8 @@ RANKS = {
     "nono.__main__": 9,
 }
 # What the child does not need to start is imported after the spawn; see session.py.
-_SESSION = ("run", "serve", "parts", "policy", "policy_file", "probe", "why", "learn", "wrap")
+_SESSION = ("run", "serve", "parts", "policy", "policy_file", "probe", "why", "learn", "wrap", "trust",
+            "verification")  # fmt: skip
 MAY_IMPORT_LATE = {f"nono.session.{name}" for name in _SESSION}
 # Imported before the child exists: each costs milliseconds that a user waits for (measured in docs/decisions/0001).
 SLOW = {

@@ -17,6 +17,7 @@ from nono.errors import NonoError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
 _RESERVE_BYTES = 1 << 18
 _NO_MEMORY = "no memory is left for nono itself. Free some, or raise its limit with: ulimit -v unlimited"
@@ -64,7 +65,7 @@ def run(argv: list[str]) -> int:
         return status
     except NonoError as error:
         hint = f" ({configured}; --no-config leaves that out)" if configured and error.exit_status == 2 else ""
-        return _say(f"{error}{hint}", error.exit_status)
+        return _say(f"{error}{hint}", error.exit_status, error.details)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -110,8 +111,8 @@ def _say_bug(error: Exception) -> int:
     )
 
 
-def _say(message: str, status: int) -> int:
-    render.to_stderr(f"nono: {render.printable(message)}\n")
+def _say(message: str, status: int, details: Iterable[str] = ()) -> int:
+    render.to_stderr("".join(f"{line}\n" for line in render.error(message, details)))
     return status
 
 

@@ -12,6 +12,8 @@ Keys are the long names of flags, and become flags that stand before those of th
 anything else is replaced by what is typed. A key that is no flag of the verb is an error, as it is on the command line.
 `nono why` takes what it knows of [run], because it explains a run.
 
+One flag cannot stand here: --trust-override, which is to be typed each time.
+
 Whoever can write this file decides what the next run may do. An agent never can: $XDG_CONFIG_HOME/nono is denied to all
 of them. Where the file is a link to elsewhere, that file is denied, too (--deny, also with --no-config); a link
 by way of another that the user, hence an agent, may write is refused, and so is a file that other users may write.
@@ -36,6 +38,7 @@ _MAX_BYTES = 1 << 20
 _INSTEAD = "--no-config ignores the file"
 _LIKE = {"why": "run"}  # a verb that explains another takes what it knows of that one's section
 _NOT_HERE = ("help", "no-config", "version")
+_TYPED_ONLY = ("trust-override",)  # what nobody shall have forgotten that he said
 _WRITTEN_AS_NUMBERS = ("N", "SIZE", "TIME")
 _REFERENCES = ("env-credential-map", "upstream-proxy-credential")  # may be a secret that was pasted in its place
 
@@ -70,6 +73,8 @@ def configured(
                     if strict:
                         raise _unknown_key(path, action_name or section, key, of_action)
                     continue
+                if key in _TYPED_ONLY:
+                    raise UsageError(f"{path}: --{key} is typed each time, or not at all; take it out of [{section}]")
                 added = _words(f"{path}: {key} in [{section}{action_name and '.'}{action_name}]", key, flag, value)
                 words += added
                 shown += [f"--{key}", "…"] if key in _REFERENCES and added else added

@@ -11,6 +11,7 @@ import os
 from nono.errors import UsageError
 from nono.policy.capabilities import SANDBOX_AUTO, SANDBOXES
 from nono.policy.network import NETWORK_PROFILES
+from nono.policy.paths import is_directory_name
 from nono.policy.resolve import PATH_FIELDS, Request
 
 TYPE_CHECKING = False
@@ -64,6 +65,7 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_secret_arguments(network)
     add_limit_arguments(parser.add_argument_group("limits"))
+    add_trust_arguments(parser.add_argument_group("signed files"))
     other = parser.add_argument_group("the wall")
     other.add_argument(
         "--sandbox",
@@ -122,6 +124,22 @@ def add_limit_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--memory", metavar="SIZE", help="of the agent and all it starts: 512M, 2G")
     parser.add_argument("--max-processes", metavar="N", help="how many processes and threads at a time")
     parser.add_argument("--timeout", metavar="TIME", help="end the agent after this long: 30, 10m, 2h")
+
+
+def add_trust_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare the flags about files that instruct an agent, where a trust-policy.json says that they are signed."""
+    parser.add_argument(
+        "--trust-override",
+        action="store_true",
+        help="start although files are not signed as the policy wants it; not for blocked ones. To be typed each time",
+    )
+    parser.add_argument(
+        "--skip-dir",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="look for signed files in no directory of this name, anywhere in the tree",
+    )
 
 
 def add_credential_arguments(parser: argparse._ActionsContainer) -> None:
@@ -214,6 +232,9 @@ def network_request(arguments: argparse.Namespace) -> Request:
 
 def policy_request(arguments: argparse.Namespace) -> Request:
     """Return the request of the flags of add_policy_arguments(). Raises UsageError for a pattern in --deny."""
+    for name in arguments.skip_dir:
+        if not is_directory_name(name):
+            raise UsageError(f"--skip-dir {name}: expected the name of a directory, without a path and without *")
     for text in arguments.deny:
         if "*" in text and not os.path.lexists(os.path.expanduser(text)):
             raise UsageError(
@@ -235,6 +256,8 @@ def policy_request(arguments: argparse.Namespace) -> Request:
         memory=arguments.memory,
         max_processes=arguments.max_processes,
         timeout=arguments.timeout,
+        trust_override=arguments.trust_override,
+        skip_dir=tuple(arguments.skip_dir),
         env_credential=tuple(name.strip() for names in arguments.env_credential for name in names.split(",")),
         env_credential_map=tuple((source, variable) for source, variable in arguments.env_credential_map),
     )

@@ -31,7 +31,7 @@ from nono.supervisor.whereabouts import find_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from nono.session.run import Summary
+    from nono.session.summary import Summary
 
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from time import gmtime, strftime
 
 from nono.cli import render
-from nono.errors import UsageError
+from nono.errors import NonoError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Messages:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None and isinstance(error, Exception):
-            self._log(f"nono: {render.printable(str(error))}")
+            self._log("\n".join(render.error(str(error), error.details if isinstance(error, NonoError) else ())))
         if self._log_fd >= 0:
             os.close(self._log_fd)
             self._log_fd = -1

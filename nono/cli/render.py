@@ -28,9 +28,9 @@ from nono.supervisor.command import ORIGIN as COMMAND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from nono.session.run import Summary
+    from nono.session.summary import Summary
 
 _ACCESS = {READ: "read", WRITE: "write", READ | WRITE: "read+write"}
 _WIDTH = 11
@@ -59,6 +59,7 @@ def summary(what: Summary, home: str, verbose: bool) -> list[tuple[str, str]]:
     rows += _network(what, verbose)
     rows += _credentials(what, home, verbose)
     rows += [("" if index else "limits", line) for index, line in enumerate(what.limits)]
+    rows += [(label, printable(text)) for label, text in what.trust]
     rows += [("note", printable(note)) for note in what.notes]
     rows.append(("wall", what.wall))
     rows += [("" if index else "leaks", printable(leak)) for index, leak in enumerate(what.leaks)]
@@ -140,6 +141,11 @@ def plan(what: Summary, home: str) -> list[tuple[str, str]]:
     rows += [("set", name) for name in what.added_variables]
     rows.append(("command", " ".join(map(printable, what.argv))))
     return rows
+
+
+def error(message: str, details: Iterable[str] = ()) -> list[str]:
+    """Return an error as lines that are not folded, so that what stands in them can be copied."""
+    return [f"nono: {printable(message)}", *(f"      {printable(line)}" for line in details)]
 
 
 def printable(text: str) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from nono.cli.denials import Report
     from nono.session.rollback import Tracker
+    from nono.session.summary import Summary
     from nono.supervisor.denials import Denial
 
 _MAX_NAME = 64
@@ -143,10 +144,10 @@ def make_order(arguments: argparse.Namespace, argv: tuple[str, ...]) -> Order:
     )
 
 
-def teller(arguments: argparse.Namespace, messages: Messages, home: str) -> Callable[[session.Summary], None]:
+def teller(arguments: argparse.Namespace, messages: Messages, home: str) -> Callable[[Summary], None]:
     """Return what tells the user what his command may do."""
 
-    def tell(what: session.Summary) -> None:
+    def tell(what: Summary) -> None:
         if arguments.dry_run:
             print(render.table(render.plan(what, home)), end="")
         elif messages.is_logged or not arguments.silent:

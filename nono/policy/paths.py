@@ -122,6 +122,11 @@ def check(path: str) -> None:
         )
 
 
+def is_directory_name(name: str) -> bool:
+    """Whether `name` can be that of directories anywhere in a tree: no path, no pattern."""
+    return name not in ("", ".", "..") and not any(character in name for character in "/\0*?")
+
+
 def _substitute(path: str, place: Place) -> str:
     if "$" not in path:
         return path

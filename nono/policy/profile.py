@@ -148,7 +148,8 @@ class Linux(Record):
 class Profile(Record):
     """What the profiles of one run say together: inherited, conditions judged, each list once.
 
-    env_credentials: reference -> variable, for real keys in the child's environment.
+    env_credentials: reference -> variable, for real keys in the child's environment. skipdirs: names of directories in
+    which no signed files are looked for.
     """
 
     meta: Meta = Meta()
@@ -161,6 +162,7 @@ class Profile(Record):
     env_credentials: Mapping[str, str] = {}
     rollback: Rollback = Rollback()
     linux: Linux = Linux()
+    skipdirs: tuple[str, ...] = ()
 
     def custom_routes(self) -> dict[str, dict[str, Any]]:
         """Return the fields of each custom credential as make_route() takes them: a copy, which may be changed."""
@@ -260,6 +262,11 @@ def _check_host(entry: str) -> None:
 def _check_direct_host(name: str) -> None:
     if not name or not name.isascii() or not name.isprintable() or "," in name or " " in name:
         raise PolicyError(f"{name!r} is not one host; write a list of them")
+
+
+def _check_directory_name(name: str) -> None:
+    if not paths.is_directory_name(name):
+        raise PolicyError("expected the name of a directory, without a path and without *")
 
 
 def _check_variable(name: str) -> None:
@@ -428,6 +435,11 @@ _SECTIONS: dict[str, Member] = {
         KEYS,
         "What nono does anyway.",
     ),
+    "skipdirs": Member(
+        Each(Text("the name of a directory (string)", rule=_check_directory_name)),
+        APPEND,
+        "Where no signed files are looked for.",
+    ),
 }
 PATCH = Shape(_SECTIONS, "")
 _PROFILE_NAME = Text("the name of a profile, or its file", empty=False)
@@ -476,6 +488,7 @@ def make(tree: Mapping[str, Any], *, restricted: bool = False) -> Profile:
         env_credentials=tree.get("env_credentials", {}),
         rollback=part(Rollback, "rollback"),
         linux=part(Linux, "linux"),
+        skipdirs=tree.get("skipdirs", ()),
     )
 
 

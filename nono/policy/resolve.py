@@ -71,7 +71,7 @@ _WORKDIR_ACCESS = {"none": 0, "read": READ, "write": WRITE, "readwrite": READ | 
 class Request(Record):
     """The policy flags of one command line, as typed; upstream_proxy_credential is a reference to USER:PASSWORD.
 
-    extends: profiles below the one of -p.
+    extends: profiles below the one of -p. trust_override, skip_dir: see session/trust.py.
     """
 
     allow: tuple[str, ...] = ()
@@ -103,6 +103,8 @@ class Request(Record):
     env_credential: tuple[str, ...] = ()
     env_credential_map: tuple[tuple[str, str], ...] = ()
     extends: tuple[str, ...] = ()
+    trust_override: bool = False
+    skip_dir: tuple[str, ...] = ()
     every_public_host: bool = False  # of nono learn
 
 

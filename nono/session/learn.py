@@ -57,7 +57,7 @@ from nono.sandbox.plan import Plan
 from nono.sandbox.recorded import RECORDED
 from nono.session import run as session
 from nono.session.policy import Decision, Order
-from nono.session.run import Summary
+from nono.session.summary import Summary
 from nono.supervisor import command as commands
 from nono.supervisor.recorder import MAX_PATHS, Recorder
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from nono.errors import PolicyError
 from nono.policy.allowlist import Allowlist
 from nono.policy.capabilities import CapabilitySet, PathDeny, PathGrant
-from nono.policy.protection import PROFILES_DENY, USERS_DENY
+from nono.policy.protection import PROFILES_DENY, SIGNED, USERS_DENY
 from nono.policy.resolve import Place
 from nono.policy.routes import EndpointRule, Route
 from nono.record import Record
@@ -118,7 +118,7 @@ def read(path: str) -> str:
 
 def _may_be_known(deny: PathDeny) -> bool:
     """Whether the agent may know of it: it is built in, or the summary names it; not where keys and profiles are."""
-    return deny.group.startswith("deny_") or deny.group in (USERS_DENY, PROFILES_DENY)
+    return deny.group.startswith("deny_") or deny.group in (USERS_DENY, PROFILES_DENY, SIGNED)
 
 
 def _is_shown(member: str) -> bool:

@@ -26,17 +26,17 @@ from time import time
 from nono.audit import facts
 from nono.audit.log import AuditLog
 from nono.credentials import env, phantom
-from nono.credentials.loading import Credential, Loader
+from nono.credentials.loading import Loader
 from nono.errors import CommandNotExecutable, Refusal
 from nono.kernel import landlock, process
 from nono.kernel.spawn import Child
 from nono.kernel.spawn_errors import SpawnError
-from nono.policy.capabilities import NETWORK_PROXY, CapabilitySet, PathGrant
-from nono.policy.environment import ChildEnvironment, child_environment
+from nono.policy.capabilities import NETWORK_PROXY, CapabilitySet
+from nono.policy.environment import child_environment
 from nono.record import Record
 from nono.sandbox import filesystem
 from nono.sandbox.plan import Plan
-from nono.session import own_directories
+from nono.session import own_directories, trust
 from nono.session.parts import (
     UPSTREAM_PROXY,
     Access,
@@ -50,6 +50,7 @@ from nono.session.parts import (
 from nono.session.policy import Decision, complete, decide
 from nono.session.policy import Order as Order
 from nono.session.policy_file import Left, PolicyFile
+from nono.session.summary import Summary, summarize
 from nono.supervisor import guard, wall
 from nono.supervisor.error_output import ErrorOutput, can_be_passed_on
 from nono.supervisor.job import Job, Signals, children, kill_descendants
@@ -77,29 +78,6 @@ _STANDARD = (0, 1, 2)
 _SPARE_BYTES = 1 << 18
 _TIMED_OUT, _KILLED = 124, 128  # exit statuses: of timeout(1); above the other are those of signals
 _ENDING = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM))
-
-
-class Summary(Record):
-    """What the child may do, for the user.
-
-    routes: (name, upstream host, where its key came from). intercepts: TLS is intercepted, where it is wanted. leaks:
-    what this wall does not stop. exposed: variables with secrets that the profile lets through. limits: lines.
-    origins: who wrote what (policy/inherit.py).
-    """
-
-    argv: tuple[str, ...]
-    capabilities: CapabilitySet
-    grants: tuple[PathGrant, ...]
-    routes: tuple[tuple[str, str, str], ...]
-    withheld: tuple[str, ...]
-    added_variables: tuple[str, ...]
-    notes: tuple[str, ...]
-    wall: str
-    intercepts: bool = False
-    leaks: tuple[str, ...] = ()
-    exposed: tuple[str, ...] = ()
-    limits: tuple[str, ...] = ()
-    origins: Mapping[tuple[str, str], str] = {}
 
 
 def run(
@@ -131,6 +109,7 @@ def run(
     guard.check_standard_streams(capabilities.network)
     handed_over = env.hand_over(references.values())  # with an env:// source: starts nono anew, without the variable
     with ExitStack() as undo:
+        trusted = undo.enter_context(trust.verified(decision, order))
         loader = undo.enter_context(Loader(place.state, handed_over, notice=notice))
         if not order.dry_run:
             loader.start(references)
@@ -146,7 +125,7 @@ def run(
             environment,
             temporary_directory=scratch.path,
             inherited=inherited,
-            denies=limiter.denies if limiter is not None else (),
+            denies=(*trusted.denies, *(limiter.denies if limiter is not None else ())),
         )
         granted = capabilities if learner is None else learner.widened(decision, capabilities)
         expansion = filesystem.expand(granted, mounts=True)
@@ -193,7 +172,7 @@ def run(
             workdir=place.workdir,
         )
         summary = summarize(order, decision, capabilities, plan, variables, credentials, environment)
-        tell(summary._replace(intercepts=authority is not None, limits=limits))
+        tell(summary._replace(intercepts=authority is not None, limits=limits, trust=trusted.rows))
         if order.dry_run:
             return 0
         registries = registries_of(capabilities, environment, place, notice)
@@ -202,6 +181,7 @@ def run(
         lineage = decision.inherited.lineage if decision.inherited is not None else ()
         audit.hide(guard.exposed_keys(capabilities.env_credentials, credentials))
         audit.begin(facts.start_of(order.argv, order.name, capabilities, plan.grants, lineage, plan.text))
+        trusted.record(audit)
         if tracker is not None:
             undo.callback(tracker.close)
             tracker.begin(audit.session, order.argv, decision, capabilities, plan.grants)
@@ -222,6 +202,7 @@ def run(
             if errors is not None:
                 lent.enter_context(errors)
             try:
+                trusted.recheck()
                 child = standing.prepared.start(
                     path=path,
                     argv=[os.fsencode(argument) for argument in order.argv],
@@ -242,6 +223,7 @@ def run(
             finally:
                 lent.close()
                 os.close(ruleset)
+                trusted.release()
             if tracker is not None:
                 tracker.is_running = True
             behind = _Behind(
@@ -263,6 +245,7 @@ def run(
             guard.close_store(place.state)
             if learner is not None:
                 learner.ended(plan, expansion, scratch.path)
+            trusted.look_again(audit, notice)
             if tracker is not None:
                 tracker.end()
                 _record_snapshot("final", tracker, audit)
@@ -478,26 +461,3 @@ def _make_relays(loop: Loop, behind: _Behind, parts: Parts, audit: AuditLog) -> 
     for port, listener in behind.host_listeners.items():
         relays.listen_port(port, listener.detach())
     return relays
-
-
-def summarize(
-    order: Order,
-    decision: Decision,
-    capabilities: CapabilitySet,
-    plan: Plan,
-    variables: ChildEnvironment,
-    credentials: Mapping[str, Credential],
-    environment: Mapping[str, str],
-) -> Summary:
-    """Return what the user is told. environment: his own, of which `variables` are what the agent gets."""
-    routes = []
-    for route in capabilities.routes:
-        host = route.upstream.partition("://")[2].partition("/")[0]
-        routes.append((route.name, host, credentials[route.name].store if route.name in credentials else ""))
-    added = (name for name, value in variables.variables.items() if environment.get(name) != value)
-    return Summary(
-        argv=order.argv, capabilities=capabilities, grants=plan.grants, routes=tuple(routes),
-        withheld=variables.withheld, added_variables=tuple(sorted(added)), notes=plan.notes, wall=plan.text,
-        leaks=plan.leaks, exposed=variables.exposed,
-        origins=decision.inherited.origins if decision.inherited is not None else {},
-    )  # fmt: skip

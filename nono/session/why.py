@@ -28,6 +28,7 @@ from nono.sandbox.plan import Plan, make_plan, walls_to_try
 from nono.sandbox.reach import Reach, reach_of
 from nono.session.parts import registries_of
 from nono.session.policy import Decision, Order, complete, decide
+from nono.session.trust import verified
 from nono.supervisor import wall
 from nono.supervisor.scratch import ScratchDirectory
 
@@ -128,8 +129,11 @@ def with_flag(order: Order, text: str) -> Order:
 def _answer(order: Order, question: Question, environment: Mapping[str, str], *, probe: bool = False) -> Answer:
     decision = decide(order, environment)
     if question.path:
-        with ScratchDirectory(decision.place.temporary_directory, create=True) as scratch:
-            behind = Behind(decision, environment, scratch.path)
+        with (
+            ScratchDirectory(decision.place.temporary_directory, create=True) as scratch,
+            verified(decision, order) as trusted,
+        ):
+            behind = Behind(decision, environment, scratch.path, trusted.denies)
             answer = about_path(behind, question)
             return with_probe(behind, question, answer) if probe else answer
     registries, are_stale = known_registries(decision, environment)
@@ -222,11 +226,20 @@ class Behind:
 
         return Ground(self.capabilities, self.expansion, self.temporary_directory, self.place.workdir)
 
-    def __init__(self, decision: Decision, environment: Mapping[str, str], temporary_directory: str) -> None:
+    def __init__(
+        self,
+        decision: Decision,
+        environment: Mapping[str, str],
+        temporary_directory: str,
+        denies: Iterable[PathDeny] = (),
+    ) -> None:
+        """denies: what is protected besides."""
         self.place = decision.place
         self.disk = Disk()
         self.temporary_directory = temporary_directory
-        self.capabilities = complete(decision, environment, temporary_directory=temporary_directory, inherited=())
+        self.capabilities = complete(
+            decision, environment, temporary_directory=temporary_directory, inherited=(), denies=denies
+        )
         self._wall = walls_to_try(self.capabilities.sandbox)[0]
         self.expansion = expansion.expand(self.capabilities, self.disk, mounts=self._wall.mounts)
         self._reach: dict[bool, Reach] = {}

@@ -27,9 +27,9 @@ from nono.policy.environment import child_environment
 from nono.sandbox import filesystem
 from nono.sandbox.expansion import Expansion
 from nono.sandbox.plan import Plan, make_plan, walls_to_try
-from nono.session import own_directories
+from nono.session import own_directories, trust
 from nono.session.policy import Order, complete, decide
-from nono.session.run import Summary, summarize
+from nono.session.summary import Summary, summarize
 from nono.supervisor import guard
 from nono.supervisor.scratch import ScratchDirectory, sweep
 
@@ -60,6 +60,7 @@ def wrap(
     guard.check_standard_streams(has.network)
     handed_over = env.hand_over(decision.references.values())
     with ExitStack() as undo:
+        trusted = undo.enter_context(trust.verified(decision, order))
         loader = undo.enter_context(Loader(place.state, handed_over, notice=notice))
         if not order.dry_run:
             loader.start(decision.references)
@@ -68,7 +69,7 @@ def wrap(
         scratch = undo.enter_context(
             ScratchDirectory(place.temporary_directory, create=not order.dry_run, prefix=prefix)
         )
-        capabilities = complete(decision, environment, temporary_directory=scratch.path)
+        capabilities = complete(decision, environment, temporary_directory=scratch.path, denies=trusted.denies)
         expansion = filesystem.expand(capabilities)
         credentials = {} if order.dry_run else loader.collect()
         guard.refuse_keys_in_argv(order.argv, credentials)
@@ -80,11 +81,13 @@ def wrap(
             home=place.home, grants=capabilities.grants, rules=capabilities.environment,
             env_credentials=capabilities.env_credentials, workdir=place.workdir,
         )  # fmt: skip
-        tell(summarize(order, decision, capabilities, plan, variables, credentials, environment))
+        summary = summarize(order, decision, capabilities, plan, variables, credentials, environment)
+        tell(summary._replace(trust=trusted.rows))
         if order.dry_run:
             return 0
         secrets = guard.env_credentials(capabilities.env_credentials, credentials)
         ruleset = filesystem.open_ruleset(plan)
+        trusted.recheck()
         try:
             spawn.wrap(
                 namespaces=plan.namespaces,

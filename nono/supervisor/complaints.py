@@ -13,7 +13,8 @@ LINE_BYTES = 4096
 _BEFORE = 3  # lines that are kept with each
 
 # Without the first letter, which some programs write large.
-DENIED = (b"ermission denied", b"peration not permitted", b"ead-only file system", b"AccessDenied")
+# A mount point is "busy": the agent cannot remove or rename a signed file (sandbox/mounts.py).
+DENIED = (b"ermission denied", b"peration not permitted", b"ead-only file system", b"esource busy", b"AccessDenied")
 ABSENT = b"o such file or directory"
 SIGNS = (*DENIED, ABSENT)
 

@@ -28,7 +28,7 @@ _JAVA = re.compile(r"AccessDeniedException: (\S.*?)(?: -> (\S.*))?$")
 _JUNK = " \t\r│|.,;:)"
 _WRITES = re.compile(
     r"\b(?:creat|mkdir|mkdtemp|touch|remov|unlink|rmdir|renam|mov(?:e|ing)|writ|lock|chmod|chown|mkfifo|symlink|link|"
-    r"truncat|append|utime|copyfile|save|install|delet|tee:|truncate:)|[Rr]ead-only file system"
+    r"truncat|append|utime|copyfile|save|install|delet|tee:|truncate:)|[Rr]ead-only file system|[Rr]esource busy"
 )
 _READS = re.compile(r"\b(?:for reading|scandir|opendir|readdir|open directory|cannot access|reading)\b")
 

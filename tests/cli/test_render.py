@@ -11,7 +11,7 @@ import pytest
 from nono.cli import learn, render
 from nono.policy.inherit import of_text
 from nono.policy.resolve import Place, Request, resolve
-from nono.session.run import Summary
+from nono.session.summary import Summary
 
 PLACE = Place("/home/u", "/home/u/app", "/tmp", "/home/u/.config", "/home/u/.local/state", "/run/user/1")
 

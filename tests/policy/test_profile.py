@@ -140,7 +140,7 @@ def test_what_is_known_elsewhere_is_refused_by_name_with_the_reason(text: str, s
     [
         '{"interactive": true, "commands": {"deny": ["rm"]}, "diagnostics": {"suppress_system_services": ["x"]}}',
         '{"hooks": {}, "packs": [], "session_hooks": null, "open_urls": {"allow_origins": [], "x": false}}',
-        '{"allow_gpu": true, "allow_launch_services": null, "skipdirs": ["vendor"]}',
+        '{"allow_gpu": true, "allow_launch_services": null, "skipdirs": []}',
         '{"security": {"signal_mode": null, "wsl2_proxy_policy": "error", "capability_elevation": false}}',
         '{"network": {"tls_intercept": {"ca_lifecycle": "session", "ca_validity": "24h"}, "allow_http2": true}}',
         '{"environment": null, "extends": null, "platform_overrides": null, "linux": {}}',

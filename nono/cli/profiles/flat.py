@@ -17,6 +17,9 @@ def flat(profile: Profile) -> dict[str, Any]:
     for section, value in profile._asdict().items():
         if section == _SHOWN_ONLY:
             continue
+        if isinstance(value, LISTS) and not hasattr(value, "_fields"):
+            found |= {section: value} if value else {}
+            continue
         if isinstance(value, MAPS):
             found |= {f"{section}.{name}": each for name, each in value.items()}
             continue

@@ -139,7 +139,7 @@ def _tree(inherited: Inherited) -> dict[str, Any]:
         if value != default:
             found[section] = shown(
                 value
-                if isinstance(value, dict)
+                if isinstance(value, dict) or not hasattr(value, "_fields")
                 else {field: each for field, each in value._asdict().items() if each != getattr(default, field)}
             )
     return found

@@ -145,10 +145,11 @@ def _read(path: str, *, private: bool = False) -> bytes | None:
         return None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise UsageError(f"{path} is not a regular file")
     with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{path} is not a regular file")
         if private and (status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022):
             raise PolicyError(f"somebody else could have written {path}; if it is yours: chmod go-w {path}")
         data = file.read(MOST_BYTES + 1)

@@ -65,9 +65,11 @@ def _load(state: str, key: Key) -> Keyless | None:
     try:
         with _Directory(state, make=False) as directory:
             fd = os.open(key.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
-            with open(fd, "rb") as file:
+            try:
                 _must_be_own(os.fstat(fd), stat.S_IFREG)
-                data = file.read(_MOST_BYTES)
+                data = os.read(fd, _MOST_BYTES)
+            finally:
+                os.close(fd)
         fields = json.loads(data)["identity"]
         identity = Keyless(*(fields[name] for name in Keyless._fields))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

@@ -35,6 +35,7 @@ else:
         except ImportError:  # an interpreter that was built without
             from hashlib import sha256
 
+__all__ = ["NOTHING", "Link", "digest", "follows", "is_half", "parse", "seal", "sha256", "torn"]
 NOTHING = b"0" * 64  # before the first record
 _OPENS = b'{"n":'
 _CLOSES = b',"hash":"'

@@ -11,8 +11,8 @@ import time
 from fcntl import LOCK_EX, LOCK_NB, flock
 
 from nono.audit import ledger
-from nono.audit.log import encode
-from nono.audit.read import BUNDLE, SUFFIX
+from nono.audit.log import BUNDLE, encode
+from nono.audit.read import SUFFIX
 from nono.audit.sync import fault_of
 from nono.audit.verify import Session
 from nono.errors import StoreError

@@ -29,6 +29,7 @@ from nono.audit import chain, ledger
 from nono.audit.redact import MARK, without_keys
 from nono.audit.sync import Syncer, aside, fault_of
 from nono.errors import NonoError, StoreError
+from nono.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +40,20 @@ _MAX_KEPT_CHARACTERS = 1024
 _MAX_REFUSED = 256
 _LOCK_TRIES, _LOCK_PAUSE_S = 100, 0.001
 _ARE_EXCHANGES = ("proxy", "mediator")  # Denial.source
+BUNDLE = ".bundle"  # behind a log's name: its signature
 _NUMBERS = {int: "%d", float: "%.6f"}
 encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Signer(Record):
+    """Who signs a log at its end. key: the fingerprint of his public key.
+
+    sign: given the log's name, its SHA-256, the number of its records and the last one's hash, returns the signature's
+    file. Raises NonoError, OSError.
+    """
+
+    key: str
+    sign: Callable[[str, str, int, str], bytes]
 
 
 class AuditLog:
@@ -52,11 +65,12 @@ class AuditLog:
         notice: Callable[[str], None],
         view: Callable[[Sequence[Any]], None] | None = None,
         name: str = "",
+        signer: Signer | None = None,
     ) -> None:
         """Open a new log below `state_directory`. notice: told at the end if the log has gaps. Raises StoreError.
 
         view: shown the entries (each as `append` was given its values) once they are written; raises nothing. name: the
-        run's, a part of the file's.
+        run's, a part of the file's. signer: signs it when it is over.
         """
         self._began = time.time()
         self._directory = os.path.join(state_directory, "audit")
@@ -65,6 +79,8 @@ class AuditLog:
         self._pending: list[str] = []  # the members of records, as JSON
         self._count, self._last = 0, chain.NOTHING  # the number and the hash of the last record
         self._lost = 0  # records that could not be written, since the last that could
+        self._signer = signer
+        self._digest = chain.sha256() if signer is not None else None  # of what was written
         self._half_at = -1  # where half a record stands that could not be taken away
         self._is_session = False
         self._status = 1
@@ -91,7 +107,8 @@ class AuditLog:
 
     def begin(self, facts: Mapping[str, object]) -> None:
         """Write the start of a session, and enter it in the ledger. Raises StoreError: nothing may start."""
-        self.write("start", {"time": self._began, "session": self.session, **facts})
+        signed = {"signed_by": self._signer.key} if self._signer is not None else {}
+        self.write("start", {"time": self._began, "session": self.session, **signed, **facts})
         self.flush()
         what, reason = "log", self._fault
         if not reason:
@@ -242,6 +259,8 @@ class AuditLog:
             except OSError:
                 pass  # half a record stays, until the next write
             return False
+        if self._digest is not None:
+            self._digest.update(data)
         return True
 
     def _cut(self) -> None:
@@ -284,6 +303,26 @@ class AuditLog:
         except OSError as error:
             self._fault = f"its end is not in the ledger: {error.strerror}"
         synced()
+        self._sign()
+
+    def _sign(self) -> None:
+        """Write the signature beside the log. It is for whoever asks later: the run has ended, as it did."""
+        if self._signer is None or self._digest is None:
+            return
+        new = os.path.join(self._directory, f".{self.session}{BUNDLE}")
+        try:
+            name = os.path.basename(self.path)
+            made = self._signer.sign(name, self._digest.hexdigest(), self._count, self._last.decode())
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(made)
+                file.flush()
+                fault = fault_of(file.fileno())
+            if fault:
+                raise OSError(0, fault)
+            os.rename(new, self.path + BUNDLE)
+        except (NonoError, OSError) as error:
+            told = error.strerror if isinstance(error, OSError) else str(error)
+            self._notice(f"the audit log {self.path} is not signed: {told}")
 
     def _is_there(self) -> bool:
         try:

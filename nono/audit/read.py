@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 LEDGER = ledger.NAME
 SUFFIX = ".jsonl"
-BUNDLE = ".bundle"  # behind a log's name: its signature
 LONGEST = 1 << 25  # bytes of a line; a start with the longest arguments has 24 MB
 _ENDS = 8192  # bytes at the end of a log that hold its last record
 _BUFFER = 1 << 18

@@ -17,7 +17,7 @@ from io import BytesIO
 
 from nono.audit import chain
 from nono.audit.examine import CHANGED, MISSING, TORN, Fault, Verified, chain_of
-from nono.audit.read import LEDGER, SUFFIX, is_open, lines_of, names_of, number, object_of, opened, session_of
+from nono.audit.read import LEDGER, SUFFIX, is_open, lines_of, names_of, number, object_of, opened, session_of, text
 from nono.record import Record
 
 TYPE_CHECKING = False
@@ -31,9 +31,14 @@ WHOLE, RUNNING, UNENDED, UNENTERED, FAULTY, VANISHED, REMOVED = (
 # Fault.what, besides examine.py's
 TRUNCATED, UNLISTED, RENAMED, HEADLESS, GONE = "truncated", "not in the ledger", "renamed", "no start", "vanished"
 
+_UNKNOWN = "the ledger does not know of this session: nono has not written it, or not here"
+
 
 class Session(Record):
-    """What is known of one session. state: WHOLE … REMOVED. remarks: sentences. removed: a time."""
+    """What is known of one session. state: WHOLE … REMOVED. remarks: sentences. removed: a time.
+
+    signed_by: the fingerprint of the key that was to sign it, as its start says.
+    """
 
     session: str
     state: str
@@ -41,6 +46,7 @@ class Session(Record):
     faults: tuple[Fault, ...]
     remarks: tuple[str, ...] = ()
     removed: float = 0
+    signed_by: str = ""
 
 
 class Ledger(Record):
@@ -107,20 +113,20 @@ def session(name: str, verified: Verified, ledger: Ledger, *, runs: bool) -> Ses
         faults.append(Fault(name, 1, RENAMED, f"this is the log of session {written}"))
     if start is None:
         if not runs and not _is_only_begun(verified):
-            text = "the ledger does not know of this session: nono has not written it, or not here"
-            faults.append(Fault(name, 0, UNLISTED, text))
+            faults.append(Fault(name, 0, UNLISTED, _UNKNOWN))
     elif verified.first and start.get("first") != verified.first and not _reported(faults, 1):
         faults.append(Fault(name, 1, CHANGED, "the ledger has another first record"))
+    signed_by = text(verified.opening, "signed_by")
     has_exit = verified.closing.get("kind") == "exit"
     at_end = {"records": verified.records, "last": verified.last}
     if end is not None and not verified.is_empty and not at_end.items() <= end.items():
         faults += _against_end(name, verified, end, faults)
     if faults:
-        return Session(told, FAULTY, verified.records, tuple(faults))
+        return Session(told, FAULTY, verified.records, tuple(faults), (), 0, signed_by)
     if end is not None:
-        return Session(told, WHOLE, verified.records, ())
+        return Session(told, WHOLE, verified.records, (), (), 0, signed_by)
     state = RUNNING if runs else UNENTERED if has_exit and not remarks else UNENDED
-    return Session(told, state, verified.records, (), remarks)
+    return Session(told, state, verified.records, (), remarks, 0, signed_by)
 
 
 def _is_only_begun(verified: Verified) -> bool:
@@ -132,8 +138,8 @@ def _against_end(name: str, verified: Verified, end: Mapping[str, Any], faults: 
     """Say how a log differs from what the ledger says of its end."""
     records, lines = end.get("records"), verified.lines
     if isinstance(records, int) and records > verified.records:
-        text = f"the session ended with record {records}, the log with record {verified.records}"
-        return [Fault(name, lines + (not _reported(faults, lines)), TRUNCATED, text)]
+        detail = f"the session ended with record {records}, the log with record {verified.records}"
+        return [Fault(name, lines + (not _reported(faults, lines)), TRUNCATED, detail)]
     if isinstance(records, int) and records < verified.records:
         return [Fault(name, records + 1, CHANGED, f"the session ended with record {records}; this was added")]
     if any(fault.line >= lines for fault in faults):

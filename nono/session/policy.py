@@ -16,6 +16,7 @@ from nono.policy.protection import NONO
 from nono.policy.resolve import Place, Request, resolve
 from nono.record import Record
 from nono.sandbox import filesystem
+from nono.session import audit_key
 from nono.session.parts import profile_of, references_of
 from nono.session.stores import destinations
 from nono.supervisor import command as commands
@@ -33,7 +34,7 @@ _STANDARD = (0, 1, 2)
 class Order(Record):
     """What the user asked for. argv: the command; () for none, where nothing is started. profile: a NAME or a FILE.
 
-    workdir, proxy_port: None: default. name: the user's, of this run, for the audit log.
+    workdir, proxy_port: None: default. name: the user's, of this run, for the audit log. audit_sign_key: signs that.
     """
 
     argv: tuple[str, ...]
@@ -43,6 +44,7 @@ class Order(Record):
     proxy_port: int | None = None
     dry_run: bool = False
     name: str = ""
+    audit_sign_key: str = ""
 
 
 class Decision(Record):
@@ -70,6 +72,8 @@ def decide(order: Order, environment: Mapping[str, str]) -> Decision:
     references = references_of(capabilities)
     for text, variable in capabilities.env_credentials:  # those that the agent itself gets
         references[guard.env_credential_name(variable)] = reference.parse(text)
+    if order.audit_sign_key:
+        references[audit_key.NAME] = audit_key.reference_of(order.audit_sign_key)
     return Decision(place, command, inherited, capabilities, references)
 
 

@@ -15,7 +15,7 @@ from nono.policy import data
 from nono.policy.inherit import of_text
 from nono.policy.jsonc import MOST_CHARACTERS, without_comments
 from nono.policy.profile import PATCH, SHAPE, Profile, parse, schema
-from nono.policy.shape import Map, Maybe, Shape
+from nono.policy.shape import Each, Map, Maybe, Shape
 
 WHOLE = """{
   // who
@@ -224,7 +224,7 @@ def test_the_shape_and_the_profile_have_the_same_keys() -> None:
         if isinstance(kind, Shape):
             assert set(kind.members) == set(part._fields) - {"restricted"}
         else:
-            assert isinstance(kind, Map)
+            assert isinstance(kind, Map | Each)
 
 
 def test_every_key_that_is_refused_or_without_effect_is_documented() -> None:

@@ -52,6 +52,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     other.add_argument(
         "--name", type=parse_name, metavar="NAME", help="call this run NAME, in the name of its audit log"
     )
+    other.add_argument(
+        "--audit-sign-key", metavar="KEYREF", help="sign the audit log at the end: keystore://ID or file:///PATH"
+    )
     add_message_arguments(other)
     add_rollback_arguments(parser.add_argument_group("undo"))
     other.add_argument("--no-diagnostics", action="store_true", help="do not look for what was denied, nor tell it")
@@ -141,6 +144,7 @@ def make_order(arguments: argparse.Namespace, argv: tuple[str, ...]) -> Order:
         proxy_port=arguments.proxy_port,
         dry_run=arguments.dry_run,
         name=getattr(arguments, "name", None) or "",
+        audit_sign_key=getattr(arguments, "audit_sign_key", None) or "",
     )
 
 

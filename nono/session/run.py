@@ -36,7 +36,7 @@ from nono.policy.environment import child_environment
 from nono.record import Record
 from nono.sandbox import filesystem
 from nono.sandbox.plan import Plan
-from nono.session import own_directories, trust
+from nono.session import audit_key, own_directories, trust
 from nono.session.parts import (
     UPSTREAM_PROXY,
     Access,
@@ -177,7 +177,8 @@ def run(
             return 0
         registries = registries_of(capabilities, environment, place, notice)
         parts = Parts(capabilities, credentials, token, standing.port, registries, authority)
-        audit = undo.enter_context(AuditLog(place.state, notice, view, order.name))
+        signer = audit_key.signer(order.audit_sign_key, credentials)
+        audit = undo.enter_context(AuditLog(place.state, notice, view, order.name, signer))
         lineage = decision.inherited.lineage if decision.inherited is not None else ()
         audit.hide(guard.exposed_keys(capabilities.env_credentials, credentials))
         audit.begin(facts.start_of(order.argv, order.name, capabilities, plan.grants, lineage, plan.text))

@@ -27,7 +27,7 @@ ADDED = "added"
 REMOVED = "removed"
 MODIFIED = "modified"  # its contents, or where a link leads
 TYPE = "type"  # it is of another kind
-MODE = "mode"  # its mode, attributes or both, and nothing above
+MODE = "mode"  # its mode, owner or attributes, and nothing above
 TIME = "time"  # nothing but a file's time
 
 MAX_DIFF_BYTES = 1 << 20
@@ -88,11 +88,16 @@ def compare(before: Entry | None, after: Entry | None) -> str:
         return MODIFIED
     if before.kind == LINK:
         return MODIFIED if before.target != after.target else ""  # a link's mode and time cannot be seen
-    if (before.mode, before.xattrs) != (after.mode, after.xattrs):
+    if (before.mode, before.xattrs) != (after.mode, after.xattrs) or has_other_owner(before, after):
         return MODE
     if before.kind != DIRECTORY and before.mtime_ns != after.mtime_ns:
         return TIME
     return ""
+
+
+def has_other_owner(before: Entry, after: Entry) -> bool:
+    """Whether it is known to belong to somebody else."""
+    return before.uid >= 0 and after.uid >= 0 and (before.uid, before.gid) != (after.uid, after.gid)
 
 
 def between(before: Iterable[Entry], after: Iterable[Entry], root: int = 0) -> Iterator[Change]:

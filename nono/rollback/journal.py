@@ -25,8 +25,9 @@ from base64 import b64decode, b64encode
 from nono.errors import StoreError
 from nono.kernel.sync import sync_directory
 from nono.record import Record
-from nono.rollback.planning import Directory, Plan, Step
 from nono.rollback.reach import Meta
+from nono.rollback.spool import Rows, Spool
+from nono.rollback.steps import META, REMOVE, Directory, Plan, Step
 from nono.rollback.tree import Entry
 
 TYPE_CHECKING = False
@@ -63,6 +64,7 @@ class Journal:
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
         self._fd = fd
+        self._spool = Spool(fd, is_owned=False)
         self.state = STAGING
         self.roots: list[StagedRoot] = []
         self.opened: list[Opened] = []
@@ -129,6 +131,9 @@ class Journal:
                     data.clear()
             for directory in plan.directories:
                 data += _line({"root": index, "directory": _directory_out(directory)})
+                if len(data) > 1 << 16:
+                    _write(self._fd, bytes(data))
+                    data.clear()
         _write(self._fd, bytes(data))
         os.fsync(self._fd)
         self.plans = list(plans)
@@ -154,25 +159,51 @@ class Journal:
                 if self.state not in _STATES or head["version"] != _VERSION:
                     raise ValueError(self.state)
                 self.roots = [_root_in(root) for root in head["roots"]]
-                steps: list[list[Step]] = [[] for _ in self.roots]
-                directories: list[list[Directory]] = [[] for _ in self.roots]
+                self.plans = [self._plan() for _ in self.roots]
+                at = file.tell()
                 for line in file:
                     if not line.endswith(b"\n"):
                         break  # it was being written, so the state is STAGING
                     entry = json.loads(line)
                     if "step" in entry:
-                        steps[entry["root"]].append(_step_in(entry["step"]))
+                        _rows_of(self.plans[entry["root"]], _step_in(entry["step"])).note(at, len(line))
                     elif "directory" in entry:
-                        directories[entry["root"]].append(_directory_in(entry["directory"]))
+                        _directory_in(entry["directory"])
+                        self.plans[entry["root"]].directories.note(at, len(line))
                     elif "opened" in entry:
                         root, path, meta = entry["opened"]
                         self.opened.append(Opened(root, os.fsencode(path), _meta_in(meta)))
+                    at += len(line)
             except (ValueError, KeyError, TypeError, IndexError):
                 raise StoreError(
                     f"the journal {self.path} of a restore is damaged; what it had moved is in the directories "
                     "named .nono-restore-* in the roots of the session"
                 ) from None
-        self.plans = [Plan(tuple(a), tuple(b)) for a, b in zip(steps, directories, strict=True)]
+        for plan in self.plans:
+            plan.removes.reverse()  # they are written as they are done: what is in a directory before it
+
+    def _plan(self) -> Plan:
+        """Return a plan whose rows are the journal's."""
+        removes, puts, metas = (Rows(self._spool, _never, _step_of) for _ in range(3))
+        return Plan.empty(Spool())._replace(
+            removes=removes, puts=puts, metas=metas, directories=Rows(self._spool, _never, _directory_of)
+        )
+
+
+def _rows_of(plan: Plan, step: Step) -> Rows[Step]:
+    return {REMOVE: plan.removes, META: plan.metas}.get(step.operation, plan.puts)
+
+
+def _never(value: object) -> bytes:
+    raise AssertionError(value)  # Journal.write writes them
+
+
+def _step_of(row: bytes) -> Step:
+    return _step_in(json.loads(row)["step"])
+
+
+def _directory_of(row: bytes) -> Directory:
+    return _directory_in(json.loads(row)["directory"])
 
 
 def _lock(fd: int) -> None:
@@ -203,16 +234,15 @@ def _text(path: bytes) -> str:
 def _meta_out(meta: Meta | None) -> Any:
     if meta is None:
         return None
-    if meta.xattrs is None:
-        return [meta.mode, meta.mtime_ns, None]
-    return [meta.mode, meta.mtime_ns, [[_text(name), b64encode(value).decode()] for name, value in meta.xattrs]]
+    xattrs = meta.xattrs and [[_text(name), b64encode(value).decode()] for name, value in meta.xattrs]
+    return [meta.mode, meta.mtime_ns, xattrs, meta.uid, meta.gid]
 
 
 def _meta_in(value: Any) -> Meta:
-    mode, mtime_ns, xattrs = value
-    if xattrs is None:
-        return Meta(mode, mtime_ns)
-    return Meta(mode, mtime_ns, tuple((os.fsencode(name), b64decode(content)) for name, content in xattrs))
+    mode, mtime_ns, xattrs, *owner = value
+    if xattrs is not None:
+        xattrs = tuple((os.fsencode(name), b64decode(content)) for name, content in xattrs)
+    return Meta(mode, mtime_ns, xattrs, *owner)
 
 
 def _root_out(root: StagedRoot) -> Any:
@@ -227,7 +257,7 @@ def _root_in(value: Any) -> StagedRoot:
 def _entry_out(entry: Entry | None) -> Any:
     if entry is None:
         return None
-    meta = _meta_out(Meta(entry.mode, entry.mtime_ns, entry.xattrs))
+    meta = _meta_out(Meta(entry.mode, entry.mtime_ns, entry.xattrs, entry.uid, entry.gid))
     return [entry.kind, meta, entry.size, entry.device, entry.inode, entry.digest, _text(entry.target)]
 
 
@@ -249,6 +279,8 @@ def _entry_in(path: bytes, value: Any) -> Entry | None:
         digest,
         os.fsencode(target),
         found.xattrs or (),
+        uid=found.uid,
+        gid=found.gid,
     )
 
 

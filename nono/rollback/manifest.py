@@ -3,6 +3,7 @@
     nono snapshot 1
     0 <name> <ctime> <device> <inode> <links> <kind> <mode> <mtime> <size> <digest> <target> <xattrs> <reason> <note>
     …                                                      one line an entry, its fields divided by tabs
+                                                           <mode>: 644.1000.1000, with the owner and the group
     {"roots": […], "root": …, "lines": …, "started_ns": …}
     <where the line before begins, 20 digits> <its SHA-256>
 
@@ -291,7 +292,7 @@ def stat_part(entry: Entry) -> bytes:
     """The beginning of an entry's line, up to its size: what stat(2) says. What begins alike is unchanged."""
     path = entry.path
     depth = path.count(b"/") + 1 if path else 0
-    return b"%d\t%b\t%d\t%d\t%d\t%d\t%b\t%o\t%d\t%d\t" % (
+    return b"%d\t%b\t%d\t%d\t%d\t%d\t%b\t%o%b\t%d\t%d\t" % (
         depth,
         escape(path[path.rfind(b"/") + 1 :]),
         entry.ctime_ns,
@@ -300,6 +301,7 @@ def stat_part(entry: Entry) -> bytes:
         entry.links,
         _KINDS[entry.kind],
         entry.mode,
+        b".%d.%d" % (entry.uid, entry.gid) if entry.uid >= 0 else b"",
         entry.mtime_ns,
         entry.size,
     )
@@ -318,24 +320,33 @@ def tail_of(entry: Entry) -> bytes:
 
 def entries_of(lines: Iterable[bytes], where: str) -> Iterator[Entry]:
     """Entries from their lines, which must begin with a root's. where: the file, for the error."""
-    directories: list[bytes] = []  # with "/" at its end, the one that holds entries of depth n + 1
+    directory = b""  # with "/" at its end, the one that was met last; those on the way to it are its beginnings
+    ends: list[int] = []  # of that which holds entries of depth n + 1
+    owners: dict[bytes, tuple[int, int, int]] = {}  # modes and owners that were met: there are few
     for line in lines:
         try:
             depth_text, name, ctime, device, inode, links, kind, mode, mtime, size, rest = line.split(b"\t", 10)
             digest, target, xattrs, reason, note = rest[:-1].split(b"\t")
             depth = int(depth_text)
-            if depth > len(directories) or not line.endswith(b"\n") or (depth and not name):
+            if depth > len(ends) or not line.endswith(b"\n") or (depth and not name):
                 raise ValueError
-            path = directories[depth - 1] + unescape(name) if depth else b""
-            del directories[depth:]
+            path = directory[: ends[depth - 1]] + unescape(name) if depth else b""
             if kind == b"d":
-                directories.append(path + b"/" if depth else b"")
+                directory = path + b"/" if depth else b""
+                del ends[depth:]
+                ends.append(len(directory))
+            elif depth < len(ends):
+                del ends[depth:]
+            if (owned := owners.get(mode)) is None:
+                permissions, _, owner = mode.partition(b".")
+                uid, gid = owner.split(b".") if owner else (b"-1", b"-1")
+                owned = owners[mode] = int(permissions, 8), int(uid), int(gid)
             entry = tuple.__new__(
                 Entry,
                 (
                     path,
                     _KIND_NAMES[kind],
-                    int(mode, 8),
+                    owned[0],
                     int(mtime),
                     int(ctime),
                     int(size),
@@ -347,6 +358,7 @@ def entries_of(lines: Iterable[bytes], where: str) -> Iterator[Entry]:
                     tuple(_xattr(pair) for pair in xattrs.split(b",")) if xattrs else (),
                     os.fsdecode(unescape(reason)) if reason else "",
                     os.fsdecode(unescape(note)) if note else "",
+                    *owned[1:],
                 ),
             )
         except (ValueError, KeyError, IndexError):

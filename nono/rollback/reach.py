@@ -7,19 +7,27 @@ following a link, never on another file system. Contents are read and written th
 A directory that its owner may not read, write or search is opened by giving him these rights: whoever uses that has
 noted its mode before (the journal), and puts it back.
 
-Sources: openat(2), symlink(7); chmod(2) follows links, so it is given /proc/self/fd/N of an O_PATH descriptor.
+The directories on the way to the one that was used last stay open (tree.Ladder), one way to look and one to write: so a
+deep tree costs what a flat one does.
+
+A set-user-ID or set-group-ID bit is only ever given to what has the owner and the group that it is to have.
+
+Sources: openat(2), symlink(7), chown(2); chmod(2) follows links, so it is given /proc/self/fd/N of an O_PATH
+descriptor.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
-from errno import EACCES, ENODATA, ENOENT, ENOTSUP, EPERM, EXDEV
+from collections.abc import Callable, Iterable
+from errno import EACCES, EINVAL, ENODATA, ENOENT, ENOTSUP, EPERM, EXDEV
+from functools import partial
 
 from nono.errors import StoreError
 from nono.kernel.paths import open_real
 from nono.record import Record
+from nono.rollback.tree import Ladder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,14 +36,17 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC if hasattr(os, "O_PATH") else os.O_RDONLY | os.O_NOFOLLOW
 _OWNER = 0o700
+_IDENTITY_BITS = stat.S_ISUID | stat.S_ISGID
 
 
 class Meta(Record):
-    """What a file or directory has besides its content. xattrs: None for whatever it has."""
+    """What a file or directory has besides its content. xattrs: None for whatever it has. uid, gid: -1 for unknown."""
 
     mode: int
     mtime_ns: int
     xattrs: tuple[tuple[bytes, bytes], ...] | None = None
+    uid: int = -1
+    gid: int = -1
 
 
 class Reach:
@@ -58,7 +69,7 @@ class Reach:
                 "it was removed, make it again (mkdir; touch, if it was a file), and run this again"
             ) from None
         self.device = os.fstat(self.fd).st_dev
-        self._kept: dict[bool, tuple[bytes, int]] = {}  # the directory that was used last: to look, and to write
+        self._ladders: dict[bool, Ladder] = {}  # the way to what was used last: to look, and to write
 
     def __enter__(self) -> Self:
         return self
@@ -67,10 +78,13 @@ class Reach:
         self.forget()
         os.close(self.fd)
 
-    def forget(self) -> None:
-        """Close the directories that were used last."""
-        while self._kept:
-            os.close(self._kept.popitem()[1][1])
+    def forget(self, path: bytes = b"") -> None:
+        """Close what is open of the directory at `path`, and of those below: it is about to have another place."""
+        for writes, ladder in list(self._ladders.items()):
+            if path:
+                ladder.forget(path)
+            else:
+                self._ladders.pop(writes).close()
 
     def parent(self, path: bytes) -> tuple[int, bytes]:
         """Return the descriptor of the directory that holds `path`, which stays ours, and the name in it.
@@ -102,39 +116,25 @@ class Reach:
     def _at(self, path: bytes, *, writes: bool) -> int:
         if not path or self.name:
             return self.fd
-        kept, fd = self._kept.get(writes, (None, -1))
-        if kept != path:
-            new = self._open(path, _DIRECTORY if writes else _LOOK | os.O_DIRECTORY)
-            if fd >= 0:
-                os.close(fd)
-            fd = new
-            self._kept[writes] = (path, fd)
-        return fd
+        ladder = self._ladders.get(writes)
+        if ladder is None:
+            flags = _DIRECTORY if writes else _LOOK | os.O_DIRECTORY
+            ladder = self._ladders[writes] = Ladder(os.dup(self.fd), partial(self._open_below, flags))
+        return ladder.directory(path)
 
-    def _open(self, path: bytes, flags: int) -> int:
-        fd = os.dup(self.fd)
-        try:
-            for part in path.split(b"/"):
-                below = self._open_below(fd, part, flags)
-                os.close(fd)
-                fd = below
-                if os.fstat(fd).st_dev != self.device:
-                    raise OSError(EXDEV, "another file system is mounted there", path)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    @staticmethod
-    def _open_below(fd: int, name: bytes, flags: int) -> int:
+    def _open_below(self, flags: int, fd: int, name: bytes) -> int:
         if name in (b"", b".", b".."):
             raise OSError(ENOENT, os.strerror(ENOENT), name)
         try:
-            return os.open(name, flags, dir_fd=fd)
+            below = os.open(name, flags, dir_fd=fd)
         except PermissionError:
             os.chmod(_path_of(fd), stat.S_IMODE(os.fstat(fd).st_mode) | _OWNER)  # so that a name in it can be found
             add_mode(fd, name, _OWNER)
-            return os.open(name, flags, dir_fd=fd)
+            below = os.open(name, flags, dir_fd=fd)
+        if os.fstat(below).st_dev != self.device:
+            os.close(below)
+            raise OSError(EXDEV, "another file system is mounted there", name)
+        return below
 
 
 def add_mode(directory_fd: int, name: bytes, bits: int) -> None:
@@ -162,6 +162,8 @@ def set_meta(directory_fd: int, name: bytes, meta: Meta) -> None:
     try:
         now = os.fstat(fd)
         if stat.S_ISLNK(now.st_mode):
+            if _is_others(now, meta):
+                _give(lambda: os.chown(name, meta.uid, meta.gid, dir_fd=directory_fd, follow_symlinks=False))
             os.utime(name, ns=(now.st_atime_ns, meta.mtime_ns), dir_fd=directory_fd, follow_symlinks=False)
         elif stat.S_ISREG(now.st_mode) or stat.S_ISDIR(now.st_mode):
             set_meta_of(_path_of(fd), now, meta)
@@ -171,11 +173,29 @@ def set_meta(directory_fd: int, name: bytes, meta: Meta) -> None:
 
 def set_meta_of(path: str | int, now: os.stat_result, meta: Meta) -> None:
     """Give the file or directory at `path`, or an open one, what `meta` says. now: what it is."""
+    if _is_others(now, meta):
+        _give(lambda: os.chown(path, meta.uid, meta.gid))
     if meta.xattrs is not None:
         _set_xattrs(path, now, meta.xattrs)
-    if stat.S_IMODE(os.stat(path).st_mode) != meta.mode:
-        os.chmod(path, meta.mode)
+    there = os.stat(path)
+    mode = meta.mode
+    if mode & _IDENTITY_BITS and (there.st_uid, there.st_gid) != (meta.uid, meta.gid):
+        mode &= ~_IDENTITY_BITS | there.st_mode  # another user's program, or group's, it must not become
+    if stat.S_IMODE(there.st_mode) != mode:
+        os.chmod(path, mode)
     os.utime(path, ns=(now.st_atime_ns, meta.mtime_ns))
+
+
+def _is_others(now: os.stat_result, meta: Meta) -> bool:
+    return meta.uid >= 0 and (now.st_uid, now.st_gid) != (meta.uid, meta.gid)
+
+
+def _give(change: Callable[[], None]) -> None:
+    try:
+        change()
+    except OSError as error:  # not root; or root of a container, who does not know that user
+        if error.errno not in (EPERM, EINVAL):
+            raise
 
 
 def _set_xattrs(path: str | int, now: os.stat_result, wanted: Iterable[tuple[bytes, bytes]]) -> None:

@@ -28,12 +28,13 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from errno import EEXIST, ELOOP, ENOENT, ENOTDIR, ENOTEMPTY
+from itertools import chain, islice
 
 from nono.errors import StoreError
 from nono.rollback.journal import APPLYING, RESTORED, REVERTED, REVERTING, STAGING, Journal, Opened, StagedRoot
-from nono.rollback.planning import META, PLACE, REMOVE, REPLACE, Plan, Step, meta_of
 from nono.rollback.reach import Meta, Reach, add_mode, look, set_meta, set_meta_of
 from nono.rollback.staging import check_room, new_name, old_name, stage
+from nono.rollback.steps import META, PLACE, REMOVE, REPLACE, Plan, Step, meta_of
 from nono.rollback.tree import DIRECTORY, FILE, LINK, SPECIAL, Entry
 
 TYPE_CHECKING = False
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 STAGING_PREFIX = b".nono-restore-"
 _ASIDE = b".written-during-restore-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_AT_A_TIME = 4096  # names of the trash that are removed before it is listed anew
 _KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: LINK}
 
 
@@ -85,7 +87,7 @@ class Restore:
     def open_up(self, root: int, entry: Entry) -> None:
         """Let this user read, write and search what he may not; it gets its mode back in the end."""
         assert self._journal is not None
-        self._journal.open_up(Opened(root, entry.path, Meta(entry.mode, entry.mtime_ns)))
+        self._journal.open_up(Opened(root, entry.path, Meta(entry.mode, entry.mtime_ns, None, entry.uid, entry.gid)))
         _open_up(self._reaches[root], entry.path)
 
     def carry_out(
@@ -217,7 +219,7 @@ def _remove(reach: Reach, staging: int, step: Step) -> None:
         _check_still(reach, step)
         if step.was.kind == DIRECTORY:
             reach.directory(step.path)  # moving one writes to it: its ".." changes
-            reach.forget()
+            reach.forget(step.path)
         directory_fd, name = reach.parent(step.path)
         os.rename(name, old_name(step.number), src_dir_fd=directory_fd, dst_dir_fd=staging)
     if step.was.kind == DIRECTORY and not _is_empty(staging, old_name(step.number)):
@@ -259,7 +261,7 @@ def _revert(reach: Reach, plan: Plan, staging_name: bytes) -> list[str]:
     """Undo every step that is done; return where to what somebody wrote meanwhile was moved."""
     aside: list[str] = []
     with _staging(reach, plan, staging_name) as staging:
-        for step in reversed(plan.steps):
+        for step in plan.backward:
             new, old = new_name(step.number), old_name(step.number)
             if step.operation == META:
                 assert step.was is not None
@@ -284,7 +286,7 @@ def _take_back(reach: Reach, staging: int, step: Step, aside: list[str]) -> None
     try:
         if step.becomes is not None and step.becomes.kind == DIRECTORY:
             reach.directory(step.path)
-            reach.forget()
+        reach.forget(step.path)
         if not _set_aside(reach, step, aside):
             directory_fd, name = reach.parent(step.path)
             os.rename(name, new_name(step.number), src_dir_fd=directory_fd, dst_dir_fd=staging)
@@ -308,6 +310,9 @@ def _set_aside(reach: Reach, step: Step, aside: list[str]) -> bool:
             is_ours = there.st_mtime_ns == becomes.mtime_ns and (becomes.kind == LINK or there.st_size == becomes.size)
         if is_ours:
             return False
+    if stat.S_ISDIR(there.st_mode):
+        reach.forget(step.path)
+        directory_fd, name = reach.parent(step.path)
     beside = name[: 255 - len(_ASIDE) - 8] + _ASIDE + os.urandom(4).hex().encode()
     os.rename(name, beside, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
     path = reach.path if reach.name else reach.path + b"/" + step.path
@@ -317,9 +322,15 @@ def _set_aside(reach: Reach, step: Step, aside: list[str]) -> bool:
 
 def _settle(journal: Journal, reaches: Sequence[Reach], *, forward: bool) -> None:
     """Give directories their modes and times, and what had been opened, too; all is synced then."""
-    stepped = [{step.path for step in plan.steps} | {each.path for each in plan.directories} for plan in journal.plans]
+    ours = {(opened.root, opened.path) for opened in journal.opened}
+    stepped = {
+        (index, path)
+        for index, plan in enumerate(journal.plans if ours else ())
+        for path in chain((step.path for step in plan.steps), (each.path for each in plan.directories))
+        if (index, path) in ours
+    }
     for opened in reversed(journal.opened):
-        if not forward or opened.path not in stepped[opened.root]:
+        if not forward or (opened.root, opened.path) not in stepped:
             _set(reaches[opened.root], opened.path, opened.meta)
     for reach, plan in zip(reaches, journal.plans, strict=True):
         for directory in plan.directories:
@@ -350,7 +361,8 @@ def _tidy(journal: Journal, reaches: Sequence[Reach]) -> None:
     for index, (reach, root) in enumerate(zip(reaches, journal.roots, strict=True)):
         reach.forget()
         holder = root.holder
-        for directory in journal.plans[index].directories if index < len(journal.plans) else ():
+        directories = journal.plans[index].directories if index < len(journal.plans) else ()
+        for directory in islice(reversed(directories), 1):  # the root's is the last
             if not directory.path and not reach.name:
                 holder = (directory.after if journal.state == RESTORED else directory.before) or holder
         found = look(reach.fd, root.staging)
@@ -367,8 +379,8 @@ def _remove_staging(parent_fd: int, name: bytes) -> None:
     fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
     try:
         count = 0
-        while names := os.listdir(fd):
-            for each in map(os.fsencode, names):
+        while names := _some_names(fd):
+            for each in names:
                 found = look(fd, each)
                 if found is None:
                     continue
@@ -384,6 +396,11 @@ def _remove_staging(parent_fd: int, name: bytes) -> None:
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=parent_fd)
+
+
+def _some_names(fd: int) -> list[bytes]:
+    with os.scandir(fd) as found:
+        return [os.fsencode(item.name) for item in islice(found, _AT_A_TIME)]
 
 
 def _raise_contents(fd: int, name: bytes, count: int) -> int:
@@ -406,7 +423,7 @@ def _staging(reach: Reach, plan: Plan, name: bytes) -> Iterator[int]:
     except OSError as error:
         if error.errno not in (ENOENT, ENOTDIR, ELOOP):
             raise
-        if plan.steps:
+        if plan.step_count:
             raise StoreError(
                 f"{os.fsdecode(reach.path + b'/' + name)} was removed, which held what was moved"
             ) from None
@@ -448,7 +465,7 @@ def _open_up(reach: Reach, path: bytes) -> None:
 
 def _holder(reach: Reach) -> Meta:
     now = os.fstat(reach.fd)
-    return Meta(stat.S_IMODE(now.st_mode), now.st_mtime_ns)
+    return Meta(stat.S_IMODE(now.st_mode), now.st_mtime_ns, None, now.st_uid, now.st_gid)
 
 
 def _words(error: OSError) -> str:

@@ -59,7 +59,8 @@ class Entry(Record):
 
     path: relative to the root, without "/" at its ends, b"" for the root itself (which may be a file). mode: the
     permission bits with set-uid, set-gid and sticky. size: bytes of a file, 0 of anything else. digest: of a file's
-    contents, in hex, the name of its object; "" where they were not stored. target: of a link. xattrs: sorted.
+    contents, in hex, the name of its object; "" where they were not stored. target: of a link. xattrs: sorted. uid,
+    gid: whose it is; -1 where that is not known.
 
     reason: "" for what is covered; else one of the constants above, and neither contents nor what is below were taken.
     note: more about the reason; without a reason, what could not be taken of something that is covered ("changed while
@@ -82,6 +83,8 @@ class Entry(Record):
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     reason: str = ""
     note: str = ""
+    uid: int = -1
+    gid: int = -1
 
 
 def sort_key(path: bytes) -> bytes:
@@ -96,9 +99,10 @@ class Ladder:
     most `_KEPT` are open. What it returns is the Ladder's own, good until its next call.
     """
 
-    def __init__(self, root_fd: int) -> None:
-        """root_fd: of the root, owned by the Ladder from now on."""
+    def __init__(self, root_fd: int, open_below: Callable[[int, bytes], int] | None = None) -> None:
+        """root_fd: of the root, owned by the Ladder from now on. open_below(fd, name): opens a directory in one."""
         self._root_fd = root_fd
+        self._open_below = open_below or _open_below
         self._path = b""
         self._names: list[bytes] = []
         self._fds: deque[int] = deque()  # of the last len(_fds) of _names
@@ -122,19 +126,30 @@ class Ladder:
             self._go(path)
         return self._fds[-1] if self._fds else self._root_fd
 
+    def forget(self, path: bytes) -> None:
+        """Close the directory at `path`, and those in it: it is about to have another place."""
+        if not path or (self._path + b"/").startswith(path + b"/"):
+            above = path.count(b"/") if path else 0
+            self._leave_to(above if len(self._names) - above < len(self._fds) else 0)  # or none of those is open
+            self._path = b"/".join(self._names)
+
     def _go(self, path: bytes) -> None:
-        names = path.split(b"/") if path else []
-        shared = 0
-        for ours, theirs in zip(self._names, names, strict=False):
-            if ours != theirs:
-                break
-            shared += 1
+        names, shared = path.split(b"/") if path else [], 0
+        if not self._path or path.startswith(self._path + b"/"):
+            shared = len(self._names)
+        elif not path or self._path.startswith(path + b"/"):
+            shared = len(names)
+        else:
+            for ours, theirs in zip(self._names, names, strict=False):
+                if ours != theirs:
+                    break
+                shared += 1
         if len(self._names) - shared >= len(self._fds):  # none of those that are open is on the way
             shared = 0
         self._leave_to(shared)
         try:
             for name in names[shared:]:
-                fd = os.open(name, _OPEN_DIRECTORY, dir_fd=self._fds[-1] if self._fds else self._root_fd)
+                fd = self._open_below(self._fds[-1] if self._fds else self._root_fd, name)
                 self._names.append(name)
                 self._fds.append(fd)
                 if len(self._fds) > _KEPT:
@@ -147,6 +162,10 @@ class Ladder:
             self._names.pop()
             if self._fds:
                 os.close(self._fds.pop())
+
+
+def _open_below(fd: int, name: bytes) -> int:
+    return os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
 
 
 class Root(Record):
@@ -239,16 +258,15 @@ class Walk:
         across = {path[len(prefix) :] for path in self._across if path.startswith(prefix)}
         yield entry_of(b"", top)
         levels = [self._names_in(ladder, b"", (top.st_dev, top.st_ino))]
-        directories = [b""]
+        directory = b""
         devices = [top.st_dev]
         identities = [(top.st_dev, top.st_ino)]
         above = set(identities)
         while levels:
-            directory = directories[-1]
             name = next(levels[-1], None)
             if name is None:
                 levels.pop()
-                directories.pop()
+                directory = directory.rpartition(b"/")[0]
                 devices.pop()
                 above.discard(identities.pop())
                 continue
@@ -288,7 +306,7 @@ class Walk:
             yield entry_of(path, found, reason, note)
             if names is not None:
                 levels.append(names)
-                directories.append(path)
+                directory = path
                 devices.append(found.st_dev)
                 identities.append(identity)
                 above.add(identity)
@@ -361,6 +379,8 @@ def entry_of(path: bytes, found: os.stat_result, reason: str = "", note: str = "
             (),
             reason,
             note,
+            found.st_uid,
+            found.st_gid,
         ),
     )
 

@@ -23,11 +23,13 @@ from nono.rollback.ignore import Ignore, Rules
 from nono.rollback.journal import RESTORED, REVERTED
 from nono.rollback.manifest import Manifest, Writer, stat_part
 from nono.rollback.objects import Store, clone, copy, has_digest, has_holes, hash_of
-from nono.rollback.planning import Kept, Plan, plan
+from nono.rollback.planning import May, plan
 from nono.rollback.reach import Reach
 from nono.rollback.reading import xattrs_of
 from nono.rollback.restore import Restore, pending, recover
 from nono.rollback.sessions import Session
+from nono.rollback.spool import Spool
+from nono.rollback.steps import META, Plan
 from nono.rollback.tree import DIRECTORY, FILE, LINK, SPECIAL, UNREADABLE, Entry, Root, Walk, open_root
 
 SAVED = "saved-"
@@ -36,8 +38,6 @@ _RACY_NS = 2_000_000_000  # what was changed so shortly before a listing began i
 _ROUNDS = 64  # directories in directories that had to be opened first
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _GONE = (FileNotFoundError, NotADirectoryError)
-
-CANNOT_SAVE = "it cannot be read, so it cannot be saved first"
 
 
 class Undone(Record):
@@ -49,7 +49,7 @@ class Undone(Record):
     @property
     def is_nothing(self) -> bool:
         """Whether there is nothing to do."""
-        return not any(each.steps or each.directories for _, each in self.plans)
+        return all(each.is_nothing for _, each in self.plans)
 
 
 class Selection(Record):
@@ -69,15 +69,8 @@ class Selection(Record):
             return lambda path: path in within if path else whole
         if any(path == root or prefix.startswith(path.rstrip(b"/") + b"/") for path in self.paths):
             return lambda path: True
-
-        def chosen(path: bytes) -> bool:
-            while path:
-                if path in within:
-                    return True
-                path = path.rpartition(b"/")[0]
-            return False
-
-        return chosen
+        below = tuple(path + b"/" for path in within)
+        return lambda path: path in within or path.startswith(below)
 
 
 def preview(session: Session, store: Store, selection: Selection, *, force: bool = False, undo: bool = False) -> Undone:
@@ -88,7 +81,7 @@ def preview(session: Session, store: Store, selection: Selection, *, force: bool
         stack.callback(_remove, now)
         _list(session, now, before, after, {}, None)
         with Manifest(now) as current:
-            return Undone(_plans(before, after, current, {}, selection, store, force=force))
+            return Undone(_plans(session, before, after, current, {}, selection, store, force=force))
 
 
 def restore(
@@ -118,7 +111,7 @@ def restore(
         stack.callback(_remove, now)
         _list(session, now, before, after, opened, running)
         with Manifest(now) as current:
-            plans = _plans(before, after, current, opened, selection, store, force=force)
+            plans = _plans(session, before, after, current, opened, selection, store, force=force)
             undone = Undone(plans)
             check(undone)
             if undone.is_nothing:
@@ -210,6 +203,7 @@ def _listings(stack: ExitStack, session: Session, *, undo: bool) -> tuple[Manife
 
 
 def _plans(
+    session: Session,
     before: Manifest,
     after: Manifest | None,
     now: Manifest,
@@ -220,6 +214,11 @@ def _plans(
     force: bool,
 ) -> tuple[tuple[bytes, Plan], ...]:
     plans = []
+    try:
+        spool = Spool.beside(session.directory)
+        may = May(lambda digest: bool(digest) and store.has(digest), _Giver(spool.fd).can_give)
+    except OSError as error:
+        raise StoreError(f"{session.directory} cannot be written: {error.strerror}") from None
     for index, root in enumerate(before.roots):
         left = _entries_of(after, root.path) if after is not None else None
 
@@ -228,32 +227,40 @@ def _plans(
                 was = opened.get((index, entry.path))
                 yield entry if was is None else entry._replace(mode=was.mode, mtime_ns=was.mtime_ns)
 
-        made = plan(
-            _entries_of(before, root.path),
-            left,
-            current,
-            chosen=selection.chooser(root.path),
-            force=force,
-            is_stored=lambda digest: bool(digest) and store.has(digest),
-        )
-        lost = {
-            step.path
-            for step in made.steps
-            if step.was is not None and step.was.kind == FILE and not step.was.digest and step.operation != "meta"
-        }
-        if lost:  # nothing that cannot be saved is given up
-            chosen = selection.chooser(root.path)
+        try:
             made = plan(
                 _entries_of(before, root.path),
                 left,
                 current,
-                chosen=lambda path, chosen=chosen, lost=lost: path not in lost and chosen(path),  # type: ignore[misc]
+                chosen=selection.chooser(root.path),
                 force=force,
-                is_stored=lambda digest: bool(digest) and store.has(digest),
+                may=may,
+                spool=spool,
             )
-            made = made._replace(kept=(*made.kept, *(Kept(path, CANNOT_SAVE) for path in sorted(lost))))
+        except OSError as error:
+            raise StoreError(f"nothing was changed: {session.directory}: {error.strerror}") from None
         plans.append((root.path, made))
     return tuple(plans)
+
+
+class _Giver:
+    """Finds out to whom this user may give what he has, by giving away a file that nobody sees."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._found: dict[tuple[int, int], bool] = {}
+
+    def can_give(self, uid: int, gid: int) -> bool:
+        """Whether a file can get this owner and group."""
+        if uid < 0 or gid < 0:
+            return False
+        if (uid, gid) not in self._found:
+            try:
+                os.fchown(self._fd, uid, gid)
+                self._found[uid, gid] = True
+            except OSError:
+                self._found[uid, gid] = False
+        return self._found[uid, gid]
 
 
 def _entries_of(manifest: Manifest, root: bytes) -> Callable[[], Iterator[Entry]]:
@@ -377,7 +384,7 @@ def _save(plans: Sequence[tuple[bytes, Plan]], store: Store) -> None:
             with Reach(path, is_file=_is_file(path)) as reach:
                 for step in made.steps:
                     was = step.was
-                    if was is None or was.kind != FILE or step.operation == "meta" or store.has(was.digest):
+                    if was is None or was.kind != FILE or step.operation == META or store.has(was.digest):
                         continue
                     directory_fd, name = reach.holder(step.path)
                     try:

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from nono.errors import StoreError
-from nono.rollback import planning
+from nono.rollback import planning, steps
 from nono.rollback.journal import Journal
-from nono.rollback.planning import Kept, Plan, plan
+from nono.rollback.planning import plan
 from nono.rollback.restore import Restore, recover
+from nono.rollback.steps import Kept, Plan
 from tests.rollback.trees import Contents, grow, picture, ravage
 
 CALLS = (
@@ -61,14 +62,14 @@ def world(tmp_path: Path) -> World:
 def test_everything_comes_back(world: World) -> None:
     made = world.restore()
     assert picture(world.root) == world.baseline
-    assert made.kept == ()
+    assert not made.kept
     assert not os.path.exists(world.journal)
 
 
 def test_a_second_time_nothing_is_to_be_done(world: World) -> None:
     world.restore()
     made = world.plan()
-    assert made.steps == made.directories == ()
+    assert made.is_nothing
 
 
 def as_nobody(run: Callable[[Path], None]) -> None:
@@ -142,7 +143,7 @@ def test_force_takes_what_was_changed_since_but_never_what_came_since(world: Wor
     (world.root / "edited").write_bytes(b"my own work\n")
     (world.root / "notes").write_bytes(b"my own file\n")
     made = world.restore(force=True)
-    assert made.kept == ()
+    assert not made.kept
     assert (world.root / "edited").read_bytes() == b"one\ntwo\n"
     assert (world.root / "notes").read_bytes() == b"my own file\n"
     (world.root / "notes").unlink()
@@ -151,10 +152,10 @@ def test_force_takes_what_was_changed_since_but_never_what_came_since(world: Wor
 def test_without_a_final_state_nothing_is_taken_for_the_sessions(world: World) -> None:
     now = world.contents.listing(world.root)
     made = plan(lambda: world.before, None, lambda: now)
-    assert [step for step in made.steps if step.operation == planning.REMOVE] == []
+    assert [step for step in made.steps if step.operation == steps.REMOVE] == []
     assert {each.reason for each in made.kept} == {planning.CHANGED_SINCE}
     forced = plan(lambda: world.before, None, lambda: now, force=True)
-    assert forced.kept == ()
+    assert not forced.kept
 
 
 def test_what_is_excluded_stays_where_it_is(world: World) -> None:
@@ -458,8 +459,8 @@ def killed_in_the_middle(world: World, call: str, count: int) -> None:
 
 def rename_count(world: World, path: bytes) -> int:
     """How many names have changed when that path has its old contents."""
-    steps = [step for step in world.plan().steps if step.operation != planning.META]
-    return next(number for number, step in enumerate(steps, 1) if step.path == path and planning.is_new(step))
+    renamed = [step for step in world.plan().steps if step.operation != steps.META]
+    return next(number for number, step in enumerate(renamed, 1) if step.path == path and steps.is_new(step))
 
 
 def test_what_was_written_after_it_was_killed_survives_when_it_is_undone(world: World) -> None:
@@ -481,7 +482,7 @@ def test_what_was_written_after_it_was_killed_survives_when_it_is_undone(world: 
 
 
 def test_what_was_edited_between_its_second_name_and_its_end_stays(world: World) -> None:
-    replaced = [step.path for step in world.plan().steps if step.operation == planning.REPLACE]
+    replaced = [step.path for step in world.plan().steps if step.operation == steps.REPLACE]
     killed_in_the_middle(world, "link", replaced.index(b"edited") + 1)
     path = world.root / "edited"
     with open(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW), "wb") as file:
@@ -492,10 +493,12 @@ def test_what_was_edited_between_its_second_name_and_its_end_stays(world: World)
 
 
 def test_what_came_into_a_directory_as_it_went_stays(world: World) -> None:
-    depth = next(number for number, step in enumerate(world.plan().steps, 1) if step.path == b"new/in/depth")
-    killed_in_the_middle(world, "rename", depth)
+    count, step = next(
+        (count, step) for count, step in enumerate(world.plan().steps, 1) if step.path == b"new/in/depth"
+    )
+    killed_in_the_middle(world, "rename", count)
     (staging,) = world.root.glob(".nono-restore-*")
-    (staging / f"old-{depth - 1}" / "mine").write_bytes(b"mine")  # by whoever works in it
+    (staging / f"old-{step.number}" / "mine").write_bytes(b"mine")  # by whoever works in it
     with pytest.raises(StoreError, match="was changed while it was being restored"):
         recover(world.journal)
     assert (world.root / "new/in/depth/mine").read_bytes() == b"mine"

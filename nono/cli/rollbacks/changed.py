@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from heapq import merge
+from itertools import groupby
 
 from nono.audit import read
 from nono.cli.render import printable, short
@@ -15,10 +17,10 @@ from nono.rollback import changes
 from nono.rollback.changes import Change, compare, unified_diff
 from nono.rollback.manifest import Manifest
 from nono.rollback.objects import Store
-from nono.rollback.planning import META, REMOVE, Kept
 from nono.rollback.reach import Reach
 from nono.rollback.sessions import Session
-from nono.rollback.tree import DIRECTORY, FILE, LINK, UNREADABLE, Entry
+from nono.rollback.steps import META, Kept
+from nono.rollback.tree import DIRECTORY, FILE, LINK, UNREADABLE, Entry, sort_key
 from nono.rollback.undo import Selection, Undone
 
 TYPE_CHECKING = False
@@ -57,32 +59,27 @@ def of_session(session: Session, selection: Selection | None = None) -> Iterator
 
 
 def of_undone(undone: Undone) -> Iterator[Changed]:
-    """Yield what a restore changes: from what is there now to what was."""
+    """Yield what a restore changes: from what is there now to what was; in order, but modes of directories last."""
     for index, (root, plan) in enumerate(undone.plans):
-        places: dict[bytes, tuple[Entry | None, Entry | None]] = {}
-        for step in plan.steps:
-            was, _ = places.get(step.path, (None, None))
-            if step.operation == REMOVE:
-                places[step.path] = (step.was, None)
-            else:
-                places[step.path] = (step.was or was, step.becomes)
-        for path, (was, becomes) in sorted(places.items(), key=lambda item: item[0].replace(b"/", b"\0")):
+        steps = merge(plan.removes, plan.puts, plan.metas, key=lambda step: sort_key(step.path))
+        for path, group in groupby(steps, key=lambda step: step.path):
+            was, becomes = None, None
+            for step in group:
+                was, becomes = step.was or was, step.becomes or becomes
             kind = compare(was, becomes) or changes.MODIFIED
             yield Changed(root, Change(kind, index, path, was, becomes))
         for path, after, before in plan.directories:
-            if path in places or after is None or before is None or after[::2] == before[::2]:  # but for their times
+            if after is None or before is None or (after.mode, after.xattrs) == (before.mode, before.xattrs):
                 continue
             old = Entry(path, DIRECTORY, before.mode)
             yield Changed(root, Change(changes.MODE, index, path, old, old._replace(mode=after.mode)))
 
 
-def kept_of(undone: Undone) -> list[tuple[bytes, Kept]]:
-    """Return what a restore leaves as it is, with its absolute path."""
-    return [
-        (root.rstrip(b"/") + b"/" + kept.path if kept.path else root, kept)
-        for root, plan in undone.plans
-        for kept in plan.kept
-    ]
+def kept_of(undone: Undone) -> Iterator[tuple[bytes, Kept]]:
+    """Yield what a restore leaves as it is, wholly or in part, with its absolute path."""
+    for root, plan in undone.plans:
+        for kept in plan.kept:
+            yield root.rstrip(b"/") + b"/" + kept.path if kept.path else root, kept
 
 
 def shown(path: bytes, home: str) -> str:

@@ -6,12 +6,14 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from itertools import islice
 
 from nono.cli import render
 from nono.cli.rollbacks import changed, places
 from nono.errors import UsageError
 from nono.rollback import undo
 from nono.rollback.journal import RESTORED
+from nono.rollback.planning import CHANGED_SINCE
 from nono.rollback.undo import Selection, Undone
 
 _SHOWN = 200
@@ -37,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     selection = selection_of(arguments.path, [os.fsencode(str(root)) for root in session.meta.get("roots", ())])
     call = undo.preview if is_preview else undo.restore
     undone = call(session, store, selection, force=arguments.force, undo=arguments.undo)
-    kept = changed.kept_of(undone)
+    kept = sum(len(plan.kept) for _, plan in undone.plans)
     status = int(bool(kept))
     if arguments.json:
         print(json.dumps(_told(undone, session.id, done=not is_preview), indent=1))
@@ -50,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         return status
     if not session.ended and not arguments.force and kept:
         raise UsageError(
-            f"session {session.id} has no state after the run, so nobody knows which of {len(kept)} differences are "
+            f"session {session.id} has no state after the run, so nobody knows which of {kept} differences are "
             "yours; --force puts everything back, and saves what is there first (--dry-run --force shows it)"
         )
     print(render.table(rows(undone, session.id, home, done=not is_preview)), end="")
@@ -61,15 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def rows(undone: Undone, session: str, home: str, *, done: bool, most: int = _SHOWN) -> list[tuple[str, str]]:
     """Return what is said of a restore."""
-    steps = list(changed.of_undone(undone))
-    told = [(_label(each), changed.described(each, home)) for each in steps[:most]]
-    if len(steps) > most:
-        told.append(("", f"{len(steps) - most} more"))
-    for path, kept in changed.kept_of(undone)[:most]:
-        told.append(("left alone", f"{changed.shown(path, home)}  ({kept.reason})"))
-    if any(kept.reason == "changed since the session" for _, kept in changed.kept_of(undone)):
+    steps = changed.of_undone(undone)
+    told = [(_label(each), changed.described(each, home)) for each in islice(steps, most)]
+    is_nothing = not told
+    if more := sum(1 for _ in steps):
+        told.append(("", f"{more} more"))
+    left = changed.kept_of(undone)
+    told += [("left alone", f"{changed.shown(path, home)}  ({kept.reason})") for path, kept in islice(left, most)]
+    if more := sum(1 for _ in left):
+        told.append(("", f"{more} more"))
+    if any(kept.reason == CHANGED_SINCE for _, kept in changed.kept_of(undone)):
         told.append(("", "--force puts these back, too; what is there is saved first"))
-    if not steps:
+    if is_nothing:
         told.append(("nothing", "is to be put back" if not told else "else is to be put back"))
     elif done:
         told.append(("restored", f"nono rollback restore {session} --undo takes it back"))

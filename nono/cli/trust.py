@@ -85,7 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of["sign-policy"].add_argument("--user", action="store_true", help="your own policy")
     for name in ("sign", "verify", "list"):
         of[name].add_argument("--policy", metavar="FILE", help="this policy, and no other; signed or not")
-    for name in ("verify", "list"):
         of[name].add_argument("--trusted-root", metavar="FILE", help="the roots of Sigstore to verify by (JSON)")
     of["export-key"].add_argument("--pem", action="store_true", help="as PEM (default: base64 of the DER)")
     for name in ACTIONS:

@@ -50,6 +50,16 @@ def read(path: str, missing: str, what: str = "credential") -> tuple[SecretBuffe
         os.close(fd)
 
 
+def check_place(path: str, what: str = "credential") -> None:
+    """Raise CredentialError where `read` would refuse any file at `path`, for what its directory is."""
+    directory = os.path.dirname(path)
+    try:
+        status = os.stat(directory)
+    except OSError as exc:
+        raise CredentialError(f"the {what}'s directory {directory} cannot be opened: {exc.strerror}.") from None
+    _check_directory(status, directory, what)
+
+
 def _read_all(fd: int, size: int, path: str, what: str) -> tuple[SecretBuffer, int]:
     buffer = SecretBuffer(size + 1)  # one more, to see a file that grew
     try:

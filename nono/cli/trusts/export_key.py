@@ -6,17 +6,18 @@ import argparse
 import base64
 import json
 
-from nono.cli.trusts import keyref, place
+from nono.cli.trusts import place
 from nono.errors import UsageError
 from nono.trust import keys
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print it; return 0."""
-    reference = keyref.chosen("--id", arguments.id, arguments.keyref)
     if arguments.json and arguments.pem:
         raise UsageError("--json has the key in base64; leave one of --json and --pem out")
-    public = place.own_key(reference, place.where()).public_key
+    at = place.where()
+    reference = place.key_of("--id", arguments.id, arguments.keyref, at)
+    public = place.own_key(reference, at).public_key
     text = base64.b64encode(public).decode()
     if arguments.json:
         told = {"key_id": reference.key_id, "fingerprint": keys.fingerprint(public), "public_key": text}

@@ -6,12 +6,12 @@ import argparse
 import base64
 import json
 import os
-import shlex
 
 from nono.cli import render
-from nono.cli.trusts import keyref, place, writing
+from nono.cli.trusts import place, writing
 from nono.cli.trusts.place import Where
 from nono.errors import StoreError, UsageError
+from nono.policy.verdict import shell_quoted
 from nono.trust import bundle, find, globs, policy
 from nono.trust.policy import Publisher
 
@@ -21,8 +21,8 @@ _SHOWN = 8
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the policy; return 0."""
-    reference = keyref.chosen("--key", arguments.key, arguments.keyref)
     at = place.where()
+    reference = place.key_of("--key", arguments.key, arguments.keyref, at)
     key = place.own_key(reference, at)
     includes = list(dict.fromkeys(arguments.include))
     if not includes and not arguments.user:
@@ -42,7 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"policy": path, "includes": includes, "publishers": [key.key_id]}, indent=1))
         return 0
-    print(render.table(_rows(path, includes, matcher, key, reference.typed(), at, user=arguments.user)), end="")
+    print(
+        render.table(_rows(path, includes, matcher, key, place.typed(reference, at), at, user=arguments.user)), end=""
+    )
     return 0
 
 
@@ -71,7 +73,7 @@ def _rows(
 
 def _check(pattern: str) -> None:
     """Refuse a pattern that can match nothing, for it is not relative to the policy's directory."""
-    where = f"--include {shlex.quote(pattern)}"
+    where = f"--include {shell_quoted(pattern)}"
     if not pattern:
         raise UsageError("--include takes a pattern, which is not empty")
     if pattern.startswith(("/", "~")) or "://" in pattern:
@@ -79,10 +81,10 @@ def _check(pattern: str) -> None:
     parts = pattern.split("/")
     if "." in parts or ".." in parts:
         better = os.path.normpath(pattern)
-        hint = "" if ".." in better.split("/") else f"; write {shlex.quote(better)}"
+        hint = "" if ".." in better.split("/") else f"; write {shell_quoted(better)}"
         raise UsageError(f"{where}: a pattern has no . and .. in it{hint}")
     if pattern.endswith("/"):
-        raise UsageError(f"{where}: that is a directory; what is below it is {shlex.quote(pattern + '**')}")
+        raise UsageError(f"{where}: that is a directory; what is below it is {shell_quoted(pattern + '**')}")
     if pattern.endswith(bundle.SUFFIX):
         raise UsageError(f"{where}: a bundle is a signature, and is not signed itself")
 
@@ -95,7 +97,7 @@ def _example(at: Where) -> str:
 
 def _text(includes: list[str], key: Publisher) -> bytes:
     publisher = {
-        "name": key.key_id,
+        "name": os.path.basename(key.key_id),
         "key_id": key.key_id,
         "public_key": base64.b64encode(key.public_key).decode(),
     }

@@ -8,7 +8,6 @@ same user and no core dump reaches (not dumpable). Nothing here quotes a key, or
 from __future__ import annotations
 
 import base64
-import shlex
 import sys
 
 from nono.cli.trusts import writing
@@ -18,9 +17,11 @@ from nono.credentials import keystore
 from nono.credentials.keystore import Keystore, KeystoreError
 from nono.errors import CredentialError, UsageError
 from nono.kernel import process
+from nono.policy.verdict import shell_quoted
 from nono.trust import keys
 
 SERVICE = "nono-trust"
+_WHAT = "signing key"
 
 
 def protect() -> None:
@@ -49,6 +50,7 @@ def put(reference: KeyReference, private: bytes, config: str, *, over: bool) -> 
     """
     text = base64.b64encode(private)
     if reference.path:
+        key_files.check_place(reference.path, _WHAT)
         writing.write(reference.path, text + b"\n", mode=writing.PRIVATE, over=over)
         return
     with _Opened(reference, config) as opened:
@@ -60,7 +62,7 @@ def load(reference: KeyReference, config: str) -> bytes:
     make = f"nono trust keygen{reference.typed('--id')}"
     if reference.path:
         missing = f"there is no signing key {reference.path}. Make one with: {make}"
-        buffer, length = key_files.read(reference.path, missing, "signing key")
+        buffer, length = key_files.read(reference.path, missing, _WHAT)
     else:
         with _Opened(reference, config) as opened:
             try:
@@ -100,7 +102,7 @@ class _Opened:
             raise self._failure(error) from None
 
     def _failure(self, error: KeystoreError) -> CredentialError:
-        file = shlex.quote(f"{FILE_SCHEME}{self._config}/trust/{self._reference.key_id}.pem")
+        file = shell_quoted(f"{FILE_SCHEME}{self._config}/trust/{self._reference.key_id}.pem")
         return CredentialError(
             f"cannot reach the signing key '{self._reference.key_id}': {keystore.reason(error.status)}. A key can be "
             f"in a file that only you can read, too: nono trust keygen --keyref {file}"

@@ -30,22 +30,28 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         public = _made(reference, at, force=arguments.force)
     path = own.add(at.config, reference.key_id, public, replace=True)
+    _forget_others(reference, public, at)
     text = base64.b64encode(public).decode()
     if arguments.json:
         told = {"key_id": reference.key_id, "fingerprint": keys.fingerprint(public), "public_key": text, "file": path}
         print(json.dumps(told, indent=1))
         return 0
-    home = render.home_of(os.environ)
-    flag = reference.typed()
-    rows = [
+    flag = place.typed(reference, at)
+    rows: list[tuple[str, str]] = [
         ("key", render.printable(reference.key_id)),
-        ("private", f"in {render.printable(render.short(keep.label(reference), home))}"),
-        ("public", render.printable(render.short(path, home))),
+        ("private", f"in {_shown(keep.label(reference))}"),
+        ("public", _shown(path)),
         ("fingerprint", keys.fingerprint(public)),
-        ("next", render.printable(f"nono trust init{flag} --include CLAUDE.md")),
     ]
+    if reference.path and not reference.path.startswith(f"{at.config}/"):
+        rows.append(("note", f"an agent that may read it signs as you; none can read what is in {_shown(at.config)}"))
+    rows.append(("next", render.printable(f"nono trust init{flag} --include CLAUDE.md")))
     print(render.table(rows), end="")
     return 0
+
+
+def _shown(path: str) -> str:
+    return render.printable(render.short(path, render.home_of(os.environ)))
 
 
 def _made(reference: KeyReference, at: Where, *, force: bool) -> bytes:
@@ -61,6 +67,13 @@ def _made(reference: KeyReference, at: Where, *, force: bool) -> bytes:
     except FileExistsError:
         raise _taken(reference, at) from None
     return public
+
+
+def _forget_others(reference: KeyReference, public: bytes, at: Where) -> None:
+    """Remove what a key in the same file was: a file's public half is named by its fingerprint."""
+    for each in own.read(at.config):
+        if reference.path and each.key_id == reference.key_id and each.public_key != public:
+            os.unlink(f"{at.config}/{own.DIRECTORY}/{keys.fingerprint(each.public_key)}{own.SUFFIX}")
 
 
 def _make_home_of(path: str, at: Where) -> None:

@@ -9,10 +9,9 @@ no percent-decoding, no ~. What has no known form is not quoted, for it may be a
 
 from __future__ import annotations
 
-import shlex
-
 from nono.errors import UsageError
 from nono.policy.network import nearest
+from nono.policy.verdict import shell_quoted
 from nono.record import Record
 
 DEFAULT = "default"
@@ -30,10 +29,13 @@ class KeyReference(Record):
     path: str = ""
 
     def typed(self, flag: str = "--key") -> str:
-        """Return what one types to name this key, with a space before it; "" for the default."""
-        if self.path:
-            return f" --keyref {shlex.quote(self.key_id)}"
-        return "" if self.key_id == DEFAULT else f" {flag} {self.key_id}"
+        """Return what one types to name this key, with a space before it."""
+        return f" --keyref {shell_quoted(self.key_id)}" if self.path else f" {flag} {self.key_id}"
+
+
+def of(key_id: str) -> KeyReference:
+    """Return the key that a key id names."""
+    return KeyReference(key_id, key_id.removeprefix(FILE_SCHEME) if key_id.startswith(FILE_SCHEME) else "")
 
 
 def chosen(flag: str, key_id: str | None, reference: str | None) -> KeyReference:
@@ -46,7 +48,7 @@ def chosen(flag: str, key_id: str | None, reference: str | None) -> KeyReference
         return KeyReference(DEFAULT)
     if "://" in key_id:
         if key_id.startswith((FILE_SCHEME, KEYSTORE_SCHEME)):
-            raise UsageError(f"{flag} takes an ID; a reference is given with --keyref {shlex.quote(key_id)}")
+            raise UsageError(f"{flag} takes an ID; a reference is given with --keyref {shell_quoted(key_id)}")
         raise UsageError(f"{flag} takes an ID; a reference is given with --keyref, as {_FORMS}")
     return KeyReference(_checked_id(key_id, flag))
 
@@ -61,7 +63,7 @@ def _parse(reference: str, flag: str) -> KeyReference:
         near = nearest(f"{scheme}://", (KEYSTORE_SCHEME, FILE_SCHEME)) if len(scheme) <= 16 else ""
         raise UsageError(f"--keyref takes {_FORMS}{f'; did you mean {near}?' if near else ''}")
     if reference.startswith("/"):
-        better = shlex.quote(FILE_SCHEME + reference)
+        better = shell_quoted(FILE_SCHEME + reference)
         raise UsageError(f"--keyref takes {_FORMS}; for a file that is: --keyref {better}")
     if _is_id(reference) and len(reference) <= 32:
         raise UsageError(f"--keyref takes {_FORMS}; an ID alone is given with: {flag} {reference}")

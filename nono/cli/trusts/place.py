@@ -8,9 +8,12 @@ directory then.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 
+from nono.cli.render import home_of, printable, short
+from nono.cli.trusts import keyref
+from nono.cli.trusts.keyref import KeyReference
 from nono.errors import PolicyError, UsageError
 from nono.policy.network import nearest
 from nono.record import Record
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from nono.cli.trusts.keyref import KeyReference
     from nono.trust.bundle import Bundle
     from nono.trust.check import IdentityOf, Verdict
     from nono.trust.policy import Keyless
@@ -93,6 +95,23 @@ def foreign(path: str) -> str:
     return f"{path} is none of nono's policies: it has neither predicate nor version. nono trust init makes one"
 
 
+def key_of(flag: str, key_id: str | None, reference: str | None, at: Where) -> KeyReference:
+    """Return the key that is meant: where none is named, `default`, or the only one that the user has."""
+    if key_id is None and reference is None:
+        return keyref.of(_default(own.read(at.config)))
+    return keyref.chosen(flag, key_id, reference)
+
+
+def typed(reference: KeyReference, at: Where, flag: str = "--key") -> str:
+    """Return what one types for this key, with a space before it; "" where that need not be said."""
+    return "" if reference.key_id == _default(own.read(at.config)) else reference.typed(flag)
+
+
+def _default(keys: Sequence[Publisher]) -> str:
+    only = keys[0].key_id if len(keys) == 1 else keyref.DEFAULT
+    return keyref.DEFAULT if any(each.key_id == keyref.DEFAULT for each in keys) else only
+
+
 def own_key(reference: KeyReference, at: Where) -> Publisher:
     """Return the public half of an own key. Raises UsageError where there is none, with what makes it."""
     keys = {each.key_id: each for each in own.read(at.config)}
@@ -119,20 +138,14 @@ def everything(sight: Sight) -> tuple[list[Verdict], tuple[str, ...]]:
     """Return the verdicts on all that the policies name, and the patterns of the project's that match nothing."""
     found, unmatched = named_files(sight)
     verdicts = list(checked(sight, found, with_multi=True))
-    verdicts += [checked_elsewhere(sight, path) for path in sight.rules.files]
+    verdicts += [checked_elsewhere(sight, os.path.expanduser(path)) for path in sight.rules.files]
     return verdicts, unmatched
 
 
 def checked(sight: Sight, chosen: Iterable[find.Found], *, with_multi: bool = False) -> Iterator[Verdict]:
     """Yield the verdict on each file. with_multi: and on all others that the bundle of the tree names, and itself."""
     multi = check.open_multi(sight.root, sight.rules, sight.keyless)
-    if multi is not None and with_multi:
-        there = {each.path for each in chosen}
-        chosen = sorted([*chosen, *(find.Found(name) for name in multi.names if name not in there)])
-        if multi.error is not None:
-            wrong = multi.error
-            yield check.Verdict(bundle.MULTI_NAME, "", wrong.outcome, reason=wrong.reason, next_step=wrong.next_step)
-    for each in chosen:
+    for each in check.with_named(chosen, multi) if with_multi else chosen:
         yield _closed(check.check_path(sight.root, each, sight.rules, sight.keyless, multi))
     if multi is not None and multi.opened is not None:
         files.close(multi.opened)
@@ -140,10 +153,7 @@ def checked(sight: Sight, chosen: Iterable[find.Found], *, with_multi: bool = Fa
 
 def checked_elsewhere(sight: Sight, path: str) -> Verdict:
     """Return the verdict on a file outside of the tree; its path is the absolute one."""
-    directory, name = os.path.split(path)
-    directory = os.path.realpath(directory)
-    verdict = _closed(check.check_path(directory, find.Found(name), sight.rules, sight.keyless))
-    return verdict._replace(path=path)
+    return _closed(check.check_file(path, sight.rules, sight.keyless))
 
 
 def no_match(sight: Sight) -> str:
@@ -170,6 +180,12 @@ def absolute(path: str) -> str:
     if not path or "\0" in path:
         raise UsageError("a FILE must not be empty or hold a NUL byte")
     return os.path.abspath(path)
+
+
+def shown(path: str, at: Where) -> str:
+    """Return an absolute path for a person: as one would type it here."""
+    top = at.workdir.rstrip("/") + "/"
+    return printable(path.removeprefix(top) if path.startswith(top) else short(path, home_of(os.environ)))
 
 
 def missing(path: str) -> str:
@@ -205,5 +221,6 @@ def _near(path: str) -> str:
             names = [entry.name for entry, _ in zip(entries, range(_NAMES_LOOKED_AT), strict=False)]
     except OSError:
         return ""
-    near = nearest(name, [each for each in names if not each.endswith(bundle.SUFFIX)])
-    return f"; did you mean {near}?" if near and near != name else ""
+    known = {each.lower(): each for each in names if each != name and not each.endswith(bundle.SUFFIX)}
+    near = nearest(name, known)
+    return f"; did you mean {known[near]}?" if near else ""

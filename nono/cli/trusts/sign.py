@@ -12,17 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 
 from nono.cli import render
-from nono.cli.render import printable, short
-from nono.cli.trusts import keep, keyref, place, verdicts, writing
+from nono.cli.render import printable
+from nono.cli.trusts import keep, place, verdicts, writing
+from nono.cli.trusts.keyref import KeyReference
 from nono.cli.trusts.place import Sight, Where
 from nono.errors import NonoError, UsageError
+from nono.policy.verdict import shell_quoted
 from nono.record import Record
-from nono.trust import bundle, errors, files, find, policy, signing
+from nono.trust import bundle, errors, files, policy, signing, trusted_root
 from nono.trust.files import Opened
 
 TYPE_CHECKING = False
@@ -50,11 +51,11 @@ class Done(Record):
         """Whether it was to be signed, and is not."""
         return self.label in (_REFUSED, _BLOCKED)
 
-    def row(self, home: str) -> tuple[str, str]:
+    def row(self, at: Where) -> tuple[str, str]:
         """Return a row of render.py."""
-        note = f"  ({self.note})" if self.note else ""
-        reason = f": {self.reason}" if self.reason else ""
-        return self.label, printable(f"{short(self.path, home)}{note}{reason}")
+        note = f"  ({printable(self.note)})" if self.note else ""
+        reason = f": {printable(self.reason)}" if self.reason else ""
+        return self.label, f"{place.shown(self.path, at)}{note}{reason}"
 
     def as_json(self) -> dict[str, str]:
         """Return it as data."""
@@ -69,17 +70,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Sign them; return 0, or 1 where one was not signed."""
     if arguments.keyless and (arguments.key is not None or arguments.keyref is not None):
         raise UsageError("--keyless signs without a key; leave --key and --keyref out")
-    reference = keyref.chosen("--key", arguments.key, arguments.keyref)
     if bool(arguments.file) == arguments.all:
         raise UsageError("name the files to sign, or say --all, not both" if arguments.all else _nothing_named())
     if arguments.policy is not None and not arguments.all:
         raise UsageError("--policy says which files --all means; a FILE is signed whatever the policy says")
     at = place.where()
-    arguments.trusted_root = None
+    reference = place.key_of("--key", arguments.key, arguments.keyref, at)
     sight, blind = _sight(arguments, at)
     opened, done = _opened_all(arguments, sight, at)
     if opened:
-        signs = _keyless() if arguments.keyless else _keyed(reference, at)
+        signs = _keyless(arguments.trusted_root, at) if arguments.keyless else _keyed(reference, at)
         root = sight.root if sight is not None else at.workdir
         done += _one_bundle(opened, root, signs) if arguments.multi_subject else _bundles(opened, signs)
     for each in opened:
@@ -89,8 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"files": [each.as_json() for each in done]}, indent=1))
         return int(failed)
-    home = render.home_of(os.environ)
-    rows = [each.row(home) for each in done]
+    rows = [each.row(at) for each in done]
     rows += _afterwards(arguments, at, bool(opened), blind)
     print(render.table(rows), end="")
     return int(failed)
@@ -116,39 +115,31 @@ def _opened_all(arguments: argparse.Namespace, sight: Sight | None, at: Where) -
     done: list[Done] = []
     if not arguments.all:
         for path in dict.fromkeys(map(place.absolute, arguments.file)):
-            _open(path, sight, opened, done)
+            if path.endswith(bundle.SUFFIX):
+                done.append(Done(path, _LEFT_OUT, "a bundle is a signature itself"))
+            elif os.path.basename(path) == policy.NAME:
+                reason = f"a policy is signed with: nono trust sign-policy {shell_quoted(path)}"
+                done.append(Done(path, _REFUSED, reason=reason))
+            else:
+                _open(path, sight, opened, done)
         return opened, done
     assert sight is not None
     found, unmatched = place.named_files(sight)
     if not found:
         raise UsageError(f"{place.no_match(sight)}; nothing was signed")
     done += [Done(each, _REFUSED, reason=verdicts.NO_MATCH) for each in unmatched]
-    verified = {} if arguments.multi_subject else _verified(sight, found)
-    for each in found:
-        path = f"{sight.root.rstrip('/')}/{each.path}"
-        if each.problem:
-            done.append(Done(path, _REFUSED, reason=each.problem))
-        elif each.path in verified:
-            done.append(Done(path, _KEPT, f"signed by {verified[each.path]}"))
+    for verdict in place.checked(sight, found):
+        path = f"{sight.root.rstrip('/')}/{verdict.path}"
+        if verdict.outcome == errors.VERIFIED and not arguments.multi_subject:
+            done.append(Done(path, _KEPT, f"signed by {verdict.publisher}"))
+        elif verdict.outcome in (errors.UNSAFE_FILE, errors.BLOCKED):
+            done.append(Done(path, _REFUSED, reason=_sentence(verdict.reason, verdict.next_step)))
         else:
             _open(path, sight, opened, done)
     return opened, done
 
 
-def _verified(sight: Sight, found: list[find.Found]) -> dict[str, str]:
-    """Return by whom the files are signed that verify as they are."""
-    return {each.path: each.publisher for each in place.checked(sight, found) if each.outcome == errors.VERIFIED}
-
-
 def _open(path: str, sight: Sight | None, opened: list[Opened], done: list[Done]) -> None:
-    name = os.path.basename(path)
-    if name.endswith(bundle.SUFFIX):
-        done.append(Done(path, _LEFT_OUT, "a bundle is a signature itself"))
-        return
-    if name == policy.NAME:
-        reason = f"a policy is signed with: nono trust sign-policy {shlex.quote(path)}"
-        done.append(Done(path, _REFUSED, reason=reason))
-        return
     relative = place.below(sight.root, path) if sight is not None else ""
     try:
         found = files.open_file(sight.root, relative) if sight is not None and relative else files.open_path(path)
@@ -166,7 +157,7 @@ def _open(path: str, sight: Sight | None, opened: list[Opened], done: list[Done]
             done.append(Done(path, _BLOCKED, reason=f"is on a blocklist{why}"))
 
 
-def _keyed(reference: keyref.KeyReference, at: Where) -> Signs:
+def _keyed(reference: KeyReference, at: Where) -> Signs:
     """Return what signs with a key, which is asked for now."""
     keep.protect()
     private = keep.load(reference, at.config)
@@ -177,10 +168,17 @@ def _keyed(reference: keyref.KeyReference, at: Where) -> Signs:
     return signs
 
 
-def _keyless() -> Signs:
+def _keyless(trusted: str | None, at: Where) -> Signs:
     """Return what signs by Sigstore, as the identity of the CI job."""
-    module: Any = import_module("nono.trust.keyless")
-    signs: Signs = module.sign
+    keyless: Any = import_module("nono.trust.keyless_signing")
+    identity = keyless.ambient()
+    root = trusted_root.load(at.config, place.absolute(trusted) if trusted is not None else "")
+    sign = keyless.signer(identity, root, trusted_root.load_signing(at.config))
+
+    def signs(subjects: Sequence[tuple[str, str]], kind: str) -> bytes:
+        signed: bytes = sign(signing.statement(subjects, kind, identity.signer))
+        return signed
+
     return signs
 
 
@@ -232,9 +230,12 @@ def write_beside(opened: Opened, data: bytes) -> None:
 
 def _failed(path: str, error: NonoError) -> Done:
     if isinstance(error, errors.TrustError):
-        step = f"; {error.next_step}" if error.next_step else ""
-        return Done(path, _REFUSED, reason=f"{error.reason}{step}")
+        return Done(path, _REFUSED, reason=_sentence(error.reason, error.next_step))
     return Done(path, _REFUSED, reason=str(error))
+
+
+def _sentence(reason: str, next_step: str) -> str:
+    return f"{reason}; {next_step}" if next_step else reason
 
 
 def _afterwards(arguments: argparse.Namespace, at: Where, any_signed: bool, blind: str) -> list[tuple[str, str]]:
@@ -249,6 +250,7 @@ def _afterwards(arguments: argparse.Namespace, at: Where, any_signed: bool, blin
     named, _ = place.everything(sight)
     refused = [each for each in named if each.outcome != errors.VERIFIED]
     if not refused:
-        return [("verified", f"all {len(named)} that the policies name")] if named else []
+        count = "1 file" if len(named) == 1 else f"{len(named)} files"
+        return [("verified", f"all that the policies name ({count})")] if named else []
     rows = [verdicts.row(each, render.home_of(os.environ)) for each in refused[:8]]
     return [("note", f"{len(refused)} that the policies name do not verify yet:"), *rows]

@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 
 from nono.cli import render
 from nono.cli.render import printable, short
-from nono.cli.trusts import keep, keyref, place, sign
+from nono.cli.trusts import keep, place, sign
+from nono.cli.trusts.keyref import KeyReference
 from nono.cli.trusts.place import Where
 from nono.errors import PolicyError, UsageError
+from nono.policy.verdict import shell_quoted
 from nono.trust import anchors, bundle, files, keys, own, policy, signing
 from nono.trust.files import Opened
 from nono.trust.policy import Policy, Publisher
@@ -26,8 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Sign it; return 0."""
     if arguments.user and arguments.file is not None:
         raise UsageError("--user is your own policy; leave FILE out, or --user")
-    reference = keyref.chosen("--key", arguments.key, arguments.keyref)
     at = place.where()
+    reference = place.key_of("--key", arguments.key, arguments.keyref, at)
     path = _path(arguments, at)
     opened = _opened(path, arguments.user)
     try:
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         told = {"policy": path, "sha256": opened.sha256, "bundle": path + bundle.SUFFIX, "key_id": reference.key_id}
         print(json.dumps(told, indent=1))
         return 0
-    rows = _rows(path, signed) + _next(path, signed, keys.public_of(private), reference.typed(), at)
+    rows = _rows(path, signed) + _next(path, signed, keys.public_of(private), reference, at)
     print(render.table(rows), end="")
     return 0
 
@@ -113,16 +114,17 @@ def _described(publisher: Publisher) -> str:
     return f"{publisher.name}  ({', '.join(part for part in parts if part)})"
 
 
-def _next(path: str, signed: Policy, public: bytes, flag: str, at: Where) -> list[tuple[str, str]]:
+def _next(path: str, signed: Policy, public: bytes, reference: KeyReference, at: Where) -> list[tuple[str, str]]:
     """Return what is to be done yet, or why this signature does not count here."""
     if public not in [each.public_key for each in own.read(at.config)]:
-        adopt = f"nono trust keygen{flag.replace(' --key ', ' --id ')} --adopt"
-        return [("note", printable(f"that key is none of your own keys here, so it signs no policy for you; {adopt}"))]
+        adopt = f"nono trust keygen{reference.typed('--id')} --adopt"
+        return [("note", printable(f"that key is none of your own here, so what it signs does not count; {adopt}"))]
+    flag = place.typed(reference, at)
     if path == at.users_policy:
         return [("next", "nono trust verify --all, in a project")]
     if os.path.basename(path) != policy.NAME:
         return [("note", f"nono run looks for {policy.NAME}, not for this name")]
     if not signed.includes:
         return [("note", "it names no files, so nothing is verified for it")]
-    there = "" if os.path.dirname(path) == at.workdir else f"cd {shlex.quote(os.path.dirname(path))} && "
+    there = "" if os.path.dirname(path) == at.workdir else f"cd {shell_quoted(os.path.dirname(path))} && "
     return [("next", printable(f"{there}nono trust sign --all{flag}"))]

@@ -337,10 +337,12 @@ def _keyless(place: Place) -> Callable[[Bundle], Keyless]:
 
 
 def _identity(opened: Opened) -> tuple[int, ...] | None:
-    """Return what is at its path now, as Opened.identity has it; None for nothing."""
+    """Return what is at its path now, as Opened.identity has it; None for nothing, or by way of a link."""
     try:
         found = os.lstat(opened.path)
-    except (OSError, ValueError):
+    except OSError:
+        return None
+    if os.path.realpath(opened.path) != opened.path:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 

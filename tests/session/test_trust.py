@@ -1,0 +1,486 @@
+"""Verified for one run: what counts as a policy, what refuses to start, what changed since."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nono.errors import NonoError
+from nono.policy.paths import Place
+from nono.policy.protection import SIGNED
+from nono.session import trust, verification
+from nono.session.verification import Refused, Verified
+from nono.supervisor.whereabouts import find_place
+from nono.trust.errors import TrustError
+from tests.signing import Signer, digest
+
+INCLUDES = ["**/SKILL.md", "**/CLAUDE.md"]
+
+
+class Tree:
+    """A user with a key, and his project."""
+
+    def __init__(self, directory: Path) -> None:
+        self.home = directory / "home"
+        self.root = self.home / "project"
+        (self.root / "docs").mkdir(parents=True)
+        self.signer = Signer().trusted_by(self.home)
+        self.claude = self.write("CLAUDE.md")
+        self.skill = self.write("docs/SKILL.md")
+
+    @property
+    def config(self) -> Path:
+        return self.home / ".config/nono"
+
+    def write(self, name: str, text: str = "") -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text or f"what {name} says")
+        return path
+
+    def policy(self, **members: Any) -> Path:
+        members = {"includes": INCLUDES, **members}
+        return self.signer.policy(self.root, self.signer, **members)
+
+    def place(self, workdir: Path | None = None) -> Place:
+        return find_place(str(workdir or self.root), {"HOME": str(self.home)})
+
+    def verify(self, workdir: Path | None = None, *, skip: tuple[str, ...] = (), override: bool = False) -> Verified:
+        place = self.place(workdir)
+        return verification.verify(place, trust.in_sight(place), skip=skip, override=override)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """Two files, both signed, and a policy that wants them so."""
+    made = Tree(tmp_path)
+    made.signer.sign(made.claude, made.skill)
+    made.policy()
+    return made
+
+
+class Log:
+    """An audit log of records, and what a user is told."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.told: list[str] = []
+
+    def write(self, kind: str, members: dict[str, Any]) -> None:
+        assert kind == "trust"
+        self.records.append(members)
+
+
+def left(verified: Verified) -> Log:
+    """Look again, as after a run."""
+    log = Log()
+    verified.look_again(log, log.told.append)  # type: ignore[arg-type]
+    return log
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(NonoError) as caught:
+        call()
+    assert caught.value.exit_status in (1, 2)
+    return "\n".join((str(caught.value), *caught.value.details))
+
+
+def test_a_policy_is_in_sight_up_to_the_home_directory(tmp_path: Path) -> None:
+    home, above = tmp_path / "u", tmp_path
+    (home / "a/b").mkdir(parents=True)
+    place = find_place(str(home / "a/b"), {"HOME": str(home)})
+    (above / "trust-policy.json").touch()
+    assert trust.in_sight(place) == ()
+    for directory in (home, home / "a", home / "a/b", home / ".config/nono"):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "trust-policy.json").symlink_to("/nonexistent")
+        assert trust.in_sight(place) == (str(directory / "trust-policy.json"),)
+        (directory / "trust-policy.json").unlink()
+    elsewhere = find_place(str(home / "a"), {"HOME": str(home / "a/b")})
+    assert trust.in_sight(elsewhere) == (str(above / "trust-policy.json"),)
+
+
+def test_without_a_policy_nothing_is_imported(tmp_path: Path) -> None:
+    """With one, it is: so the test would see it."""
+    heavy = ("nono.trust", "nono.session.verification", "cryptography", "sigstore")
+    code = (
+        "import os, sys; from nono.session import run; from nono.session.policy import Order; "
+        "from nono.policy.resolve import Request; order = Order(('true',), Request(), dry_run=True); "
+        "run.run(order, os.environ, lambda summary: None, print); "
+        f"print(*[name for name in {heavy} if name in sys.modules])"
+    )
+    made = Tree(tmp_path)
+    made.signer.sign(made.claude, made.skill)
+    for expected in ("", "nono.trust nono.session.verification cryptography"):
+        result = subprocess.run(
+            [sys.executable, "-c", code], cwd=made.root, capture_output=True, text=True, check=True,
+            env={"HOME": str(made.home), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2])},
+        )  # fmt: skip
+        assert result.stdout.strip() == expected
+        made.policy()
+
+
+def test_what_is_signed_is_verified_and_read_only(tree: Tree) -> None:
+    with tree.verify() as verified:
+        assert dict(verified.rows) == {"trust": "2 files verified, signed by default  (~/project/trust-policy.json)"}
+        assert {(deny.path, deny.group, deny.pinned) for deny in verified.denies} == {
+            (str(tree.root / name), SIGNED, True)
+            for signed in ("CLAUDE.md", "docs/SKILL.md", "trust-policy.json")
+            for name in (signed, f"{signed}.bundle")
+        }
+        verified.recheck()
+        log = Log()
+        verified.record(log)  # type: ignore[arg-type]
+    assert [record["what"] for record in log.records] == ["rules", "policy", "policy", "file", "file"]
+    by_path = {record.get("path"): record for record in log.records}
+    assert by_path["CLAUDE.md"]["sha256"] == digest(tree.claude)
+    assert by_path["CLAUDE.md"]["outcome"] == "verified"
+    assert by_path["CLAUDE.md"]["publisher"] == "default"
+    assert by_path[str(tree.root / "trust-policy.json")]["sha256"] == digest(tree.root / "trust-policy.json")
+    assert by_path[None]["enforcement"] == "deny"
+
+
+def test_one_bundle_for_the_tree_does_as_well(tree: Tree) -> None:
+    for path in (tree.claude, tree.skill):
+        path.with_name(f"{path.name}.bundle").unlink()
+    tree.signer.sign_tree(tree.root, ["CLAUDE.md", "docs/SKILL.md"])
+    with tree.verify() as verified:
+        assert {os.path.relpath(deny.path, tree.root) for deny in verified.denies} >= {
+            "CLAUDE.md", "docs/SKILL.md", ".nono-trust.bundle"
+        }  # fmt: skip
+
+
+def test_with_deny_nothing_starts_and_each_file_is_named(tree: Tree) -> None:
+    tree.write("CLAUDE.md", "do that")
+    tree.write("more/SKILL.md")
+    said = refusal(tree.verify).splitlines()
+    assert said[0].startswith("2 files that would instruct the agent are not verified (~/project/trust-policy.json: d")
+    assert said[0].endswith("; nothing was started")
+    assert said[1].startswith("CLAUDE.md was changed after 'default' signed it; ")
+    assert said[2] == "more/SKILL.md is not signed; sign it: nono trust sign more/SKILL.md"
+    assert "--trust-override" in said[3]
+
+
+def test_of_very_many_the_first_are_named(tree: Tree) -> None:
+    for number in range(30):
+        tree.write(f"{number:02}/SKILL.md")
+    said = refusal(tree.verify).splitlines()
+    assert said[0].startswith("30 files")
+    assert len(said) == 1 + 12 + 1 + 1
+    assert said[13] == "and 18 more: nono trust list"
+
+
+@pytest.mark.parametrize("enforcement", ["warn", "audit"])
+def test_what_only_warns_starts_and_says_so(tree: Tree, enforcement: str) -> None:
+    tree.policy(enforcement=enforcement)
+    tree.write("more/SKILL.md")
+    with tree.verify() as verified:
+        rows = list(verified.rows)
+        assert str(tree.root / "more/SKILL.md") not in {deny.path for deny in verified.denies}
+    assert rows[0][1].startswith("2 files verified, signed by default; 1 not")
+    assert rows[1][0] == ("warning" if enforcement == "warn" else "")
+    assert ("more/SKILL.md is not signed" in rows[1][1]) is (enforcement == "warn")
+
+
+def test_an_override_makes_deny_warn_and_says_so_loudly(tree: Tree) -> None:
+    tree.write("more/SKILL.md")
+    with tree.verify(override=True) as verified:
+        warnings = [text for label, text in verified.rows if label == "warning"]
+    assert warnings[0] == "--trust-override: the agent gets 1 file that is not verified"
+    assert warnings[1].startswith("more/SKILL.md is not signed")
+
+
+@pytest.mark.parametrize("enforcement", ["deny", "warn", "audit"])
+@pytest.mark.parametrize("override", [False, True])
+def test_what_is_blocked_never_starts(tree: Tree, enforcement: str, override: bool) -> None:
+    blocked = {"digests": [{"sha256": digest(tree.skill), "description": "it lies"}]}
+    tree.policy(enforcement=enforcement, blocklist=blocked)
+    said = refusal(lambda: tree.verify(override=override))
+    assert said.splitlines()[0].startswith("1 file that would instruct the agent is on a blocklist")
+    assert "docs/SKILL.md is on the blocklist: it lies" in said
+    assert "--trust-override" not in said
+
+
+@pytest.mark.parametrize("by", [None, "stranger"])
+def test_a_policy_that_is_not_signed_by_the_user_stops_the_run(tree: Tree, by: str | None) -> None:
+    if by is None:
+        (tree.root / "trust-policy.json.bundle").unlink()
+    else:
+        Signer(by).policy(tree.root, tree.signer, includes=INCLUDES)
+    assert "trust-policy.json" in refusal(tree.verify)
+    with tree.verify(override=True) as verified:
+        assert any("what the project's policy forbids is not asked" in text for _, text in verified.rows)
+        assert not verified.denies
+
+
+def test_the_users_own_policy_is_never_left_out(tree: Tree) -> None:
+    tree.signer.policy(tree.config, tree.signer, includes=[])
+    (tree.config / "trust-policy.json.bundle").unlink()
+    for override in (False, True):
+        assert "trust-policy.json" in refusal(lambda override=override: tree.verify(override=override))  # type: ignore[misc]
+
+
+def test_a_project_policy_that_the_user_has_revoked_is_not_left_out(tree: Tree) -> None:
+    digests = [{"sha256": digest(tree.root / "trust-policy.json")}]
+    tree.signer.policy(tree.config, tree.signer, includes=[], blocklist={"digests": digests})
+    for override in (False, True):
+        assert "blocklist" in refusal(lambda override=override: tree.verify(override=override))  # type: ignore[misc]
+
+
+def test_the_users_policy_alone_counts_below_the_working_directory(tree: Tree) -> None:
+    for name in ("trust-policy.json", "trust-policy.json.bundle"):
+        (tree.root / name).unlink()
+    tree.signer.policy(tree.config, tree.signer, includes=INCLUDES)
+    with tree.verify(tree.root / "docs") as verified:
+        assert {os.path.basename(deny.path) for deny in verified.denies} == {"SKILL.md", "SKILL.md.bundle"}
+        assert verified.rows[0][1].endswith("(~/.config/nono/trust-policy.json)")
+
+
+def test_a_project_counts_as_a_whole_from_any_directory_in_it(tree: Tree) -> None:
+    with tree.verify(tree.root / "docs") as verified:
+        assert str(tree.claude) in {deny.path for deny in verified.denies}
+
+
+def test_files_that_the_users_policy_names_are_verified_wherever_they_are(tree: Tree) -> None:
+    own = tree.home / ".claude/CLAUDE.md"
+    own.parent.mkdir()
+    own.write_text("mine")
+    tree.signer.policy(tree.config, tree.signer, includes=[], files=["~/.claude/CLAUDE.md"])
+    assert "~/.claude/CLAUDE.md is not signed" in refusal(tree.verify)
+    tree.signer.sign(own)
+    with tree.verify() as verified:
+        assert str(own) in {deny.path for deny in verified.denies}
+        own.write_text("other")
+        with pytest.raises(TrustError, match=r"~/\.claude/CLAUDE\.md was changed after it was verified"):
+            verified.recheck()
+        assert [record["path"] for record in left(verified).records] == ["~/.claude/CLAUDE.md"]
+    own.unlink()
+    assert "~/.claude/CLAUDE.md is not there" in refusal(tree.verify)
+
+
+def test_an_include_of_the_project_without_wildcards_must_be_there(tree: Tree) -> None:
+    tree.policy(includes=[*INCLUDES, "AGENTS.md", "*.mdc"])
+    said = refusal(tree.verify)
+    assert "AGENTS.md is not there, and is one of the includes of ~/project/trust-policy.json" in said
+    assert "*.mdc" not in said
+    tree.signer.sign(tree.write("AGENTS.md"))
+    with tree.verify() as verified:
+        assert ("note", "nothing matches *.mdc, one of the includes of ~/project/trust-policy.json") in verified.rows
+
+
+def test_one_of_the_users_policy_need_not_because_it_is_for_all_projects(tree: Tree) -> None:
+    tree.signer.policy(tree.config, tree.signer, includes=["AGENTS.md", "*.mdc"])
+    with tree.verify() as verified:
+        assert [label for label, _ in verified.rows] == ["trust"]
+
+
+def test_directories_can_be_skipped_by_name(tree: Tree) -> None:
+    tree.write("third-party/x/SKILL.md")
+    tree.write("node_modules/x/SKILL.md")
+    assert "third-party" in refusal(tree.verify)
+    tree.verify(skip=("third-party",)).release()
+
+
+def change_content(path: Path) -> None:
+    path.write_text("something else")
+
+
+def put_back_what_was(path: Path) -> None:
+    """The same bytes, size and modification time; the inode tells."""
+    status, data = path.stat(), path.read_bytes()
+    path.write_bytes(b"x" * len(data))
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    other.rename(path)
+
+
+def make_it_a_link(path: Path) -> None:
+    path.rename(path.with_name("other"))
+    path.symlink_to("other")
+
+
+def give_it_another_name(path: Path) -> None:
+    path.with_name("other").hardlink_to(path)
+
+
+def move_its_directory(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+    path.parent.symlink_to("moved")
+
+
+@pytest.mark.parametrize("loose", [False, True], ids=["held open", "one of very many"])
+@pytest.mark.parametrize(
+    "change",
+    [change_content, put_back_what_was, replace, make_it_a_link, give_it_another_name, move_its_directory, Path.unlink],
+)
+def test_what_changes_between_verification_and_start_is_caught(
+    tree: Tree, change: Callable[[Path], None], loose: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "_MOST_HELD", 0 if loose else 128)
+    with tree.verify() as verified:
+        verified.recheck()
+        change(tree.skill)
+        with pytest.raises(TrustError, match=r"docs/SKILL\.md was changed after it was verified; nothing was started"):
+            verified.recheck()
+
+
+def test_a_policy_that_appears_in_between_is_caught(tree: Tree) -> None:
+    with tree.verify(tree.root / "docs") as verified:
+        (tree.root / "docs/trust-policy.json").write_text("{}")
+        with pytest.raises(TrustError, match=r"docs/trust-policy\.json was made while files were verified"):
+            verified.recheck()
+
+
+def test_nothing_is_told_of_a_run_that_left_all_as_it_was(tree: Tree) -> None:
+    with tree.verify() as verified:
+        verified.release()
+        tree.write("harmless.md")
+        log = left(verified)
+    assert (log.records, log.told) == ([], [])
+
+
+def test_what_a_run_leaves_unsigned_is_told_and_refused_the_next_time(tree: Tree) -> None:
+    with tree.verify() as verified:
+        verified.release()
+        tree.write("more/SKILL.md")
+        tree.write("CLAUDE.md", "do that")
+        (tree.root / "docs").rename(tree.root / "moved")
+        (tree.root / "docs").mkdir()
+        log = left(verified)
+    assert {(record["what"], record["path"], record["outcome"]) for record in log.records} == {
+        ("new", "more/SKILL.md", "unsigned"), ("changed", "CLAUDE.md", "changed"), ("gone", "docs/SKILL.md", "changed"),
+    }  # fmt: skip
+    assert {record["path"]: record["sha256"] for record in log.records}["CLAUDE.md"] == digest(tree.claude)
+    assert "more/SKILL.md, new since this run, is not signed; sign it: nono trust sign more/SKILL.md" in log.told
+    assert any(text.startswith("docs/SKILL.md, which was there before this run, is gone") for text in log.told)
+    assert log.told[-1] == "the next run does not start until these are verified"
+    assert "more/SKILL.md" in refusal(tree.verify)
+
+
+def test_a_link_that_a_run_leaves_is_told(tree: Tree) -> None:
+    with tree.verify() as verified:
+        (tree.root / "SKILL.md").symlink_to("/nonexistent")
+        (tree.root / "linked").symlink_to("docs")
+        told = left(verified).told
+    assert any(text.startswith("SKILL.md, new since this run, is a symlink") for text in told)
+    assert any(text.startswith("linked/SKILL.md, new since this run, ") for text in told)
+
+
+def test_what_somebody_signed_meanwhile_is_not_told(tree: Tree) -> None:
+    with tree.verify() as verified:
+        tree.signer.sign(tree.write("more/SKILL.md"), tree.write("CLAUDE.md", "do that"))
+        assert left(verified).told == []
+
+
+def test_a_policy_that_a_run_leaves_is_told(tree: Tree) -> None:
+    with tree.verify(tree.root / "docs") as verified:
+        (tree.root / "docs/trust-policy.json").write_text("{}")
+        told = left(verified).told
+    assert told[0] == (
+        "~/project/docs/trust-policy.json, new since this run, is a policy from the next run on; read it"
+    )
+
+
+def test_of_very_many_that_are_left_the_first_are_told(tree: Tree) -> None:
+    with tree.verify() as verified:
+        for number in range(30):
+            tree.write(f"{number:02}/SKILL.md")
+        log = left(verified)
+    assert (len(log.records), len(log.told)) == (30, 12 + 1 + 1)
+    assert log.told[12] == "18 more files that would instruct an agent changed in this run: nono trust list"
+
+
+def test_a_tree_that_cannot_be_looked_at_again_is_said_and_no_failure(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tree.verify() as verified:
+
+        def fail(*arguments: object) -> Iterator[object]:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(verification.find, "find", fail)
+        (told,) = left(verified).told
+    assert told == "what the run has left unsigned is not known: Input/output error. See: nono trust list"
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+
+
+def make_link(path: Path) -> None:
+    path.symlink_to("/nonexistent")
+
+
+@pytest.mark.parametrize("make", [make_fifo, make_huge, make_link, Path.mkdir])
+@pytest.mark.parametrize("place", ["root", "config"])
+def test_a_policy_that_is_no_file_of_sense_is_refused_at_once(
+    tree: Tree, make: Callable[[Path], None], place: str
+) -> None:
+    path = getattr(tree, place) / "trust-policy.json"
+    path.unlink(missing_ok=True)
+    make(path)
+    assert "trust-policy.json" in refusal(tree.verify)
+
+
+@pytest.mark.parametrize("make", [make_fifo, make_huge, make_link])
+def test_nor_does_a_file_that_is_none(tree: Tree, make: Callable[[Path], None]) -> None:
+    tree.skill.unlink()
+    make(tree.skill)
+    assert "docs/SKILL.md " in refusal(tree.verify)
+
+
+@pytest.mark.parametrize("make", [make_fifo, make_huge, make_link, Path.mkdir])
+@pytest.mark.parametrize("name", ["docs/SKILL.md.bundle", ".nono-trust.bundle", "trust-policy.json.bundle"])
+def test_nor_does_a_bundle_that_is_none(tree: Tree, make: Callable[[Path], None], name: str) -> None:
+    (tree.root / name).unlink(missing_ok=True)
+    make(tree.root / name)
+    assert refusal(tree.verify)
+
+
+def test_no_descriptor_is_left_open(tree: Tree) -> None:
+    tree.write("more/SKILL.md")
+    tree.signer.sign_tree(tree.root, ["CLAUDE.md"])
+    before = sorted(os.listdir("/proc/self/fd"))
+    for override in (False, True):
+        try:
+            verified = tree.verify(override=override)
+        except Refused:
+            continue
+        assert len(os.listdir("/proc/self/fd")) > len(before)
+        verified.release()
+        left(verified)
+        verified.release()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_more_files_than_descriptors_are_verified(tree: Tree) -> None:
+    many = [tree.write(f"many/{number}/SKILL.md") for number in range(300)]
+    tree.signer.sign_tree(tree.root, ["CLAUDE.md", "docs/SKILL.md", *(f"many/{n}/SKILL.md" for n in range(300))])
+    with tree.verify() as verified:
+        assert len(os.listdir("/proc/self/fd")) < 200
+        verified.recheck()
+        many[-1].write_text("other")
+        with pytest.raises(TrustError):
+            verified.recheck()
+
+
+def test_what_a_policy_calls_json_is_not_trusted_to_be_short(tree: Tree) -> None:
+    (tree.root / "trust-policy.json").write_text(json.dumps({"version": 1, "includes": ["a" * 5000]}))
+    assert refusal(tree.verify)

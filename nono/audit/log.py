@@ -321,6 +321,8 @@ class AuditLog:
                 raise OSError(0, fault)
             os.rename(new, self.path + BUNDLE)
         except (NonoError, OSError) as error:
+            if os.path.lexists(new):
+                os.unlink(new)
             told = error.strerror if isinstance(error, OSError) else str(error)
             self._notice(f"the audit log {self.path} is not signed: {told}")
 

@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of["verify"].add_argument(
         "--head", metavar="HASH", help="the ledger's head of an earlier verify: the ledger must still lead there"
     )
+    of["verify"].add_argument(
+        "--public-key",
+        metavar="FILE",
+        help="every log must be signed by this key (default: signatures by keys of yours)",
+    )
     of["export"].add_argument("session", metavar="SESSION", help=_SESSION)
     of["export"].add_argument(
         "--format", choices=("jsonl", "csv", "html"), default="jsonl", help="jsonl: the log as it is (default)"

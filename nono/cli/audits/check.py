@@ -6,14 +6,16 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 
 from nono.audit import read, verify
 from nono.audit.examine import Fault
+from nono.audit.log import BUNDLE
 from nono.audit.verify import Ledger, Session
 from nono.cli.audits import place
 from nono.cli.profiles.layout import hanging
-from nono.errors import StoreError
+from nono.errors import StoreError, UsageError
 
 _SHOWN = 100
 _HALF = "half an entry, as a nono leaves it that is killed while it writes, or a machine that loses power"
@@ -42,11 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
             sessions = [verify.one(directory, name, ledger)]
     except OSError as error:
         raise StoreError(f"cannot read {directory}: {error.strerror}") from None
-    faults = [*ledger.faults, *(fault for each in sessions for fault in each.faults)]
+    signed, more, note = _signatures(directory, sessions, arguments.public_key)
+    faults = [*ledger.faults, *(fault for each in sessions for fault in each.faults), *more]
     if arguments.head is not None and arguments.head.encode() not in ledger.hashes:
         faults.append(Fault(read.LEDGER, 0, verify.GONE, "it does not lead to the head that was named"))
     if arguments.json:
-        print(json.dumps(_object(directory, ledger, sessions, faults), indent=1))
+        print(json.dumps(_object(directory, ledger, sessions, faults, signed), indent=1))
         return int(bool(faults))
     for fault in faults[:_SHOWN]:
         at = f"{fault.file}:{fault.line}" if fault.line else fault.file
@@ -59,7 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
             names = [_named(each) for each in sessions if each.state == state]
             which = f": {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if state != verify.WHOLE else ""
             _say(f"{counts[state]} {text}{which}", f"{'sessions':<10}")
-    remarks = [f"{each.session}: {remark}" for each in sessions for remark in each.remarks]
+    for signer, count in Counter(signed.values()).items():
+        _say(f"{count} by {signer}", f"{'signed':<10}")
+    remarks = [note] if note else []
+    remarks += [f"{each.session}: {remark}" for each in sessions for remark in each.remarks]
     remarks += [f"ledger, line {each.line}: {_HALF}" for each in ledger.remarks]
     for remark in remarks[:_SHOWN]:
         _say(remark, f"{'note':<10}")
@@ -76,6 +82,27 @@ def run(arguments: argparse.Namespace) -> int:
     return int(bool(faults))
 
 
+def _signatures(
+    directory: str, sessions: Sequence[Session], public_key: str | None
+) -> tuple[dict[str, str], list[Fault], str]:
+    """Return whose signature each session's log has, what is wrong with them, and why they were not looked at."""
+    of = {each.session: os.path.join(directory, each.session + read.SUFFIX + BUNDLE) for each in sessions}
+    if public_key is None and not any(each.signed_by or os.path.lexists(of[each.session]) for each in sessions):
+        return {}, [], ""
+    signatures = import_module("nono.cli.audits.signatures")
+    try:
+        trusted = signatures.keys_of(public_key)
+        found = {each.session: signatures.check(directory, each, trusted) for each in sessions}
+    except UsageError as error:
+        if public_key is not None:
+            raise
+        return {}, [], f"signatures were not looked at: {error}"
+    except OSError as error:
+        raise StoreError(f"cannot read {directory}: {error.strerror}") from None
+    faults = [fault for each in found.values() for fault in each.faults]
+    return {session: each.by for session, each in found.items() if each.by}, faults, ""
+
+
 def _named(session: Session) -> str:
     return f"{session.session} on {place.day(session.removed)}" if session.removed else session.session
 
@@ -85,18 +112,25 @@ def _say(text: str, label: str) -> None:
         place.say(line)
 
 
-def _object(directory: str, ledger: Ledger, sessions: Sequence[Session], faults: Sequence[Fault]) -> dict[str, object]:
+def _object(
+    directory: str,
+    ledger: Ledger,
+    sessions: Sequence[Session],
+    faults: Sequence[Fault],
+    signed: Mapping[str, str],
+) -> dict[str, object]:
     return {
         "directory": directory,
         "ok": not faults,
         "ledger": {"records": ledger.records, "head": ledger.head, "path": os.path.join(directory, read.LEDGER)},
-        "sessions": [_session(each) for each in sessions],
+        "sessions": [_session(each, signed) for each in sessions],
         "faults": [fault._asdict() for fault in faults],
         "remarks": [fault._asdict() for fault in ledger.remarks],
     }
 
 
-def _session(session: Session) -> dict[str, object]:
-    told = {"session": session.session, "state": session.state, "records": session.records}
+def _session(session: Session, signed: Mapping[str, str]) -> dict[str, object]:
+    told: dict[str, object] = {"session": session.session, "state": session.state, "records": session.records}
+    told |= {"signed_by": signed[session.session]} if session.session in signed else {}
     told |= {"remarks": list(session.remarks)} if session.remarks else {}
     return told | ({"removed": session.removed} if session.removed else {})

@@ -7,26 +7,20 @@ profile `claude-code` leads. To write the document anew: NONO_WRITE_TUTORIAL=1 .
 from __future__ import annotations
 
 import json
-import os
-import re
-import select
-import sys
 import tempfile
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from tests.agents.models import PROVIDERS, SHELLS, Model
 from tests.agents.protocols import Protocol, Turn
-from tests.agents.test_agents import INSTALLED, Screen
-from tests.e2e.terminals import TerminalSession
+from tests.agents.test_agents import INSTALLED
+from tests.agents.tutorial import Step, compare, on_terminal, prepare, signing, typed, wrapped
 from tests.fakes import Request, Upstream
 from tests.runs import KEYS, TESTED_WALL, Site, missing, require_command
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "tutorial.md"
 NOTES = 'Use tabs. Never say "simply".'
 ASKED = "cat ~/notes/style.md"
 CLAUDE = "claude --dangerously-skip-permissions -p"
@@ -40,22 +34,11 @@ PROFILE = """{
 }"""
 
 DENIED = 3
-ESCAPES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])|\x07"  # ECMA-48
 
 pytestmark = [
     pytest.mark.agents,
     pytest.mark.skipif(TESTED_WALL != "", reason="the document shows the strongest wall"),
 ]
-
-
-class Step(NamedTuple):
-    """prose, then a command of the user's; typed: what he types when `at` has appeared; status: how it ends."""
-
-    prose: str
-    command: str
-    at: str = ""
-    typed: str = ""
-    status: int = 0
 
 
 STEPS = (
@@ -123,10 +106,9 @@ def user(desktop: dict[str, str]) -> Iterator[Site]:
     if not (INSTALLED / "bin" / "claude").exists():
         missing(f"claude in {INSTALLED} (ci/test --agents installs it)")
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory, Site(Path(directory) / "site") as site:
-        site.environment.update(desktop, NO_COLOR="1", SHELL="/bin/sh")
-        site.environment["PATH"] = f"{INSTALLED / 'bin'}:{Path(sys.prefix) / 'bin'}:{site.environment['PATH']}"
-        site.work = site.home / "app"
-        for path in (site.work, site.home / "notes", site.home / ".config" / "nono" / "profiles"):
+        prepare(site, desktop)
+        site.environment["PATH"] = f"{INSTALLED / 'bin'}:{site.environment['PATH']}"
+        for path in (site.home / "notes", site.home / ".config" / "nono" / "profiles"):
             path.mkdir(parents=True)
         (site.home / "notes" / "style.md").write_text(f"{NOTES}\n")
         yield site
@@ -146,53 +128,18 @@ def lead_to(site: Site, url: str) -> None:
     (site.home / ".config" / "nono" / "profiles" / "claude-code.json").write_text(json.dumps(profile))
 
 
-def on_terminal(site: Site, step: Step) -> str:
-    """Return what the command shows on a terminal; its status is checked."""
-    with TerminalSession(site, ["/bin/sh", "-c", step.command]) as session:
-        screen = Screen(session)
-        if step.typed:
-            screen.expect(step.at.encode())
-            session.type(step.typed.encode())
-        while select.select([session.terminal], [], [], 120)[0]:
-            try:
-                screen._read(0)
-            except OSError:  # EIO: all have closed it
-                break
-        assert session.wait() == step.status, screen.seen.decode(errors="replace")
-        return screen.seen.decode(errors="replace").replace("\r\n", "\n")
-
-
-def plain(text: str, site: Site) -> str:
-    """Return what is the same on every machine."""
-    text = re.sub(ESCAPES, "", text).replace("\r", "")
-    text = text.replace(str(site.home), "/home/you").replace(str(INSTALLED), "/opt/agents")
-    text = re.sub(r"localhost:\d+", "api.anthropic.com", text)
-    text = re.sub(r"Landlock \d+", "Landlock 7", text)
-    text = re.sub(r"\(\d+ paths", "(72 paths", text)
-    return "\n".join(line.rstrip() for line in text.strip("\n").split("\n")).rstrip()
-
-
-def wrapped(prose: str) -> str:
-    return textwrap.fill(prose, 120, break_on_hyphens=False, break_long_words=False)
-
-
 def test_the_tutorial_is_what_happens(user: Site) -> None:
     model = Reader(PROVIDERS["anthropic"], KEYS["anthropic"])
     parts = ["# A first hour with nono", wrapped(INTRODUCTION)]
     with Upstream(model, user.upstream.tls) as upstream:
         lead_to(user, upstream.url)
         on_terminal(user, Step("", "nono profile groups >/dev/null 2>&1"))  # asks the package managers, once
-        for step in STEPS:
-            shown = plain(on_terminal(user, step), user)
-            lines = [f"$ {step.command}", *([shown] if shown else [])]
-            parts += [wrapped(step.prose), "```\n" + "\n".join(lines) + "\n```"]
+        parts += typed(user, STEPS)
     assert all(seen.accepted for seen in model.seen)
-    parts.append(wrapped(END))
+    parts += [wrapped(END), *signing(user)]
     text = "\n\n".join(parts) + "\n"
     assert KEYS["anthropic"] not in text
-    if os.environ.get("NONO_WRITE_TUTORIAL"):
-        DOCUMENT.write_text(text)
-    assert text == DOCUMENT.read_text()
+    compare(text)
 
 
 INTRODUCTION = (

@@ -25,7 +25,8 @@ def test_from_the_key_to_a_verified_file(user: Signer) -> None:
     user.write("docs/SKILL.md")
     assert "nono trust init --include" in user.done("keygen", "--keyref", user.keyref).said
     said = user.done("init", "--include", "**/SKILL.md").said
-    assert "nono trust sign-policy nono trust sign --all (2 files)" in said
+    assert "matches 2 files" in said
+    assert "next nono trust sign-policy nono trust sign --all" in said
     assert user.trust("list").status == 1
     assert "next nono trust sign --all" in user.done("sign-policy").said
     assert user.statuses() == {"SKILL.md": "unsigned", "docs/SKILL.md": "unsigned"}

@@ -60,14 +60,15 @@ def _rows(
         rows.append(("" if index else "includes", render.printable(pattern) + none_yet))
     if len(includes) > _SHOWN:
         rows.append(("", f"{len(includes) - _SHOWN} more"))
+    if found:
+        rows.append(("matches", "1 file" if len(found) == 1 else f"{len(found)} files"))
     rows.append(("publisher", render.printable(key.key_id)))
     if user:
         rows.append(("next", render.printable(f"nono trust sign-policy --user{flag}")))
         return rows
     rows.append(("next", render.printable(f"nono trust sign-policy{flag}")))
     if found:
-        count = "1 file" if len(found) == 1 else f"{len(found)} files"
-        rows.append(("", render.printable(f"nono trust sign --all{flag}  ({count})")))
+        rows.append(("", render.printable(f"nono trust sign --all{flag}")))
     return rows
 
 

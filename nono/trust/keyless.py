@@ -157,7 +157,7 @@ def _verifier(content: Mapping[str, Any], source: str) -> Verifier:
 
 def _what_counts(bundle: Bundle, claimed: SigstoreBundle, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the root with only the logs that the bundle names and the authorities, believed at the bundle's times."""
-    times = _times(claimed)
+    times = _times(bundle, claimed)
     named = trusted_root.logs(content, "tlogs", b64decode(_entry(claimed)["logId"]["keyId"]))
     counts = {
         "tlogs": _believed(named, times),
@@ -201,19 +201,22 @@ def _entry(claimed: SigstoreBundle) -> dict[str, Any]:
     return dict(entry)
 
 
-def _times(claimed: SigstoreBundle) -> list[datetime]:
+def _times(bundle: Bundle, claimed: SigstoreBundle) -> list[datetime]:
     """Return when the bundle says that it was signed: Rekor's time, and those of timestamp authorities."""
     entry = _entry(claimed)
     seconds = int(entry.get("integratedTime", 0))
     times = [datetime.fromtimestamp(seconds, UTC)] if seconds and "inclusionPromise" in entry else []
-    stamps = claimed.verification_material.timestamp_verification_data
+    try:
+        stamps = claimed.verification_material.timestamp_verification_data
+    except VerificationError:
+        raise BundleError(MALFORMED, bundle.source, "carries a timestamp that cannot be read") from None
     return times + [stamp.tst_info.gen_time for stamp in stamps.rfc3161_timestamps] if stamps else times
 
 
 def _refused(bundle: Bundle, claimed: SigstoreBundle, error: VerificationError) -> BundleError:
     """Return why the package refused, in a sentence."""
     start, end = claimed.signing_certificate.not_valid_before_utc, claimed.signing_certificate.not_valid_after_utc
-    for time in _times(claimed):
+    for time in _times(bundle, claimed):
         if not start <= time <= end:
             said = f"was signed on {time:%Y-%m-%d %H:%M} UTC, when its certificate was not valid"
             return BundleError(EXPIRED, bundle.source, f"{said} ({start:%Y-%m-%d %H:%M} to {end:%H:%M})")

@@ -89,7 +89,6 @@ class Services:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self.world.base = self.url
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -191,7 +191,6 @@ class World:
         self.ct_key = new_key()
         self.rekor_key = new_key()
         self.leaves = [leaf_hash(f"an older entry {number}".encode()) for number in range(5)]
-        self.base = "http://127.0.0.1:1"  # replaced by Services
 
     def trusted_root(self, **changes: Any) -> bytes:
         """Return trusted_root.json. changes: replace its members."""
@@ -210,7 +209,7 @@ class World:
 
     def log(self, key: Key, valid_for: Mapping[str, str]) -> dict[str, Any]:
         return {
-            "baseUrl": self.base,
+            "baseUrl": f"https://{REKOR_NAME}",
             "hashAlgorithm": "SHA2_256",
             "publicKey": {"rawBytes": text(spki(key)), "keyDetails": "PKIX_ECDSA_P256_SHA_256", "validFor": valid_for},
             "logId": {"keyId": text(log_id(key))},
@@ -220,7 +219,7 @@ class World:
         chain = (self.intermediate.certificate, self.root.certificate)
         return {
             "subject": {"organization": "sigstore.test", "commonName": "sigstore.test"},
-            "uri": self.base,
+            "uri": "https://fulcio.test",
             "certChain": {"certificates": [{"rawBytes": text(made.public_bytes(Encoding.DER))} for made in chain]},
             "validFor": valid_for,
         }

@@ -16,7 +16,7 @@ from nono.rollback import sessions, undo
 from nono.rollback.journal import APPLYING, RESTORED, STAGING, Journal
 from nono.rollback.objects import Store
 from nono.rollback.undo import Selection
-from tests.rollback.test_restore import in_child
+from tests.rollback.killing import in_child
 from tests.rollback.trees import Picture, grow, picture
 from tests.runs import Site, unfolded
 

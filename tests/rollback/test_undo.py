@@ -12,7 +12,7 @@ from nono.rollback import sessions, snapshot, undo
 from nono.rollback.objects import Store
 from nono.rollback.sessions import Session
 from nono.rollback.undo import Selection
-from tests.rollback.test_restore import as_nobody, in_child, interrupt
+from tests.rollback.killing import as_nobody, in_child, interrupt
 from tests.rollback.trees import grow, picture, ravage
 
 

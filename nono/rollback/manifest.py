@@ -73,11 +73,11 @@ class Manifest:
         try:
             size = os.fstat(self._file.fileno()).st_size
             self._file.seek(max(size - TRAILER_BYTES, 0))
-            offset, digest = self._file.read().split(b" ")
-            self._end = int(offset)
+            trailer = self._file.read()
+            self._end = int(trailer.split(b" ")[0])
             self._file.seek(self._end)
             line = self._file.read(max(size - TRAILER_BYTES - self._end, 0))
-            if b"%020d %b" % (self._end, digest) != _trailer(self._end, line):
+            if trailer != _trailer(self._end, line):
                 raise ValueError
             about = json.loads(line)
             self.root = str(about["root"])

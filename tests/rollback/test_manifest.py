@@ -87,6 +87,15 @@ def test_escaped_bytes_have_neither_tab_nor_line_end_and_come_back(name: bytes) 
     assert manifest.unescape(text) == name
 
 
+def test_a_number_written_otherwise_is_found(tmp_path: Path) -> None:
+    """Python's int() takes 0_1, and blanks."""
+    written(tmp_path / "m", [Entry(b"", "dir")])
+    good = (tmp_path / "m").read_bytes()
+    (tmp_path / "m").write_bytes(good[:-84] + b"_" + good[-83:])
+    with pytest.raises(StoreError):
+        Manifest(str(tmp_path / "m"))
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
 def test_any_byte_that_differs_is_found(tmp_path: Path, data: st.DataObject) -> None:

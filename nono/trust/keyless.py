@@ -26,6 +26,7 @@ import logging
 import warnings
 from base64 import b64decode
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from nono.errors import PolicyError, UsageError
 from nono.trust import trusted_root
@@ -107,8 +108,7 @@ class _Reader:
 
 def identity_of(bundle: Bundle, root: TrustRoot) -> Keyless:
     """Return who signed `bundle`. Raises BundleError: bad_signature, expired, malformed; PolicyError for the root."""
-    content = trusted_root.parse(root)
-    _verifier(content, root.source)
+    content = _content(root)
     try:
         with warnings.catch_warnings(action="ignore"):
             return _identity_of(bundle, content, root.source)
@@ -116,6 +116,14 @@ def identity_of(bundle: Bundle, root: TrustRoot) -> Keyless:
         raise
     except BaseException:  # noqa: BLE001  (a panic of its Rust parts is no Exception)
         raise BundleError(MALFORMED, bundle.source, "is not a bundle that can be verified") from None
+
+
+@lru_cache(maxsize=4)
+def _content(root: TrustRoot) -> Mapping[str, Any]:
+    """Return the JSON of a root that the package takes for one."""
+    content = trusted_root.parse(root)
+    _verifier(content, root.source)
+    return content
 
 
 def _identity_of(bundle: Bundle, content: Mapping[str, Any], source: str) -> Keyless:

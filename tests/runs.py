@@ -205,6 +205,30 @@ class Site:
         return "".join(path.read_text(errors="replace") for path in files)
 
 
+@contextmanager
+def as_ordinary_user(site: Site, user: int) -> Iterator[tuple[str, ...]]:
+    """Give the site to `user`; yield what starts a command as him. He may read this Python, wherever it lies."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become another user")
+    require_command("setpriv")
+    for path in (site.directory, *site.directory.rglob("*")):
+        os.chown(path, user, user, follow_symlinks=False)
+    modes = {path: path.stat().st_mode for path in site.directory.parents}
+    for path, mode in modes.items():
+        if not mode & 0o001:
+            path.chmod(mode | 0o011)
+    capability = "dac_read_search"
+    try:
+        yield (
+            "setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "--bounding-set",
+            f"-all,+{capability}", "--inh-caps", f"-all,+{capability}", "--ambient-caps", f"+{capability}",
+        )  # fmt: skip
+    finally:
+        for path, mode in modes.items():
+            if not mode & 0o001:
+                path.chmod(mode)
+
+
 def unfolded(text: str) -> str:
     """Return what nono said as one line: it is broken at 80 columns."""
     return " ".join(text.split())

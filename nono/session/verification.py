@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from resource import RLIMIT_NOFILE, getrlimit
 from time import time
 
 from nono.errors import NonoError
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from nono.trust.trusted_root import TrustRoot
 
 _SHOWN = 12  # files in one message
-_MOST_HELD = 128  # files that stay open; of more, the path alone is looked at again
+_MOST_HELD = 128  # files that stay open, and a quarter of those that may; of more, the path alone is looked at again
 _SEE_ALL = "nono trust list"
 NEW, EDITED, GONE = "new", "changed", "gone"  # since the start
 _HOW = {NEW: "new since this run", EDITED: "changed since this run began", GONE: "which was there before this run"}
@@ -115,6 +116,8 @@ class Verified(Trusted):
         self._matcher = globs.compile(self._rules.includes)
         self._multi: Multi | None = None
         self._held: list[Opened] = []
+        descriptors = getrlimit(RLIMIT_NOFILE)[0]  # -1: no limit
+        self._most_held = min(_MOST_HELD, descriptors // 4) if descriptors >= 0 else _MOST_HELD
         self._seen: dict[str, _Seen] = {}  # by name
         self._missing: list[Verdict] = []
         self._notes = list(loaded.notes)
@@ -133,7 +136,7 @@ class Verified(Trusted):
             self._seen[subject.name] = _Seen(verdict, opened)
             if verdict.outcome == VERIFIED and opened is not None:
                 self._protect([opened, *bundles])
-                if len(self._held) < _MOST_HELD:
+                if len(self._held) < self._most_held:
                     self._held.append(opened)
                     opened = None
             _close(opened, *bundles)

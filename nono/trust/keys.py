@@ -110,6 +110,10 @@ def pem(public: bytes) -> str:
     return f"-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----\n"
 
 
+class MissingLibrary(UsageError):
+    """`cryptography` is not installed."""
+
+
 class _Crypto:
     """What of `cryptography` is used here."""
 
@@ -130,7 +134,7 @@ def _crypto() -> _Crypto:
         try:
             _library.append(_Crypto())
         except ImportError:
-            raise UsageError(
+            raise MissingLibrary(
                 "verifying and signing files takes the package cryptography; install it with: pip install 'nono[trust]'"
             ) from None
     crypto: _Crypto = _library[0]

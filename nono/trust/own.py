@@ -107,6 +107,8 @@ def _read(directory: str, name: str) -> Publisher:
     before, begin, pem = opened.data.decode(errors="replace").partition(_BEGIN)
     try:
         public = keys.load_public(begin + pem)
+    except keys.MissingLibrary:
+        raise
     except UsageError:
         raise PolicyError(
             f"{opened.path} is not a public key of the curve P-256 in PEM; remove it, or write it again with: "

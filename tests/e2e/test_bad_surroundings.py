@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from nono.supervisor.enforcement import attempt_mount_namespace
-from tests.runs import NOTHING, TIMEOUT_S, Site, require_command
+from tests.runs import NOTHING, TIMEOUT_S, Site, as_ordinary_user, require_command
 
 USAGE, OWN = 2, 1
 RAN = "the agent ran\n"
@@ -123,23 +123,8 @@ KINDS = ("open", "proxied", "mediated")
 @pytest.fixture
 def user(site: Site) -> Iterator[tuple[str, ...]]:
     """What starts a command as an ordinary user; the site is his. He may read this Python, wherever it lies."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to become another user")
-    require_command("setpriv")
-    for path in (site.directory, *site.directory.rglob("*")):
-        os.chown(path, USER, USER)
-    modes = {path: path.stat().st_mode for path in site.directory.parents}
-    for path, mode in modes.items():
-        if not mode & 0o001:
-            path.chmod(mode | 0o011)
-    capability = "dac_read_search"
-    yield (
-        "setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", "--bounding-set",
-        f"-all,+{capability}", "--inh-caps", f"-all,+{capability}", "--ambient-caps", f"+{capability}",
-    )  # fmt: skip
-    for path, mode in modes.items():
-        if not mode & 0o001:
-            path.chmod(mode)
+    with as_ordinary_user(site, USER) as prefix:
+        yield prefix
 
 
 def test_the_measure_is_right(site: Site) -> None:

@@ -280,9 +280,7 @@ def _keyed_signer(bundle: Bundle, rules: Rules) -> Keyed:
         if keys.verify(candidate.public_key, bundle.signature, signed):
             return Keyed(claimed, keys.fingerprint(candidate.public_key), candidate.public_key)
     names = " or ".join(f"'{candidate.name}'" for candidate in candidates[:2])
-    raise BundleError(
-        BAD_SIGNATURE, bundle.source, f"has a bundle that is not signed with the key of {names}, as it says"
-    )
+    raise BundleError(BAD_SIGNATURE, bundle.source, f"is not signed with the key of {names}, as it says")
 
 
 def _blocked(entry: Blocked, bundle: Bundle) -> BundleError:

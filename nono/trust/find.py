@@ -97,10 +97,9 @@ class _Walk:
             if kind == "directory":
                 if entry not in self._skip and self._matcher.may_match_below(below):
                     self.enter(inside, below, linked, (*above, place))
-            elif kind != "link to a directory" and _is_ours(entry, listed, below):
-                continue
             elif self._matcher.match(below):
-                self._tell(below, *_problem(kind, linked, below))
+                if kind == "link to a directory" or not _is_ours(entry, listed, below):
+                    self._tell(below, *_problem(kind, linked, below))
             elif kind == "link to a directory" and entry not in self._skip and self._matcher.may_match_below(below):
                 self._follow(inside, below, (*above, place))
 

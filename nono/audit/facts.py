@@ -31,11 +31,14 @@ def start_of(
         "version": __version__,
         "name": name,
         "argv": redact.argv(argv),
-        "workdir": has.workdir,
-        "profiles": [{"name": each, "source": source} for each, source in lineage],
-        "grants": [{"path": grant.path, "access": _ACCESS[grant.access], "origin": grant.origin} for grant in grants],
-        "denies": [deny.path for deny in has.denies if deny.group in (USERS_DENY, PROFILES_DENY)],
-        "unprotected": list(has.bypassed),
+        "workdir": redact.without_keys(has.workdir),
+        "profiles": [{"name": each, "source": redact.without_keys(source)} for each, source in lineage],
+        "grants": [
+            {"path": redact.without_keys(grant.path), "access": _ACCESS[grant.access], "origin": grant.origin}
+            for grant in grants
+        ],
+        "denies": [redact.without_keys(deny.path) for deny in has.denies if deny.group in (USERS_DENY, PROFILES_DENY)],
+        "unprotected": [redact.without_keys(path) for path in has.bypassed],
         "network": has.network,
         "network_profile": has.network_profile,
         "hosts": [redact.url(host) for host in has.allowed_hosts],
@@ -43,7 +46,7 @@ def start_of(
         "upstream_proxy": f"{through.host}:{through.port}" if through is not None else "",
         "credentials": [{"name": route.name, "upstream": redact.url(route.upstream)} for route in has.routes],
         "exposed_credentials": [variable for _, variable in has.env_credentials],
-        "sockets": [*has.unix_sockets, *(["own"] if has.own_sockets else [])],
+        "sockets": [*map(redact.without_keys, has.unix_sockets), *(["own"] if has.own_sockets else [])],
         "open_ports": list(has.open_ports),
         "listen_ports": list(has.listen_ports),
         "limits": {field: value for field, value in zip(has.limits._fields, has.limits, strict=True) if value},

@@ -7,8 +7,9 @@ Pure. What is redacted is more than need be, because what is written stays; the 
     -H 'Authorization: Bearer X'   'Cookie: a=X'                       the whole value of such a header
     https://user:X@host/   ?access_token=X                             in a URL
     Bearer X                                                           what follows that word
-    sk-…   ghp_…   eyJ…                                                known shapes of keys (policy/data/variables.json)
+    sk-…   ghp_…   https://hooks.slack.com/services/…   eyJ….eyJ…      known shapes (variables.json, shapes.py)
     zJ8kQ2…                                                            32 characters or more, of all three sorts
+    9f86d081884c7d659a2feaa0c55ad015                                   a word of hexadecimal, unless it says what of
     -----BEGIN … PRIVATE KEY-----                                      and all that follows
     mysql -pX   curl -u user:X   sshpass -p X                          flags of some commands
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from nono.audit import shapes
 from nono.policy import variables
 
 TYPE_CHECKING = False
@@ -42,7 +44,11 @@ _KEY = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789
 _SCHEMES = ("bearer", "basic", "digest", "negotiate", "token", "apikey")
 _QUOTES = "\"'`"
 _RANDOM = 32  # characters
-_SHAPES = variables.key_prefixes()
+_AROUND = frozenset("\"'`=:,;&()[]{}<>|")  # what may stand before and behind a word of hexadecimal, besides blanks
+_SHORT, _LONG_NUMBER, _LONG_WORD = 4, 12, 10  # a part of any name; no date; no word in capitals
+_FEW = 8  # different characters: 00000000… is no key
+_SHAPES = {**variables.key_prefixes(), **shapes.PREFIXES}
+_BEGINNINGS = (*_SHAPES, *(str(parts[0]) for parts in shapes.SEQUENCES))
 _SHORTEST = min(len(prefix) + min(rest, 16) for prefix, rest in _SHAPES.items())
 _PATH = 400  # characters: as long as those of requests are
 # Flags whose value is a secret, by command; with the value in the same word (-pX) or in the next one.
@@ -89,7 +95,7 @@ def without_keys(value: str) -> str:
     """Return a text without what has the shape of a provider's key. Quick: for each request's path."""
     if len(value) < _SHORTEST or (len(value) < _PATH and max(map(len, value.split("/"))) < _SHORTEST):
         return value
-    if not any(prefix in value for prefix in _SHAPES):
+    if not any(beginning in value for beginning in _BEGINNINGS):
         return value
     return _replaced(value, _shapes(value))
 
@@ -198,16 +204,22 @@ def _quoted_words(value: str, escape: str) -> Iterator[Place]:
         if value[at].isspace():
             at += 1
             continue
-        begin, quote = at, ""
-        while at < len(value) and (quote or not value[at].isspace()):
-            if value[at] == escape and quote != "'":
-                at += 1
-            elif value[at] == quote:
-                quote = ""
-            elif not quote and value[at] in _QUOTES:
-                quote = value[at]
+        begin, at = at, _word_end(value, at, "", escape)
+        yield begin, at
+
+
+def _word_end(value: str, at: int, stops: str, escape: str) -> int:
+    """Return where, out of quotes, the next blank stands, or one of `stops`."""
+    quote = ""
+    while at < len(value) and (quote or not (value[at].isspace() or value[at] in stops)):
+        if value[at] == escape and quote != "'":
             at += 1
-        yield begin, min(at, len(value))
+        elif value[at] == quote:
+            quote = ""
+        elif not quote and value[at] in _QUOTES:
+            quote = value[at]
+        at += 1
+    return min(at, len(value))
 
 
 def _spans(value: str) -> Iterator[Place]:
@@ -221,6 +233,7 @@ def _spans(value: str) -> Iterator[Place]:
         yield from _after_schemes(value)
     if len(value) >= _RANDOM:
         yield from _random(value)
+        yield from _hexadecimal(value)
 
 
 def _shapes(value: str) -> Iterator[Place]:
@@ -231,14 +244,45 @@ def _shapes(value: str) -> Iterator[Place]:
             if end - at >= len(prefix) + min(rest, 16) and not _is_words(value[at + len(prefix) : end]):
                 yield at, end
             at = value.find(prefix, at + len(prefix))
+    for parts in shapes.SEQUENCES:
+        at = value.find(str(parts[0]))
+        while at >= 0:
+            end = _sequence_end(value, at, parts)
+            if end:
+                yield at, end
+            at = value.find(str(parts[0]), at + 1)
     at = value.find("-----BEGIN ")
     if at >= 0 and "PRIVATE KEY" in value[at : at + 64]:
         yield at, len(value)
 
 
+def _sequence_end(value: str, at: int, parts: Sequence[str | tuple[frozenset[str], int]]) -> int:
+    """Return where a secret of these parts ends that begins at `at`; 0 where there is none."""
+    for part in parts:
+        if isinstance(part, str):
+            if not value.startswith(part, at):
+                return 0
+            at += len(part)
+        else:
+            end = _run(value, at, part[0])
+            if end - at < part[1]:
+                return 0
+            at = end
+    return at
+
+
 def _is_words(rest: str) -> bool:
-    """Whether a prefix stands in a name by chance: task-management-application. Keys have digits or capitals."""
-    return rest.islower() and not any(c.isdigit() for c in rest)
+    """Whether a prefix stands in a name by chance: task-management-application, desk-2026-11-22-Notes.txt."""
+    return all(map(_is_word, rest.replace("_", "-").replace(".", "-").split("-")))
+
+
+def _is_word(text: str) -> bool:
+    if len(text) < _SHORT:  # v2, mp4
+        return True
+    if text.isdigit():
+        return len(text) < _LONG_NUMBER
+    is_name = len(text) < _LONG_WORD and (text.isupper() or text.istitle())
+    return text.isalpha() and (text.islower() or is_name)
 
 
 def _users(value: str) -> Iterator[Place]:
@@ -251,11 +295,18 @@ def _users(value: str) -> Iterator[Place]:
             end += 1
         authority = min((place for c in "/?#" if (place := value.find(c, begin, end)) >= 0), default=end)
         user = value.rfind("@", begin, authority)
-        if user < 0 and not value[begin:authority].rpartition(":")[2].isdigit() and ":" in value[begin:authority]:
+        if user < 0 and ":" in value[begin:authority] and not _is_host(value[begin:authority]):
             user = value.rfind("@", begin, end)
         if user >= 0:
             yield begin, user
         at = value.find("://", max(begin, user))
+
+
+def _is_host(authority: str) -> bool:
+    """Whether what stands before the path is HOST:PORT, and not a user with the beginning of his password."""
+    host, _, port = authority.rpartition(":")
+    is_port = port.isdigit() and port.isascii() and not port.startswith("0") and len(port) <= 5
+    return is_port and ("." in host or host.startswith("[") or host == "localhost")
 
 
 def _named(value: str, separator: str) -> Iterator[Place]:
@@ -286,21 +337,12 @@ def _name_before(value: str, at: int) -> str:
 def _value_end(value: str, begin: int) -> int:
     """Return where NAME=VALUE ends: at a blank outside of quotes, or at the next parameter of a URL."""
     stops = "&#" if "://" in value[:begin] or "?" in value[:begin] else ""
-    at, quote = begin, ""
-    while at < len(value) and (quote or not (value[at].isspace() or value[at] in stops)):
-        if value[at] == "\\" and quote != "'":
-            at += 1
-        elif value[at] == quote:
-            quote = ""
-        elif not quote and value[at] in _QUOTES:
-            quote = value[at]
-        at += 1
-    return min(at, len(value))
+    return _word_end(value, begin, stops, "\\")
 
 
 def _after_schemes(value: str) -> Iterator[Place]:
     """Yield what stands behind `Bearer `, to the end of its word; behind other schemes, where a colon comes before."""
-    lower = value.lower() if value.isascii() else "".join(c.lower() if c.isascii() else c for c in value)
+    lower = _lower(value)
     for scheme in _SCHEMES:
         at = lower.find(scheme)
         while at >= 0:
@@ -316,15 +358,45 @@ def _after_schemes(value: str) -> Iterator[Place]:
             at = lower.find(scheme, begin)
 
 
+def _lower(value: str) -> str:
+    """Return a text in lower case, each character in its place: not so for all of them outside of ASCII."""
+    return value.lower() if value.isascii() else "".join(c.lower() if c.isascii() else c for c in value)
+
+
 def _random(value: str) -> Iterator[Place]:
     """Yield runs that nobody types by hand: long, with digits, lower and upper case."""
     at = 0
     while at < len(value):
         end = _run(value, at, _KEY)
         run = value[at:end]
-        if end - at >= _RANDOM and not run.islower() and not run.isupper() and any(c.isdigit() for c in run):
+        is_mixed = run.lower() != run != run.upper() and any(c.isdigit() for c in run)
+        if end - at >= _RANDOM and is_mixed and not _is_words(run):
             yield at, end
         at = end + 1
+
+
+def _hexadecimal(value: str) -> Iterator[Place]:
+    """Yield words of hexadecimal that stand alone, as keys do: not in a path or a file's name, no commit or digest."""
+    lower = _lower(value)
+    at = 0
+    while at < len(value):
+        end = _run(lower, at, shapes.HEX)
+        if end - at >= _RANDOM and end - at != shapes.COMMIT and _stands_alone(value, at, end):
+            run = value[at:end]
+            is_mixed = not run.isdigit() and not run.isalpha() and (run.islower() or run.isupper())
+            if is_mixed and len(set(run)) >= _FEW and not _is_digest(lower, at):
+                yield at, end
+        at = max(end, at + 1)
+
+
+def _stands_alone(value: str, begin: int, end: int) -> bool:
+    return all(c.isspace() or c in _AROUND for c in (value[begin - 1 : begin] + value[end : end + 1]))
+
+
+def _is_digest(value: str, at: int) -> bool:
+    """Whether what stands before this place says that a digest follows: sha256:…, --hash=…, digest: …"""
+    name = _name_before(value, at - 1) if at and value[at - 1] in ":= " else ""
+    return any(word in shapes.DIGESTS for word in name.replace("-", " ").replace("_", " ").split())
 
 
 def _run(value: str, at: int, of: frozenset[str]) -> int:

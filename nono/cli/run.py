@@ -17,6 +17,7 @@ import argparse
 import os
 from importlib import import_module
 
+from nono.audit import redact
 from nono.cli import render
 from nono.cli.flags import add_policy_arguments, policy_request
 from nono.cli.messages import Messages, add_message_arguments
@@ -164,6 +165,8 @@ def parse_name(text: str) -> str:
     """Return the name of a run, which is to be a part of a file's name."""
     if not (0 < len(text) <= _MAX_NAME and text.isascii() and text.replace("-", "").replace("_", "").isalnum()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a name: letters, digits, - and _, {_MAX_NAME} at most")
+    if redact.argv([text]) != [text]:
+        raise argparse.ArgumentTypeError("this looks like a key, which would stay in the log's name; choose another")
     return text
 
 

@@ -8,13 +8,29 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nono.audit import redact
+from nono.audit import redact, shapes
 from nono.policy import variables
 
 SECRET = "hunter2"
 KEYS = [
-    prefix + ("a1B2c3D4e5F6g7H8i9J0" * 4)[: max(rest, 20)] for prefix, rest in sorted(variables.key_prefixes().items())
+    prefix + ("a1B2c3D4e5F6g7H8i9J0" * 4)[: max(rest, 20)]
+    for prefix, rest in sorted({**variables.key_prefixes(), **shapes.PREFIXES}.items())
 ]
+HEX = "9f86d081884c7d659a2feaa0c55ad015"
+RANDOM = "wJalrXUtnFEMIK7MDENGbPxRfiCYz9Qk"
+PARTED = {  # secrets of several parts, the part that must not stay, and what looks like it
+    "jwt": ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN", "eyJzdWIi"),
+    "slack": ("/services/T024BE7LD/B0ABCDEF1/" + RANDOM[:24], RANDOM[:24]),
+    "slack trigger": ("/triggers/T024BE7LD/12345678901/" + HEX, HEX),
+    "discord": ("/api/webhooks/123456789012345678/" + RANDOM * 2, RANDOM),
+    "telegram": ("/bot123456789:AAH" + RANDOM + "/sendMessage", RANDOM),
+    "teams": (f"/webhookb2/{HEX}-0@{HEX}-1/IncomingWebhook/{HEX}/x", HEX),
+    "ifttt": ("/trigger/x/with/key/" + RANDOM, RANDOM),
+    "lark": ("/open-apis/bot/v2/hook/550e8400-e29b-41d4-a716-446655440000", "550e8400"),
+    "twilio": ("/v1/SK" + HEX, HEX),
+    "mailgun": ("/v3/key-" + HEX, HEX),
+    "databricks": ("/x/dapi" + HEX, HEX),
+}
 
 
 @pytest.mark.parametrize(
@@ -88,6 +104,27 @@ def test_keys_are_known_by_their_shape(key: str) -> None:
         assert key not in redact.without_keys(text)
 
 
+@pytest.mark.parametrize("name", PARTED)
+def test_secrets_of_several_parts_are_known_in_paths_and_words(name: str) -> None:
+    secret, part = PARTED[name]
+    for text in (secret, f"https://x.example{secret}", f"curl -X POST 'https://x.example{secret}' -d x"):
+        assert part not in redact.without_keys(text)
+        assert part not in "".join(redact.argv(["agent", text]))
+
+
+@pytest.mark.parametrize(
+    "text", [HEX, HEX.upper(), HEX * 2, HEX[:16] * 3, f"--x={HEX}", f"a,{HEX},b", f'{{"x":"{HEX}"}}']
+)
+def test_hexadecimal_that_stands_alone_is_taken_for_a_key(text: str) -> None:
+    (shown,) = redact.argv([text])
+    assert HEX[:8] not in shown.lower()
+    assert "***" in shown
+
+
+def test_a_secret_in_a_path_of_a_start_is_taken_out() -> None:
+    assert redact.without_keys(f"/home/me/{KEYS[0]}/x") == "/home/me/***/x"
+
+
 def test_long_random_text_is_taken_for_a_key() -> None:
     for text in ("zJ8kQ2vB5nX1mC7aS4dF6gH3jK9lP0oI", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgN"):
         assert redact.argv(["agent", text]) == ["agent", "***"]
@@ -106,9 +143,19 @@ def test_long_random_text_is_taken_for_a_key() -> None:
         ["cat", "src/task-management-application/risk-assessment-dashboard.py"],
         ["node", "-e", "console.log(1 + 1)"],
         ["npx", "https://cdn.example/@scope/package@1.0.0"],
-        ["agent", "http://127.0.0.1:8080/x@y"],
+        ["agent", "http://127.0.0.1:8080/x@y", "http://localhost:80/@x", "http://[::1]:8080/a@b", "http://h/x@y"],
         ["uv", "run", "--python", "3.12", "550e8400-e29b-41d4-a716-446655440000"],
         ["agent", "", " ", "é", "\x1b[31m"],
+        ["cat", "desk-2026-11-22-Meeting-notes.txt", "task-20261122-README.md", "src/risk-1/TASK-2026-REPORT-FINAL.md"],
+        ["curl", "https://x.example/services/team/billing/report", "https://x.example/api/webhooks/123/list"],
+        ["curl", "https://x.example/bot/status", "https://x.example/triggers/T1/2/3", "with/key/bindings"],
+        ["docker", "run", f"image@sha256:{HEX * 2}", "--digest", f"sha512-{HEX}"],
+        ["pip", "install", f"--hash=sha256:{HEX * 2}", f"x==1 --checksum={HEX}"],
+        ["git", "show", HEX + "01234567", f"commit {HEX}", f"--rev={HEX}"],
+        ["node", f"dist/main.{HEX}.js", f"build-{HEX}/x", f".git/objects/9f/{HEX}012345", f"~/.cache/{HEX}"],
+        ["dd", "0" * 40, "1" * 64, "a" * 32, "00000000000000000000000000000001"],
+        ["vi", "eyJ.txt", "keyJournal.py", "a.eyJ", "monkey-business-2026.md", "dapier/models.py"],
+        ["make", "glc_test", "hvs.c", "ntn_model_v2_final.bin", "ATBBREVIATION"],
     ],
     ids=" ".join,
 )

@@ -65,6 +65,13 @@ def test_a_real_run_from_list_to_export(site: Site) -> None:
     assert exported.stdout == log.read_text()
 
 
+def test_a_key_is_no_name(site: Site) -> None:
+    key = "sk-proj-" + "a1B2c3D4" * 4
+    done = site.run(["--name", key], ["true"])
+    assert (done.returncode, "looks like a key" in done.stderr, key in done.stderr) == (2, True, False)
+    assert not site.state.exists()
+
+
 def test_a_start_says_what_was_granted_and_never_a_reference(site: Site) -> None:
     references = site.store_in_files()
     site.run(["--profile", str(site.profile(references)), "--allow-cwd", "--deny", str(site.work / "x")], ["true"])

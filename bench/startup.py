@@ -7,6 +7,9 @@ The commands are started in turn, round by round, so that whatever else the mach
     nono run --credential openai -- true   likewise
     nono --help, and others that start no agent: ANSWERS
 
+And `nono run --allow-cwd -- PROBE` in two equal projects of a hundred files that would instruct an agent: in one they
+are signed, and a policy wants them so. What that adds is the difference within each round.
+
 PROBE is a C program that prints CLOCK_MONOTONIC as the first thing it does: from the exec of nono to that is the time
 to the agent's start. The whole command is measured on its own, with true(1) in the place of PROBE. The supervisor's
 memory is its resident set while an agent sleeps.
@@ -30,10 +33,12 @@ from typing import NamedTuple
 from bench import _report
 from bench._report import Figure
 from tests.keyring_service import KeyringService
+from tests.signing import Signer
 
 FLAGS = ["--credential", "openai"]
 KEY = "sk-bench-0123456789abcdef0123456789abcdef"
 TO_AGENT, WHOLE, IDLE_MIB = 4.0, 8.0, 40.0  # the targets
+SIGNED_FILES, SIGNED_ADDS = 100, 13.0  # by what Python takes to start: 150 ms where that is 11.5
 # What starts no agent: its arguments, and its target. --help shall take no more than 80 ms, of which these are half.
 ANSWERS: tuple[tuple[tuple[str, ...], float], ...] = (
     (("--help",), 3.0),
@@ -72,7 +77,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with ExitStack() as undo:
         directory = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="nono-bench-")))
-        figures = measure(_stores(directory, undo), _build_probe(directory), 5 if arguments.smoke else arguments.rounds)
+        stores, rounds = _stores(directory, undo), 5 if arguments.smoke else arguments.rounds
+        figures = measure(stores, _build_probe(directory), _projects(directory), rounds)
     text = _report.table(figures)
     print(text)
     if not arguments.smoke:
@@ -81,8 +87,8 @@ def main() -> None:
         sys.exit("a target was missed")
 
 
-def measure(stores: Sequence[Store], probe: str, rounds: int) -> list[Figure]:
-    """Run every command `rounds` times, interleaved; return the figures."""
+def measure(stores: Sequence[Store], probe: str, projects: tuple[Path, Path], rounds: int) -> list[Figure]:
+    """Run every command `rounds` times, interleaved; return the figures. projects: without signatures, and with."""
     python = [sys.executable, "-I", "-c", "pass"]
     commands: dict[str, Callable[[], float]] = {"python": partial(_whole, python, stores[0].environment)}
     nono = [_console_script(), "run", *FLAGS, "--"]
@@ -92,6 +98,9 @@ def measure(stores: Sequence[Store], probe: str, rounds: int) -> list[Figure]:
     for arguments, _ in ANSWERS:
         name = " ".join(("nono", *arguments))
         commands[name] = partial(_whole, [_console_script(), *arguments], stores[0].environment)
+    in_project = [_console_script(), "run", "--allow-cwd", "--block-net", "--", probe]
+    for name, project in zip(("unsigned", "signed"), projects, strict=True):
+        commands[name] = partial(_to_agent, in_project, stores[0].environment, project)
     samples: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(rounds + 1):
         for name, run in commands.items():
@@ -111,6 +120,10 @@ def measure(stores: Sequence[Store], probe: str, rounds: int) -> list[Figure]:
         name = " ".join(("nono", *arguments))
         value = _report.median(samples[name])
         figures.append(Figure(f"`{name}`", value, "ms", value / baseline, target))
+    adds = [signed - plain for plain, signed in zip(samples["unsigned"], samples["signed"], strict=True)]
+    label = f"what verifying {SIGNED_FILES} signed files adds to the agent's exec"
+    value = _report.median(adds)
+    figures.append(Figure(label, value, "ms", value / baseline, SIGNED_ADDS))
     idle = "supervisor's memory while idle, key in"
     return figures + [Figure(f"{idle} {store.name}", _idle_mib(store), "MiB", target=IDLE_MIB) for store in stores]
 
@@ -123,12 +136,13 @@ def _whole(command: list[str], environment: dict[str, str]) -> float:
     return (time.monotonic() - start) * 1000
 
 
-def _to_agent(command: list[str], environment: dict[str, str]) -> float:
-    """Return how long it took from here to the first thing the agent did, in ms."""
+def _to_agent(command: list[str], environment: dict[str, str], directory: Path | None = None) -> float:
+    """Return how long it took from here to the first thing the agent did, in ms. directory: to start in."""
     start = time.monotonic()
     done = subprocess.run(
         command,
         env=environment,
+        cwd=directory,
         check=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -173,6 +187,21 @@ def _stores(directory: Path, undo: ExitStack) -> list[Store]:
     else:
         print("No Secret Service can be started here; measuring the file only.", file=sys.stderr)
     return stores
+
+
+def _projects(directory: Path) -> tuple[Path, Path]:
+    """Return two equal projects of the user's: in the second one the files are signed, by his own key."""
+    home = directory / "home"
+    signer = Signer().trusted_by(home)
+    plain, signed = home / "plain", home / "signed"
+    for root in (plain, signed):
+        for number in range(SIGNED_FILES):
+            path = root / "skills" / str(number) / "SKILL.md"
+            path.parent.mkdir(parents=True)
+            path.write_text(f"# Skill {number}\n" + "How it is done, step by step.\n" * 100)
+    signer.sign(*signed.rglob("SKILL.md"))
+    signer.policy(signed, signer, includes=["**/SKILL.md"])
+    return plain, signed
 
 
 def _build_probe(directory: Path) -> str:

@@ -34,6 +34,7 @@ from nono.trust.errors import BAD_SIGNATURE, EXPIRED, MALFORMED, BundleError
 
 try:
     from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
     from sigstore.errors import CertValidationError, VerificationError
     from sigstore.models import Bundle as SigstoreBundle
     from sigstore.models import ClientTrustConfig, InvalidBundle
@@ -45,7 +46,7 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from nono.trust.bundle import Bundle
@@ -133,12 +134,11 @@ def _identity_of(bundle: Bundle, content: Mapping[str, Any], source: str) -> Key
         raise BundleError(MALFORMED, bundle.source, _reason(_UNREADABLE, error, "is not a Sigstore bundle")) from None
     if "dsseEnvelope" not in _fields(claimed):
         raise BundleError(MALFORMED, bundle.source, "signs the bytes of a file, not a statement about it")
-    reader = _Reader()
-    verifier = _verifier(_what_counts(bundle, claimed, content), source)
+    reader, counts = _Reader(), _what_counts(bundle, claimed, content)
     try:
-        verified = verifier.verify_dsse(claimed, reader)
+        verified = _verifier(counts, source).verify_dsse(claimed, reader)
     except VerificationError as error:
-        raise _refused(bundle, claimed, error) from None
+        raise _refused(bundle, claimed, counts, error) from None
     if verified != (bundle.payload_type, bundle.payload):
         raise BundleError(MALFORMED, bundle.source, "reads differently to another reader")
     return identity_in(reader.certificate, bundle.source)
@@ -221,17 +221,38 @@ def _times(bundle: Bundle, claimed: SigstoreBundle) -> list[datetime]:
     return times + [stamp.tst_info.gen_time for stamp in stamps.rfc3161_timestamps] if stamps else times
 
 
-def _refused(bundle: Bundle, claimed: SigstoreBundle, error: VerificationError) -> BundleError:
+def _refused(
+    bundle: Bundle, claimed: SigstoreBundle, counts: Mapping[str, Any], error: VerificationError
+) -> BundleError:
     """Return why the package refused, in a sentence."""
-    start, end = claimed.signing_certificate.not_valid_before_utc, claimed.signing_certificate.not_valid_after_utc
+    certificate = claimed.signing_certificate
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     for time in _times(bundle, claimed):
         if not start <= time <= end:
             said = f"was signed on {time:%Y-%m-%d %H:%M} UTC, when its certificate was not valid"
             return BundleError(EXPIRED, bundle.source, f"{said} ({start:%Y-%m-%d %H:%M} to {end:%H:%M})")
+        if isinstance(error, CertValidationError) and any(
+            not issuer.not_valid_before_utc <= time <= issuer.not_valid_after_utc
+            for issuer in _issuers(certificate, counts)
+        ):
+            said = f"was signed on {time:%Y-%m-%d %H:%M} UTC, when the certificate of its authority was not valid"
+            return BundleError(EXPIRED, bundle.source, said)
     if isinstance(error, CertValidationError):
-        reason = "has a certificate of no authority that the trusted root names, or names for that time"
+        reason = "has a certificate of no authority that the trusted root names for that time"
         return BundleError(BAD_SIGNATURE, bundle.source, reason, _ROOTS)
     return BundleError(BAD_SIGNATURE, bundle.source, _reason(_REFUSALS, error, "does not pass Sigstore's verification"))
+
+
+def _issuers(certificate: x509.Certificate, content: Mapping[str, Any]) -> Iterator[x509.Certificate]:
+    """Yield the certificates of a root by whose key this one is signed. (Each in a root is believed by itself.)"""
+    for authority in content["certificateAuthorities"]:
+        for each in authority["certChain"]["certificates"]:
+            issuer = x509.load_der_x509_certificate(b64decode(each["rawBytes"]))
+            try:
+                certificate.verify_directly_issued_by(issuer)
+            except (ValueError, TypeError, InvalidSignature):
+                continue
+            yield issuer
 
 
 def _reason(table: tuple[tuple[str, str], ...], error: Exception, otherwise: str) -> str:

@@ -48,6 +48,8 @@ OTHER = signing.statement([("SKILL.md", "1" * 64)], INSTRUCTION_FILE, {"kind": "
 JOB = Keyless(ISSUER, REPOSITORY, WORKFLOW, REF, SIGNER_URI, SIGNER_URI)
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 
+HOUR = timedelta(hours=1)
+
 Json = dict[str, Any]
 
 
@@ -277,7 +279,6 @@ def media_type(name: str) -> Callable[[World], Json]:
     return lambda world: world.bundle(PAYLOAD) | {"mediaType": name}
 
 
-HOUR = timedelta(hours=1)
 WRONG: dict[str, tuple[Callable[[World], Json], str, str]] = {
     "signed too late": (
         lambda world: world.bundle(PAYLOAD, when=SIGNED_AT + HOUR), EXPIRED,
@@ -346,6 +347,14 @@ def test_says_what_is_wrong(world: World, root: TrustRoot, name: str, capfd: pyt
     assert "\n" not in str(raised.value)
     assert raised.value.__cause__ is None, "what the package says stays in there"
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_chain_that_had_run_out_is_no_chain() -> None:
+    made = World()
+    made.intermediate = Authority("sigstore-intermediate.test", issuer=made.root, end=SIGNED_AT - HOUR)
+    with pytest.raises(BundleError, match="when the certificate of its authority was not valid") as raised:
+        keyless.identity_of(read(made.bundle(PAYLOAD)), made.trust_root())
+    assert raised.value.outcome == EXPIRED
 
 
 def test_another_reading_of_the_same_bytes_is_refused(world: World, root: TrustRoot) -> None:

@@ -224,7 +224,8 @@ def _word_end(value: str, at: int, stops: str, escape: str) -> int:
 
 def _spans(value: str) -> Iterator[Place]:
     """Yield what is secret, wherever it stands: (begin, end)."""
-    yield from _shapes(value)
+    if len(value) >= _SHORTEST:
+        yield from _shapes(value)
     if "://" in value or "@" in value:
         yield from _users(value)
     for separator in ("=", ":", "%3D", "%3d"):

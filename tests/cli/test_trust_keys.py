@@ -211,7 +211,7 @@ def test_a_key_that_is_not_ones_own_signs_but_does_not_count(user: Signer, tmp_p
     assert user.trust("sign", "--all").status == 1
     user.done("sign-policy")
     said = user.done("sign", "SKILL.md", "--keyref", reference).said
-    assert "do not verify yet" in said
+    assert "does not verify yet" in said
     assert user.statuses() == {"SKILL.md": "untrusted"}
 
 

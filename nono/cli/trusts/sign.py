@@ -20,7 +20,7 @@ from nono.cli.render import printable
 from nono.cli.trusts import keep, place, verdicts, writing
 from nono.cli.trusts.keyref import KeyReference
 from nono.cli.trusts.place import Sight, Where
-from nono.errors import NonoError, UsageError
+from nono.errors import NonoError, StoreError, UsageError
 from nono.policy.verdict import shell_quoted
 from nono.record import Record
 from nono.trust import bundle, errors, files, policy, signing, trusted_root
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     """(subjects, predicate type) -> the bundle file."""
 
 
+_SHOWN = 8
 _SIGNED, _KEPT, _LEFT_OUT, _REFUSED, _BLOCKED = "signed", "kept", "left out", "refused", "blocked"
 
 
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"files": [each.as_json() for each in done]}, indent=1))
         return int(failed)
     rows = [each.row(at) for each in done]
-    rows += _afterwards(arguments, at, bool(opened), blind)
+    rows += _afterwards(arguments, at, done, blind)
     print(render.table(rows), end="")
     return int(failed)
 
@@ -141,6 +142,9 @@ def _opened_all(arguments: argparse.Namespace, sight: Sight | None, at: Where) -
 
 def _open(path: str, sight: Sight | None, opened: list[Opened], done: list[Done]) -> None:
     relative = place.below(sight.root, path) if sight is not None else ""
+    if not _is_text(relative or os.path.basename(path)):
+        done.append(Done(path, _REFUSED, reason="has a name that is not UTF-8; rename it"))
+        return
     try:
         found = files.open_file(sight.root, relative) if sight is not None and relative else files.open_path(path)
     except FileNotFoundError:
@@ -155,6 +159,14 @@ def _open(path: str, sight: Sight | None, opened: list[Opened], done: list[Done]
             files.close(found)
             why = f" ({blocked})" if blocked else ""
             done.append(Done(path, _BLOCKED, reason=f"is on a blocklist{why}"))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _keyed(reference: KeyReference, at: Where) -> Signs:
@@ -185,13 +197,16 @@ def _keyless(trusted: str | None, at: Where) -> Signs:
 def _bundles(opened: Iterable[Opened], signs: Signs) -> list[Done]:
     """Sign each file, with a bundle beside it."""
     done = []
+    broken: NonoError | None = None  # what signs; then it is not asked again
     for each in opened:
         name = os.path.basename(each.path)
         try:
-            data = signs([(name, each.sha256)], bundle.INSTRUCTION_FILE)
-            write_beside(each, data)
+            if broken is not None:
+                raise broken
+            write_beside(each, signs([(name, each.sha256)], bundle.INSTRUCTION_FILE))
         except NonoError as error:
             done.append(_failed(each.path, error))
+            broken = None if isinstance(error, (errors.TrustError, StoreError)) else error
         else:
             done.append(Done(each.path, _SIGNED, f"{name}{bundle.SUFFIX}", sha256=each.sha256))
     return done
@@ -213,7 +228,7 @@ def _one_bundle(opened: Sequence[Opened], root: str, signs: Signs) -> list[Done]
             for each in inside:
                 files.recheck(each)
             writing.write(path, data, mode=writing.SHARED, over=True)
-    except NonoError as error:
+    except (errors.TrustError, StoreError) as error:
         return [*done, *(_failed(each.path, error) for each in inside)]
     return [*done, *(Done(each.path, _SIGNED, bundle.MULTI_NAME, sha256=each.sha256) for each in inside)]
 
@@ -238,11 +253,11 @@ def _sentence(reason: str, next_step: str) -> str:
     return f"{reason}; {next_step}" if next_step else reason
 
 
-def _afterwards(arguments: argparse.Namespace, at: Where, any_signed: bool, blind: str) -> list[tuple[str, str]]:
+def _afterwards(arguments: argparse.Namespace, at: Where, done: Sequence[Done], blind: str) -> list[tuple[str, str]]:
     """Say what nono run makes of it, in this place."""
     if blind:
         return [("note", f"nono run refuses the policy here: {printable(blind)}")]
-    if not any_signed or arguments.policy is not None:
+    if all(each.label != _SIGNED for each in done) or arguments.policy is not None:
         return []
     sight = place.look(arguments, at)
     if not sight.policy and not sight.rules.user:
@@ -252,5 +267,11 @@ def _afterwards(arguments: argparse.Namespace, at: Where, any_signed: bool, blin
     if not refused:
         count = "1 file" if len(named) == 1 else f"{len(named)} files"
         return [("verified", f"all that the policies name ({count})")] if named else []
-    rows = [verdicts.row(each, render.home_of(os.environ)) for each in refused[:8]]
-    return [("note", f"{len(refused)} that the policies name do not verify yet:"), *rows]
+    said = {each.path for each in done if each.failed}
+    news = [each for each in refused if f"{sight.root.rstrip('/')}/{each.path}" not in said]
+    if not news:
+        return []
+    count = "1 file that the policies name does" if len(news) == 1 else f"{len(news)} files that the policies name do"
+    rows = [verdicts.row(each, render.home_of(os.environ)) for each in news[:_SHOWN]]
+    more = [("", f"{len(news) - _SHOWN} more  (nono trust list)")] if len(news) > _SHOWN else []
+    return [("note", f"{count} not verify yet:"), *rows, *more]

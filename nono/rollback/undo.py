@@ -33,6 +33,7 @@ from nono.rollback.steps import META, Plan
 from nono.rollback.tree import DIRECTORY, FILE, LINK, SPECIAL, UNREADABLE, Entry, Root, Walk, open_root
 
 SAVED = "saved-"
+_NOW = "now-"  # and the process that lists what there is, for as long as it plans
 _PENDING = ".pending"  # until the restore before which it was listed is done
 _RACY_NS = 2_000_000_000  # what was changed so shortly before a listing began is read anew
 _ROUNDS = 64  # directories in directories that had to be opened first
@@ -77,7 +78,7 @@ def preview(session: Session, store: Store, selection: Selection, *, force: bool
     """Return what a restore would do now. Raises StoreError, UsageError."""
     with ExitStack() as stack:
         before, after = _listings(stack, session, undo=undo)
-        now = os.path.join(session.directory, f"now-{os.getpid()}")
+        now = os.path.join(session.directory, f"{_NOW}{os.getpid()}")
         stack.callback(_remove, now)
         _list(session, now, before, after, {}, None)
         with Manifest(now) as current:
@@ -99,6 +100,7 @@ def restore(
     """
     with ExitStack() as stack:
         stack.callback(os.close, sessions.hold(session))
+        _remove_abandoned(session)
         _settle_saved(session, recover(session.journal))
         stack.enter_context(store.lock())
         before, after = _listings(stack, session, undo=undo)
@@ -107,7 +109,7 @@ def restore(
         failed: list[bool] = []
         stack.callback(lambda: _settle_saved(session, REVERTED) if failed and not interrupted(session) else None)
         running = stack.enter_context(Restore(session.journal, roots))
-        now = os.path.join(session.directory, f"now-{os.getpid()}")
+        now = os.path.join(session.directory, f"{_NOW}{os.getpid()}")
         stack.callback(_remove, now)
         _list(session, now, before, after, opened, running)
         with Manifest(now) as current:
@@ -179,6 +181,12 @@ def interrupted_in(directory: str, roots: Sequence[bytes]) -> str:
                 ):
                     return session.id
     return ""
+
+
+def unsettled_states(session: Session) -> list[str]:
+    """Return the names of what was listed and saved before a restore that was not finished."""
+    names = sorted(os.listdir(session.directory))
+    return [name for name in names if name.startswith(SAVED) and name.endswith(_PENDING)]
 
 
 def saved_states(session: Session) -> list[str]:
@@ -401,13 +409,24 @@ def _save(plans: Sequence[tuple[bytes, Plan]], store: Store) -> None:
 
 def _settle_saved(session: Session, ended: str) -> None:
     """Let the listing from before a restore stay when that was done; remove it when it was not."""
+    for name in unsettled_states(session):
+        path = os.path.join(session.directory, name)
+        if ended == REVERTED:
+            _remove(path)
+        else:  # without a journal: killed when all was over, so it may have been done
+            os.rename(path, path.removesuffix(_PENDING))
+
+
+def _remove_abandoned(session: Session) -> None:
+    """Remove what a preview or a restore that was killed had listed."""
     for name in os.listdir(session.directory):
-        if name.startswith(SAVED) and name.endswith(_PENDING):
-            path = os.path.join(session.directory, name)
-            if ended == REVERTED:
-                _remove(path)
-            else:  # without a journal: killed when all was over, so it may have been done
-                os.rename(path, path.removesuffix(_PENDING))
+        if name.startswith(_NOW):
+            try:
+                os.kill(int(name.removeprefix(_NOW)), 0)
+            except (ProcessLookupError, ValueError, OverflowError):
+                _remove(os.path.join(session.directory, name))
+            except PermissionError:
+                pass  # it lives
 
 
 def _room_for(store: Store) -> Callable[[Entry, int], int]:

@@ -28,7 +28,7 @@ from nono.policy.quantities import parse_size
 from nono.record import Record
 from nono.rollback import sessions, snapshot, undo
 from nono.rollback.ignore import Rules
-from nono.rollback.objects import Store
+from nono.rollback.objects import Lock, Store
 from nono.rollback.sessions import Session
 from nono.session.own_directories import is_own
 from nono.session.stores import ELSEWHERE, destinations
@@ -202,9 +202,8 @@ def destination(chosen: str | None, place: Place) -> str:
 
 
 def remember(directory: str, place: Place) -> None:
-    """Let `nono rollback` find this store. Raises StoreError."""
-    known = destinations(place)
-    if directory in known:
+    """Let `nono rollback` find this store, and no later run open it. Raises StoreError."""
+    if directory in destinations(place):
         return
     own = os.path.join(place.state, "rollback")
     try:
@@ -212,9 +211,10 @@ def remember(directory: str, place: Place) -> None:
             os.makedirs(path, mode=0o700, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{own} cannot be made: {error.strerror}") from None
-    sessions.write_whole(
-        os.path.join(own, ELSEWHERE), b"\0".join(os.fsencode(each) for each in (*known[1:], directory))
-    )
+    path = os.path.join(own, ELSEWHERE)
+    with Lock(f"{path}.lock", alone=True, wait=True):  # or one of two runs that begin at once would forget the other's
+        known = dict.fromkeys((*destinations(place)[1:], directory))
+        sessions.write_whole(path, b"\0".join(map(os.fsencode, known)))
 
 
 def tracked(grants: Iterable[PathGrant], place: Place) -> list[bytes]:

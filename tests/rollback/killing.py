@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,16 @@ def has_xattrs(directory: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """Where nothing waits for a disk, if that has all that a tree needs."""
+    path = Path(tempfile.mkdtemp(prefix="nono-test-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    try:
+        yield path if has_xattrs(path) else tmp_path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def again(template: World) -> None:

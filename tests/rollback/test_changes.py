@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nono.rollback import changes
@@ -103,6 +103,7 @@ TEXTS = st.text("ab\n", max_size=60).map(str.encode)
 
 
 @pytest.mark.skipif(not shutil.which("patch"), reason="patch is not installed")
+@settings(deadline=None)  # it starts a process
 @given(TEXTS, TEXTS)
 def test_a_difference_can_be_applied(tmp_path_factory: pytest.TempPathFactory, before: bytes, after: bytes) -> None:
     place = tmp_path_factory.mktemp("diff")

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,20 +17,10 @@ from nono.rollback.objects import Store
 from nono.rollback.snapshot import take
 from nono.rollback.undo import Selection
 from tests.rollback import tracing
-from tests.rollback.killing import has_xattrs
+from tests.rollback.killing import memory as memory
 from tests.rollback.test_crash import check, make, settle
 from tests.rollback.test_undo import Place
 from tests.rollback.trees import picture
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """Where nothing waits for a disk, if that has all that a tree needs."""
-    path = Path(tempfile.mkdtemp(prefix="nono-test-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-    try:
-        yield path if has_xattrs(path) else tmp_path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def edited(directory: Path) -> Place:

@@ -141,3 +141,25 @@ def test_a_root_that_went_is_said(place: Place, tmp_path: Path) -> None:
     place.root.rename(tmp_path / "moved")
     with pytest.raises(StoreError, match="root"):
         place.restore()
+
+
+def test_what_was_saved_goes_with_its_session(place: Place) -> None:
+    for number in range(3):
+        (place.root / "edited").write_bytes(b"my work %d" % number)
+        place.restore("edited", force=True)
+    assert undo.saved_states(place.session) == ["saved-1", "saved-2", "saved-3"]
+    assert place.store.collect(lambda: sessions.manifests(place.store.directory))[0] == 0
+    sessions.remove(place.session)
+    place.store.collect(lambda: sessions.manifests(place.store.directory))
+    assert list(place.store.digests()) == []
+    assert not os.path.exists(place.session.directory)
+
+
+def test_what_a_killed_one_had_listed_goes_with_the_next(place: Place) -> None:
+    abandoned = Path(place.session.directory, "now-99999999")
+    abandoned.write_bytes(b"half a listing")
+    held = Path(place.session.directory, f"now-{os.getppid()}")
+    held.write_bytes(b"of a process that lives")
+    place.restore()
+    assert not abandoned.exists()
+    assert held.exists()

@@ -11,7 +11,7 @@ from nono.cli.rollbacks import places
 from nono.errors import StoreError
 from nono.rollback import sessions
 from nono.rollback.manifest import Manifest
-from nono.rollback.undo import saved_states
+from nono.rollback.undo import saved_states, unsettled_states
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,7 +45,7 @@ def _faults(found: places.Found, checked: dict[tuple[str, str], bool]) -> list[d
         faults.append({"session": session.id, "what": str(error)})
     names = [session.baseline, *([session.final] if session.ended else [])]
     needed = len(names)
-    names += [os.path.join(session.directory, name) for name in saved_states(session)]
+    names += [os.path.join(session.directory, name) for name in (*saved_states(session), *unsettled_states(session))]
     for number, path in enumerate(names):
         try:
             with Manifest(path) as manifest:

@@ -1,21 +1,132 @@
 """P11: what is signed is verified before the agent starts, and is what it reads for as long as it runs.
 
-Here: an agent that may write in a directory cannot change, remove, or replace the signed files in it, nor lead their
-paths elsewhere. Each attack first shows without the sandbox that it works, on a fresh copy of the same tree.
+First: what nobody signed whom the user trusts reaches no agent. Then: an agent that may write in a directory
+cannot change, remove, or replace the signed files in it, nor lead their paths elsewhere; there each attack first shows
+without the sandbox that it works, on a fresh copy of the same tree.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nono.policy.capabilities import READ, WRITE, PathDeny
 from nono.policy.protection import SIGNED
+from nono.trust.bundle import MULTI_FILE, TRUST_POLICY
 from tests.confined import REFUSED_BY_THE_KERNEL, TESTED, Place, Wall, run, write
+from tests.runs import Site, require_command
+from tests.signing import Signer, digest
 
 NAMES = ("CLAUDE.md", ".claude/skills/a/SKILL.md")
 CONTENT = "as it was signed"
+
+
+def edited(site: Site, signer: Signer, path: Path) -> None:
+    path.write_text("something else")
+
+
+def unsigned(site: Site, signer: Signer, path: Path) -> None:
+    _bundle(path).unlink()
+
+
+def signed_by_a_stranger(site: Site, signer: Signer, path: Path) -> None:
+    """Who calls himself as the user does."""
+    Signer(signer.key_id).sign(path)
+
+
+def signed_as_a_policy(site: Site, signer: Signer, path: Path) -> None:
+    signer.sign(path, predicate=TRUST_POLICY)
+
+
+def signed_as_a_tree(site: Site, signer: Signer, path: Path) -> None:
+    signer.sign(path, predicate=MULTI_FILE)
+
+
+def with_the_bundle_of_another(site: Site, signer: Signer, path: Path) -> None:
+    _bundle(path).write_bytes(_bundle(site.work / NAMES[1]).read_bytes())
+
+
+def with_half_a_bundle(site: Site, signer: Signer, path: Path) -> None:
+    _bundle(path).write_bytes(_bundle(path).read_bytes()[:-100])
+
+
+def revoked(site: Site, signer: Signer, path: Path) -> None:
+    signer.policy(site.home / ".config/nono", signer, includes=[], blocklist={"digests": [{"sha256": digest(path)}]})
+
+
+def moved_behind_a_link(site: Site, signer: Signer, path: Path) -> None:
+    path.rename(site.vault / "CLAUDE.md")
+    path.symlink_to(site.vault / "CLAUDE.md")
+
+
+def given_another_name(site: Site, signer: Signer, path: Path) -> None:
+    (site.vault / "CLAUDE.md").hardlink_to(path)
+
+
+def with_a_policy_that_was_relaxed(site: Site, signer: Signer, path: Path) -> None:
+    policy = site.work / "trust-policy.json"
+    policy.write_text(policy.read_text().replace("deny", "audit"))
+
+
+def with_a_policy_of_a_strangers(site: Site, signer: Signer, path: Path) -> None:
+    stranger = Signer(signer.key_id)
+    stranger.policy(site.work, stranger, includes=["CLAUDE.md"])
+    stranger.sign(path)
+
+
+def with_a_policy_that_lets_a_stranger_in(site: Site, signer: Signer, path: Path) -> None:
+    """Signed by the user; but his own policy, which a project only narrows, does not know the stranger."""
+    stranger = Signer("stranger")
+    signer.policy(site.home / ".config/nono", signer, includes=[])
+    signer.policy(site.work, signer, stranger, includes=["CLAUDE.md"])
+    stranger.sign(path)
+
+
+def _bundle(path: Path) -> Path:
+    return path.with_name(f"{path.name}.bundle")
+
+
+@pytest.fixture
+def signer(site: Site) -> Signer:
+    """The user of the site, whose working directory is a project with files that he has signed."""
+    made = Signer().trusted_by(site.home)
+    for name in NAMES:
+        (site.work / name).parent.mkdir(parents=True, exist_ok=True)
+        (site.work / name).write_text(f"{name}: {CONTENT}")
+        made.sign(site.work / name)
+    made.policy(site.work, made, includes=["CLAUDE.md", "**/SKILL.md"])
+    return made
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        edited, unsigned, signed_by_a_stranger, signed_as_a_policy, signed_as_a_tree, with_the_bundle_of_another,
+        with_half_a_bundle, revoked, moved_behind_a_link, given_another_name, with_a_policy_that_was_relaxed,
+        with_a_policy_of_a_strangers, with_a_policy_that_lets_a_stranger_in,
+    ],
+)  # fmt: skip
+def test_what_nobody_signed_whom_the_user_trusts_reaches_no_agent(
+    site: Site, signer: Signer, spoil: Callable[[Site, Signer, Path], None]
+) -> None:
+    command = ["sh", "-c", "cat CLAUDE.md; echo started > started"]
+    assert site.run(["--allow-cwd", "--block-net"], ["cat", "CLAUDE.md"]).stdout == f"CLAUDE.md: {CONTENT}"
+    spoil(site, signer, site.work / "CLAUDE.md")
+    done = site.run(["--allow-cwd", "--block-net"], command)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert (
+        "trust-policy.json " if "_policy_" in spoil.__name__ and "lets" not in spoil.__name__ else "CLAUDE.md "
+    ) in (done.stderr)
+    assert not (site.work / "started").exists()
+
+
+def test_it_is_verified_with_the_network_unplugged(site: Site, signer: Signer) -> None:
+    unplugged = (require_command("unshare"), "--user", "--map-root-user", "--net")
+    assert site.run(["--allow-cwd"], ["true"], wrap=unplugged).returncode == 0
+    (site.work / "CLAUDE.md").write_text("something else")
+    assert site.run(["--allow-cwd"], ["true"], wrap=unplugged).returncode == 1
 
 
 class Project:

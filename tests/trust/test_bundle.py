@@ -181,6 +181,7 @@ def test_a_claim_of_another_type_is_no_claim(signer: object) -> None:
         (b'{"a":' * 70 + b"1" + b"}" * 70, "nested more than 64"),
         (b"9" * 10_000, "too long"),
         (b" " * ((1 << 20) + 1), "larger than 1 MiB"),
+        (b'{"a": 1, "\\u0061": 2}', "has the key 'a' twice"),
         (b'{"mediaType": "', "not JSON"),
     ],
 )

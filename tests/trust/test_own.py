@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from nono.errors import PolicyError, UsageError
-from nono.trust import own
+from nono.trust import keys, own
 from nono.trust.policy import Publisher
 from tests.trust.places import Signer, own_key
 
@@ -109,6 +110,14 @@ def test_refuses_a_key_under_anothers_name(tmp_path: Path) -> None:
     path.with_name(f"{ALICE.fingerprint}.pub").rename(path)
     path.write_text(path.read_text().replace("file:///", "alice"))
     assert "does not bear the name" in refusal(tmp_path)
+
+
+def test_a_missing_library_is_no_broken_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_key(tmp_path, ALICE)
+    monkeypatch.setattr(keys, "_library", [])
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    with pytest.raises(UsageError, match="pip install"):
+        own.read(str(tmp_path))
 
 
 def test_other_files_there_are_nobodys_business(tmp_path: Path) -> None:

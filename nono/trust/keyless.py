@@ -73,6 +73,8 @@ _REFUSALS = (
     ("SCT", _NO_CT_LOG),
     ("SET", "has an entry in Rekor whose promise was not signed by that log"),
     ("checkpoint", "has an inclusion proof whose checkpoint was not signed by that log"),
+    ("note must contain", "has an inclusion proof with a checkpoint that is none"),
+    ("malformed", "has an inclusion proof with a checkpoint that is none"),
     ("nclusion proof", "has a wrong inclusion proof, or one whose checkpoint is of another tree"),
     ("DSSE: invalid signature", "has a signature that is not over this statement"),
     ("does not match bundle", "has an entry in Rekor that is about another signature"),
@@ -256,4 +258,5 @@ def _issuers(certificate: x509.Certificate, content: Mapping[str, Any]) -> Itera
 
 
 def _reason(table: tuple[tuple[str, str], ...], error: Exception, otherwise: str) -> str:
-    return next((reason for words, reason in table if words in str(error)), otherwise)
+    said = "\n".join(line.partition(" [type=")[0] for line in str(error).splitlines())  # without what it quotes
+    return next((reason for words, reason in table if words in said), otherwise)

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 _SIGNED_BY = "is signed by "
 _GET_TRUSTED = "have a publisher sign it, or make the signer one"
+_MOST_SHOWN = 300
 _SIGN_TREE = "nono trust sign --multi-subject --all"
 _OF_ONE_FILE = (bundles.INSTRUCTION_FILE,)
 _OF_A_TREE = (bundles.MULTI_FILE,)
@@ -297,6 +298,7 @@ def _untrusted(bundle: Bundle, signer: Signer, rules: Rules) -> BundleError:
             who += ", whose public_key the policy lacks,"
     else:
         who = signer.san or f"{signer.repository} ({signer.issuer})"
+        who = who if who.isprintable() and len(who) <= _MOST_SHOWN else "somebody with a certificate"
     lacking = rules.lacking(signer) or OWN_KEYS
     if lacking == OWN_KEYS:
         reason = f"{_SIGNED_BY}{who} and not with one of your own keys"

@@ -153,15 +153,9 @@ class Rules(Record):
         for publisher in self.everybody():
             if matches(publisher, signer):
                 names |= {publisher.name, publisher.key_id}
-        if isinstance(signer, Keyed):
-            names |= {signer.key_id, signer.fingerprint}
         names.discard("")
         for entry in self.blocked_publishers:
-            if entry.identity in names:
-                return entry
-            if isinstance(signer, Keyed) or entry.identity != signer.issuer:
-                continue
-            if not entry.repository or wildcard(entry.repository, signer.repository):
+            if entry.identity in names or _is_named(entry, signer):
                 return entry
         return None
 
@@ -273,6 +267,17 @@ def wildcard(pattern: str, value: str) -> bool:
     return True
 
 
+def _is_named(entry: Blocked, signer: Signer) -> bool:
+    """Whether an entry of a blocklist is about `signer` by what is known of him without a policy."""
+    if isinstance(signer, Keyed):
+        return bool(entry.identity) and (
+            entry.identity == signer.key_id or entry.identity.lower() == signer.fingerprint
+        )
+    if not entry.identity or entry.identity != signer.issuer:
+        return False
+    return not entry.repository or wildcard(entry.repository, signer.repository)
+
+
 def _with_own_keys(publishers: Sequence[Publisher], own: Sequence[Publisher]) -> tuple[Publisher, ...]:
     of = {publisher.key_id: publisher.public_key for publisher in own}
     return tuple(
@@ -337,8 +342,14 @@ def _short(text: str) -> None:
         raise PolicyError(f"is longer than {_MOST_TEXT} characters")
 
 
-def _path(text: str) -> None:
+def _shown(text: str) -> None:
     _short(text)
+    if not text.isprintable():
+        raise PolicyError("has a character that cannot be shown")
+
+
+def _path(text: str) -> None:
+    _shown(text)
     if not text.startswith(("/", "~/")):
         raise PolicyError("is not an absolute path; begin it with / or ~/")
 
@@ -348,9 +359,9 @@ def _digest(text: str) -> None:
         raise PolicyError("is not a SHA-256 in 64 hexadecimal digits")
 
 
-_WORD = Text(rule=_short)
-_NAMED = Text("a string that is not empty", rule=_short, empty=False)
-_MAYBE = Member(Maybe(_WORD))
+_NAMED = Text("a string that is not empty", rule=_shown, empty=False)
+_MAYBE = Member(Maybe(Text(rule=_shown)))
+_REMARK = Member(Maybe(Text(rule=_short)))
 _PUBLISHER = Shape(
     {
         "name": Member(_NAMED, needed=True),
@@ -365,10 +376,10 @@ _PUBLISHER = Shape(
     "trust.publishers",
 )
 _DIGEST = Shape(
-    {"sha256": Member(Text(rule=_digest), needed=True), "description": _MAYBE, "added": _MAYBE}, "trust.digests"
+    {"sha256": Member(Text(rule=_digest), needed=True), "description": _REMARK, "added": _REMARK}, "trust.digests"
 )
 _BLOCKED = Shape(
-    {"identity": Member(_NAMED, needed=True), "repository": _MAYBE, "reason": _MAYBE, "added": _MAYBE},
+    {"identity": Member(_NAMED, needed=True), "repository": _MAYBE, "reason": _REMARK, "added": _REMARK},
     "trust.blocked",
 )
 _BLOCKLIST = Shape(

@@ -459,6 +459,12 @@ class TestKeyless:
             verdict = judged(root, rules=rules_of(Publisher(**CI)), keyless=lambda _, one=identity: one)  # type: ignore[misc]
             assert verdict.outcome == UNTRUSTED
 
+    def test_what_a_certificate_says_does_not_repaint_the_screen(self, root: Path) -> None:
+        self.put(root)
+        stranger = FROM_CI._replace(repository="evil/x", san="\x1b[2J")
+        verdict = judged(root, rules=rules_of(Publisher(**CI)), keyless=lambda _: stranger)
+        assert verdict.reason.startswith("is signed by somebody with a certificate, who is no publisher")
+
     def test_blocked_by_its_issuer(self, root: Path) -> None:
         self.put(root)
         rules = rules_of(Publisher(**CI), blocked_publishers=(Blocked(CI["issuer"], "org/*"),))

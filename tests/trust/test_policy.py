@@ -91,6 +91,9 @@ def test_null_is_as_if_it_were_not_there() -> None:
         ({"publishers": {}}, "publishers"),
         ({"publishers": [ALICE.entry] * 1001}, "more than 1000"),
         ({"publishers": [{"key_id": "x"}]}, "name is missing"),
+        ({"publishers": [{"name": "x\x1b[2J", "key_id": "x"}]}, "cannot be shown"),
+        ({"publishers": [{"name": "x" * 5000, "key_id": "x"}]}, "longer than 4096"),
+        ({"files": ["/a\n"]}, "cannot be shown"),
         ({"publishers": [{"name": "x"}]}, "neither key_id nor issuer"),
         ({"publishers": [{"name": "x", "key_id": ""}]}, "neither key_id nor issuer"),
         ({"publishers": [{**CI, "key_id": "x"}]}, "both key_id and issuer"),
@@ -334,6 +337,7 @@ def test_a_wildcard_searches_each_part_once() -> None:
         ("alice", signed(MALLORY, "alice"), True),
         ("alice", signed(ALICE, "bob"), True),  # he is alice, whatever he says
         (ALICE.fingerprint, signed(ALICE, "bob"), True),
+        (ALICE.fingerprint.upper(), signed(ALICE, "bob"), True),
         ("bob", signed(ALICE), False),
         (CI["issuer"], FROM_CI, True),
         ("ci", FROM_CI, True),

@@ -25,6 +25,7 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0)
 _GONE = (ENOENT, ENOTDIR, ELOOP)
 _MAX_XATTR_BYTES = 256 << 10  # of one file: more than ext4 has room for; XFS would take hundreds of megabytes
 _USER = "user."  # the attributes that a user may set: xattr(7); the others are the kernel's, or root's
+_CAPABILITY = "security.capability"  # what a program may do whoever starts it: capabilities(7)
 _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 
 
@@ -164,4 +165,6 @@ def xattrs_of(fd: int) -> tuple[tuple[tuple[bytes, bytes], ...], str]:
                 lost.append("and more, which are too large")
                 break
             found.append((os.fsencode(name), value))
+        elif name == _CAPABILITY:
+            lost.append(f"{name} (a program that is put back has no rights of its own)")
     return tuple(found), f"attributes that could not be kept: {', '.join(lost)}"[:1000] if lost else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,22 @@ def test_owners_are_in_the_manifest_and_old_ones_can_be_read(tmp_path: Path) -> 
     with Manifest(place.session.baseline) as manifest:
         manifest.verify()
         assert {each.uid for each in manifest.entries(0)} == {-1}
+
+
+@only_root
+def test_a_program_with_capabilities_comes_back_without_them_and_that_is_said(tmp_path: Path) -> None:
+    place = Session(tmp_path)
+    capability = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)  # effective; CAP_NET_BIND_SERVICE
+    try:
+        os.setxattr(place.root / "replaced", "security.capability", capability)
+    except OSError as error:
+        pytest.skip(f"no file can have capabilities here: {error.strerror}")
+    place.begin()
+    assert [(each.path, "security.capability" in each.note) for each in place.taken.notes] == [
+        (os.fsencode(place.root / "replaced"), True)
+    ]
+    (place.root / "replaced").write_bytes(b"by the agent")
+    place.end()
+    place.restore()
+    assert (place.root / "replaced").read_bytes() == b"replaced"
+    assert os.listxattr(place.root / "replaced") == []

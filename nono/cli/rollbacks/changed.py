@@ -5,6 +5,7 @@ Names and texts are the agent's: each goes through render.printable, so that non
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from heapq import merge
@@ -100,6 +101,8 @@ def described(changed: Changed, home: str) -> str:
         text += f"  ({before.kind} → {after.kind})"
     elif changed.change.kind == changes.MODE and before is not None and after is not None and before.mode != after.mode:
         text += f"  ({before.mode:04o} → {after.mode:04o})"
+    elif changed.change.kind == changes.MODE and before and after and changes.has_other_owner(before, after):
+        text += f"  ({before.uid}:{before.gid} → {after.uid}:{after.gid})"
     if after is not None and after.reason:
         text += f"  ({printable(after.reason)}: cannot be put back)" if before is not None else f"  ({after.reason})"
     return text
@@ -128,6 +131,8 @@ def as_json(changed: Changed) -> dict[str, Any]:
     for side, entry in sides.items():
         if entry is not None:
             told[side] = {"kind": entry.kind, "mode": f"{entry.mode:04o}"}
+            if entry.uid >= 0:
+                told[side] |= {"uid": entry.uid, "gid": entry.gid}
             if entry.kind == FILE:
                 told[side] |= {"size": entry.size, "sha256": entry.digest}
             if entry.kind == LINK:
@@ -135,6 +140,23 @@ def as_json(changed: Changed) -> dict[str, Any]:
             if entry.reason:
                 told[side]["reason"] = entry.reason
     return told
+
+
+def print_json(told: dict[str, Any]) -> None:
+    """Print one object as json.dumps(…, indent=1) has it; what is an iterator is printed item by item, as a list."""
+    begin = "{\n "
+    for key, value in told.items():
+        print(f"{begin}{json.dumps(key)}: ", end="")
+        begin = ",\n "
+        if not isinstance(value, Iterator):
+            print(json.dumps(value, indent=1).replace("\n", "\n "), end="")
+            continue
+        count = 0
+        for count, item in enumerate(value, 1):
+            text = json.dumps(item, indent=1).replace("\n", "\n  ")
+            print(f"{',' if count > 1 else '['}\n  {text}", end="")
+        print("\n ]" if count else "[]", end="")
+    print("\n}")
 
 
 class OnDisk:

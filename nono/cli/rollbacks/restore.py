@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from itertools import islice
@@ -42,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     kept = sum(len(plan.kept) for _, plan in undone.plans)
     status = int(bool(kept))
     if arguments.json:
-        print(json.dumps(_told(undone, session.id, done=not is_preview), indent=1))
+        changed.print_json(_told(undone, session.id, done=not is_preview))
         return status
     if arguments.diff:
         contents = changed.OnDisk(store, undone)
@@ -118,6 +117,6 @@ def _told(undone: Undone, session: str, *, done: bool) -> dict[str, object]:
         "session": session,
         "restored": done and not undone.is_nothing,
         "saved": undone.saved,
-        "changes": [changed.as_json(each) for each in changed.of_undone(undone)],
-        "left_alone": [{"path": os.fsdecode(path), "reason": kept.reason} for path, kept in changed.kept_of(undone)],
+        "changes": map(changed.as_json, changed.of_undone(undone)),
+        "left_alone": ({"path": os.fsdecode(path), "reason": kept.reason} for path, kept in changed.kept_of(undone)),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from itertools import islice
 
@@ -32,12 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
         told = {
             **{key: value for key, value in session.meta.items() if key not in ("gitignore", "never", "across")},
             "ended_whole": session.ended,
-            "changes": [changed.as_json(each) for each in changed.of_session(session, selection)]
-            if session.ended
-            else [],
+            "changes": map(changed.as_json, changed.of_session(session, selection) if session.ended else ()),
             "effects": [{"method": method, "host": host, "count": count} for method, host, count in effects],
         }
-        print(json.dumps(told, indent=1))
+        changed.print_json(told)
         return 0
     if arguments.diff:
         for each in changed.of_session(session, selection) if session.ended else ():

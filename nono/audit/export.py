@@ -49,6 +49,10 @@ def _row(session: str, record: Mapping[str, Any]) -> Iterator[Any]:
         known["detail"] = record.get("origin", "")
     elif kind == "start":
         known["detail"] = " ".join(str(word) for word in read.sequence(record, "argv"))
+    elif kind == "trust":
+        words = ("what", "publisher", "sha256", "enforcement")
+        known["verdict"] = record.get("outcome", "")
+        known["detail"] = " ".join(filter(None, (read.text(record, word) for word in words)))
     elif kind == "gap":
         known["detail"] = f"{record.get('lost', '?')} records could not be written"
     for column in COLUMNS:

@@ -17,7 +17,7 @@ from hashlib import sha256
 from html import escape
 from itertools import islice
 
-from nono.audit import read
+from nono.audit import read, signed
 from nono.audit.summary import MOST, Summary
 
 TYPE_CHECKING = False
@@ -90,6 +90,7 @@ def page(
     yield from _verdict(*verdict)
     yield from _cards(summary, changes)
     yield from _about(start, end)
+    yield from _signed(summary.trust)
     yield from _effects(summary.effects)
     yield from _denials(summary.denied)
     yield from _changes(changes, remarks)
@@ -155,6 +156,15 @@ def _about(start: Mapping[str, Any], end: Mapping[str, Any]) -> Iterator[str]:
             cells = (read.text(grant, name) for name in ("access", "path", "origin"))
             yield "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
         yield "</table></details>\n"
+
+
+def _signed(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if rows := signed.rows(records):
+        yield "<h2>Files that instruct the agent</h2><table>"
+        for label, text in rows[:MOST]:
+            look = "" if label == "signed" else " class=refused"
+            yield f"<tr{look}><td>{_text(label)}</td><td>{_text(text)}</td></tr>"
+        yield "</table>\n"
 
 
 def _effects(effects: Mapping[tuple[str, str], int]) -> Iterator[str]:

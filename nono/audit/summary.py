@@ -14,7 +14,7 @@ MOST = 20_000  # different things that were denied, or asked for elsewhere; of m
 
 
 class Summary:
-    """start, end: those records, {} for none. snapshots: all of those.
+    """start, end: those records, {} for none. snapshots, trust: all of those.
 
     exchanges, refused, denials, gaps: how many. effects: requests that may have changed something elsewhere, by method
     and host; `effect` is how many. denied: by what, why, and the flag that would grant it.
@@ -24,6 +24,7 @@ class Summary:
         self.start: Mapping[str, Any] = {}
         self.end: Mapping[str, Any] = {}
         self.snapshots: list[Mapping[str, Any]] = []
+        self.trust: list[Mapping[str, Any]] = []
         self.exchanges = self.refused = self.denials = self.gaps = self.effect = 0
         self.began, self.over = float("inf"), 0.0  # of exchanges
         self.effects: dict[tuple[str, str], int] = {}
@@ -48,6 +49,8 @@ class Summary:
             self.end = record
         elif kind == "snapshot" and len(self.snapshots) < MOST:
             self.snapshots.append(record)
+        elif kind == "trust" and len(self.trust) < MOST:
+            self.trust.append(record)
         elif kind == "gap":
             self.gaps += 1
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from resource import RLIMIT_NOFILE, getrlimit
 from time import time
 
+from nono.audit.redact import without_keys
 from nono.errors import NonoError
 from nono.policy.capabilities import WRITE, PathDeny, is_at_or_below
 from nono.policy.paths import Place, expand
@@ -193,6 +194,8 @@ class Verified(Trusted):
         else:
             what = f"{_files(others)} that would instruct the agent {_are(others)} not verified ({self._who_denies()})"
             details.append("to start once all the same: --trust-override")
+        if self._root != os.path.realpath(self._place.workdir):
+            details.insert(0, f"in {self._shown(self._root)}:")
         raise Refused(f"{what}; nothing was started", details)
 
     def _who_denies(self) -> str:
@@ -351,7 +354,8 @@ def _identity(opened: Opened) -> tuple[int, ...] | None:
 
 
 def _write(audit: AuditLog, now: float, what: str, verdict: Verdict) -> None:
-    members = {name: getattr(verdict, name) for name in ("path", "sha256", "outcome", "publisher", "reason")}
+    members = {"path": without_keys(verdict.path), "sha256": verdict.sha256, "outcome": verdict.outcome}
+    members |= {"publisher": verdict.publisher, "reason": without_keys(verdict.reason)}
     audit.write("trust", {"time": now, "what": what, **members})
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import islice
 
-from nono.audit import read, verify
+from nono.audit import read, signed, verify
 from nono.audit.summary import Summary
 from nono.audit.verify import Session
 from nono.cli import render
@@ -85,6 +85,13 @@ def _lines(checked: Session, records: Iterable[Mapping[str, Any]], *, denied: bo
         yield f"{events - most} more  (-v to list)"
     if denied and not events:
         yield "nothing was denied"
+    if summary.trust and not denied:
+        on_files = signed.rows(summary.trust)
+        yield ""
+        for label, text in on_files if verbose else on_files[:_FILES]:
+            yield from _rows(label, [text])
+        if len(on_files) > _FILES and not verbose:
+            yield f"{len(on_files) - _FILES} more  (-v to list)"
     if summary.snapshots and not denied:
         yield ""
         found, remarks = import_module("nono.cli.audits.files").changes(checked.session, summary.snapshots, home)

@@ -6,7 +6,7 @@ version of that package brings up to date. Nothing is fetched, ever: verificatio
 what was trusted yesterday is what is trusted today. signing_config.json, which says where to sign, is found alike.
 
 Finding and reading a root imports nothing of `sigstore`. A file in CONFIG that somebody other than the user or root
-could have written is refused.
+could have written is refused, and so is a link: what is in CONFIG/nono no agent writes, what a link leads to one might.
 
 Each authority and log in it has a time during which it is believed (validFor). The package leaves that to its caller
 where a signature is old, so `believed` looks: a log key that was retired vouches for nothing that was logged later.
@@ -140,19 +140,28 @@ def _first(given: str, configured: str, embedded: str) -> tuple[str, bytes]:
 def _read(path: str, *, private: bool = False) -> bytes | None:
     """Return a file's contents; None where there is none. private: nobody but the user and root may write it."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (os.O_NOFOLLOW if private else 0))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if private and os.path.islink(path):
+            raise PolicyError(f"{path} is a link, and says whom you trust; put the file itself there") from None
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{path} is not a regular file")
+        if private:
+            for each, name in ((status, path), (os.stat(os.path.dirname(path)), os.path.dirname(path))):
+                if each.st_uid not in (0, os.geteuid()) or each.st_mode & 0o022:
+                    raise PolicyError(f"somebody else could have written {name}; if it is yours: chmod go-w {name}")
+            if status.st_nlink != 1:
+                raise PolicyError(f"{path} has a second name, and says whom you trust; remove it, or copy it anew")
+        data = bytearray()
+        while len(data) <= MOST_BYTES and (more := os.read(fd, MOST_BYTES)):
+            data += more
+    finally:
         os.close(fd)
-        raise UsageError(f"{path} is not a regular file")
-    with open(fd, "rb") as file:
-        if private and (status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022):
-            raise PolicyError(f"somebody else could have written {path}; if it is yours: chmod go-w {path}")
-        data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise UsageError(f"{path} is larger than {MOST_BYTES >> 20} MiB")
-    return data
+    return bytes(data)

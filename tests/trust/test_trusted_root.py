@@ -48,6 +48,23 @@ def test_one_that_somebody_else_could_have_written_is_refused(config: Path, mode
         trusted_root.load(str(config))
 
 
+def test_one_with_another_name_or_in_a_directory_of_all_is_refused(config: Path, tmp_path: Path) -> None:
+    own, elsewhere = config / "trust" / "trusted_root.json", tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"{}")
+    own.symlink_to(elsewhere)
+    with pytest.raises(PolicyError, match="is a link, and says whom you trust; put the file itself there"):
+        trusted_root.load(str(config))
+    own.unlink()
+    os.link(elsewhere, own)
+    with pytest.raises(PolicyError, match="has a second name"):
+        trusted_root.load(str(config))
+    elsewhere.unlink()
+    assert trusted_root.load(str(config)).source == str(own)
+    (config / "trust").chmod(0o777)
+    with pytest.raises(PolicyError, match=r"somebody else could have written .*/trust; if it is yours"):
+        trusted_root.load(str(config))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_another_users_is_refused(config: Path) -> None:
     own = config / "trust" / "trusted_root.json"

@@ -14,7 +14,9 @@ this one is stricter.
     bundle    FILE.bundle -> Bundle, with its statement; and back
     keys      P-256, over the package `cryptography`
     keyless   a bundle by a certificate of Fulcio -> who signed it, over the package `sigstore`
+              (certificate: the identity in it; trusted_root: whom that believes; verified_cache: what it said before)
     signing   files -> statement -> bundle
+              (keyless_signing: without a key, in CI)
     own       the public keys of this user
     anchors   which policies count, and by whose signature
     check     one file and its bundle against the rules -> Verdict

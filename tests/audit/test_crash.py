@@ -7,6 +7,7 @@ it, in the middle of a write, and after it.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
@@ -21,6 +22,7 @@ import pytest
 from nono.audit import ledger, verify
 from nono.audit.log import AuditLog
 from tests.audit.test_verify import FIELDS, audit, write_session
+from tests.runs import Site
 
 CALLS = ("open", "write", "ftruncate", "fdatasync", "close", "unlink")
 ENOUGH = 200  # calls; a session has fewer
@@ -208,3 +210,29 @@ def test_a_session_waits_for_the_ledger_but_not_for_ever(tmp_path: Path, monkeyp
         log.begin({})
     assert 0.1 < time.monotonic() - began < 2
     os.close(fd)
+
+
+def test_real_runs_that_are_killed_while_they_write_are_no_tampering(site: Site) -> None:
+    """With an agent that sends as fast as it can, so that nono is nearly always about to write."""
+    flags = ["--profile", str(site.profile(site.store_in_files())), "--allow-cwd"]
+    for number in range(4):
+        with site.start([*flags, "--name", f"killed-{number}"], site.agent("ask", "1000000", "4")) as process:
+            (log,) = _wait_for(lambda name=f"killed-{number}": list((site.state / "audit").glob(f"*{name}.jsonl")))  # type: ignore[misc]
+            _wait_for(lambda log=log: b'"exchange"' in log.read_bytes())  # type: ignore[misc]
+            time.sleep(0.02 * number)
+            process.kill()
+        done = site.run([*flags, "--name", f"after-{number}"], ["true"])
+        assert done.returncode == 0, done.stderr
+    checked = site.nono(["audit", "verify", "--json"])
+    told = json.loads(checked.stdout)
+    assert (checked.returncode, told["faults"]) == (0, [])
+    states = {each["session"].split("-", 2)[2].split("-")[0]: each["state"] for each in told["sessions"]}
+    assert states == {"killed": verify.UNENDED, "after": verify.WHOLE}
+
+
+def _wait_for(what: Callable[[], Any]) -> Any:
+    until = time.monotonic() + 30
+    while not (found := what()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return found

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nono.audit import chain, examine, verify
+from nono.audit import chain, examine, read, verify
 from nono.audit.examine import CHANGED, MISSING, MOVED, REPEATED, TORN, Verified
 from nono.audit.log import AuditLog
 from nono.audit.verify import (
@@ -84,6 +84,51 @@ def test_every_changed_byte_is_found_in_its_line(log: bytes) -> None:
             found = faults_of(log[:at] + bytes((new,)) + log[at + 1 :])
             assert found, (at, new)
             assert found[0][0] in (line, line + 1), (at, new, found)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def small_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A chain of which only so many lines are looked at together."""
+    monkeypatch.setattr(examine, "_BATCH", request.param)
+    return int(request.param)
+
+
+def test_in_batches_every_change_is_found_as_well(log: bytes, small_batches: int) -> None:
+    lines = lines_of(log)
+    assert faults_of(log) == []
+    for order in itertools.permutations(range(len(lines))):
+        found = faults_of(b"".join(lines[at] for at in order))
+        wrong = next((at for at, number in enumerate(order) if at != number), None)
+        assert bool(found) == (wrong is not None), order
+        assert wrong is None or min(line for line, _ in found) == wrong + 1, (order, found)
+    for at in range(len(lines)):
+        changed = lines[at].replace(b"host", b"hosd").replace(b"kind", b"kint")
+        assert faults_of(b"".join([*lines[:at], changed, *lines[at + 1 :]])) == [(at + 1, CHANGED)]
+        without = faults_of(b"".join([*lines[:at], *lines[at + 1 :]]))
+        assert without == ([(at + 1, MISSING)] if at < len(lines) - 1 else [])
+        twice = faults_of(b"".join([*lines[: at + 1], *lines[at:]]))
+        assert [line for line, _ in twice][:1] == [at + 2]
+    for torn in (log[:-9], log + b'{"n":7'):
+        assert [what for _, what in faults_of(torn)] == [TORN]
+
+
+def test_half_records_in_any_batch_are_told_by_the_next(tmp_path: Path, small_batches: int) -> None:
+    path = tmp_path / "audit" / "ledger"
+    for number in range(5):
+        write_session(tmp_path, name=f"s{number}")
+        path.write_bytes(path.read_bytes() + b'{"n":%d,"kind"' % (2 * number + 3))
+    found, _ = audit(tmp_path)
+    assert (found.faults, [fault.line for fault in found.remarks]) == ((), [3, 6, 9, 12, 15])
+
+
+def test_a_line_without_end_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = write_session(tmp_path)
+    monkeypatch.setattr(read, "LONGEST", 4096)
+    monkeypatch.setattr(examine, "LONGEST", 4096)
+    data = log.read_bytes()
+    log.write_bytes(data + b'{"n":7,"kind":"' + b"x" * 100_000)
+    assert audit(tmp_path)[1][log.stem].state == FAULTY
+    assert faults_of(log.read_bytes())[0][0] == 7
 
 
 def test_every_removed_or_added_byte_is_found(log: bytes) -> None:

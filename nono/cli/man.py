@@ -40,6 +40,13 @@ of a flag.
 .B \\-\\-no\\-config
 ignores it.
 .TP
+.I $XDG_CONFIG_HOME/nono/trust\\-policy.json
+Which files must be signed in all of your projects, and by whom.
+.TP
+.I $XDG_CONFIG_HOME/nono/trust/
+The public halves of your signing keys, by which policies and files are
+verified.
+.TP
 .I $XDG_STATE_HOME/nono/
 What nono keeps: the audit log, answers of package managers, keys of the store
 .IR file .

@@ -108,7 +108,7 @@ def test_a_directory_is_no_file(user: Signer) -> None:
     user.keygen()
     done = user.trust("sign", "evil.md")
     assert done.status == 1
-    assert "evil.md: is not a regular file" in done.said
+    assert "evil.md: is a directory" in done.said
 
 
 def test_a_directory_that_is_a_link(user: Signer, tmp_path: Path) -> None:

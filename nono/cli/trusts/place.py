@@ -19,6 +19,8 @@ from nono.policy.network import nearest
 from nono.record import Record
 from nono.supervisor.whereabouts import find_place
 from nono.trust import anchors, bundle, check, files, find, globs, own, policy, trusted_root
+from nono.trust.errors import UnsafeFile
+from nono.trust.files import Opened
 from nono.trust.policy import Publisher, Rules
 
 TYPE_CHECKING = False
@@ -68,7 +70,9 @@ def look(arguments: argparse.Namespace, at: Where) -> Sight:
     keyless = _identity_of(getattr(arguments, "trusted_root", None), at)
     if arguments.policy is not None:
         path = os.path.abspath(arguments.policy)
-        rules = policy.merge(anchors.built_in(), None, read_policy(path), own.read(at.config))
+        opened = open_policy(path)
+        files.close(opened)
+        rules = policy.merge(anchors.built_in(), None, policy.parse(opened.data, path), own.read(at.config))
         return Sight(at.workdir, path, rules, (), keyless)
     found = anchors.find_root(at.workdir, at.home)
     loaded = anchors.load_policies(found.path, at.config, keyless)
@@ -78,21 +82,20 @@ def look(arguments: argparse.Namespace, at: Where) -> Sight:
     return Sight(found.path or at.workdir, named, loaded.rules, (*found.notes, *loaded.notes), keyless)
 
 
-def read_policy(path: str) -> policy.Policy:
-    """Return the policy in a file that the user named. Raises UsageError, UnsafeFile, PolicyError."""
+def open_policy(path: str) -> Opened:
+    """Return a policy that the user named; the caller closes it. Raises UsageError, PolicyError."""
     try:
         opened = files.open_path(path, most=policy.MOST_BYTES, keep=True)
     except FileNotFoundError:
         raise UsageError(f"there is no {path}{_near(path)}") from None
-    files.close(opened)
+    except UnsafeFile as error:
+        raise PolicyError(f"{path} {error.reason}") from None
     if policy.is_foreign(opened.data):
-        raise PolicyError(foreign(path))
-    return policy.parse(opened.data, path)
-
-
-def foreign(path: str) -> str:
-    """Return what is said of a policy in somebody else's format."""
-    return f"{path} is none of nono's policies: it has neither predicate nor version. nono trust init makes one"
+        files.close(opened)
+        raise PolicyError(
+            f"{path} is none of nono's policies: it has neither predicate nor version. nono trust init makes one"
+        )
+    return opened
 
 
 def key_of(flag: str, key_id: str | None, reference: str | None, at: Where) -> KeyReference:
@@ -178,7 +181,7 @@ def below(root: str, path: str) -> str:
 def absolute(path: str) -> str:
     """Return a path that the user typed, as an absolute one. Raises UsageError for what cannot be one."""
     if not path or "\0" in path:
-        raise UsageError("a FILE must not be empty or hold a NUL byte")
+        raise UsageError("a file's name must not be empty or hold a NUL byte")
     return os.path.abspath(path)
 
 
@@ -200,13 +203,19 @@ def _closed(found: check.Checked) -> Verdict:
 
 
 def _identity_of(given: str | None, at: Where) -> IdentityOf:
-    """Return what verifies a keyless bundle, anew each time; the library is loaded when the first one comes."""
+    """Return what verifies a keyless bundle, anew each time; the library is loaded when the first one comes.
+
+    given: a trusted root that the user named. Raises UsageError, PolicyError where it is none.
+    """
     loaded: list[TrustRoot] = []
+    if given is not None:
+        loaded.append(trusted_root.load(at.config, absolute(given)))
+        trusted_root.parse(loaded[0])
 
     def identity_of(of: Bundle) -> Keyless:
         keyless: Any = import_module("nono.trust.keyless")
         if not loaded:
-            loaded.append(trusted_root.load(at.config, os.path.abspath(given) if given is not None else ""))
+            loaded.append(trusted_root.load(at.config))
         found: Keyless = keyless.identity_of(of, loaded[0])
         return found
 

@@ -121,6 +121,8 @@ def _opened_all(arguments: argparse.Namespace, sight: Sight | None, at: Where) -
             elif os.path.basename(path) == policy.NAME:
                 reason = f"a policy is signed with: nono trust sign-policy {shell_quoted(path)}"
                 done.append(Done(path, _REFUSED, reason=reason))
+            elif os.path.isdir(path) and not os.path.islink(path):
+                done.append(Done(path, _REFUSED, reason="is a directory; name its files, or say --all"))
             else:
                 _open(path, sight, opened, done)
         return opened, done

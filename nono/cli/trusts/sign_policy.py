@@ -14,10 +14,9 @@ from nono.cli.render import printable, short
 from nono.cli.trusts import keep, place, sign
 from nono.cli.trusts.keyref import KeyReference
 from nono.cli.trusts.place import Where
-from nono.errors import PolicyError, UsageError
+from nono.errors import UsageError
 from nono.policy.verdict import shell_quoted
 from nono.trust import anchors, bundle, files, keys, own, policy, signing
-from nono.trust.files import Opened
 from nono.trust.policy import Policy, Publisher
 
 _SHOWN = 8
@@ -30,7 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     at = place.where()
     reference = place.key_of("--key", arguments.key, arguments.keyref, at)
     path = _path(arguments, at)
-    opened = _opened(path, arguments.user)
+    if arguments.user and not os.path.lexists(path):
+        raise UsageError("you have no policy of your own yet. It is made by: nono trust init --user")
+    opened = place.open_policy(path)
     try:
         signed = policy.parse(opened.data, path)
         keep.protect()
@@ -63,19 +64,6 @@ def _path(arguments: argparse.Namespace, at: Where) -> str:
         found = os.path.relpath(f"{above}/{policy.NAME}", at.workdir)
         raise UsageError(f"there is no {policy.NAME} here. To sign the one above: nono trust sign-policy {found}")
     raise UsageError(f"there is no {policy.NAME} here. It is made by: nono trust init --include PATTERN")
-
-
-def _opened(path: str, user: bool) -> Opened:
-    try:
-        opened = files.open_path(path, most=policy.MOST_BYTES, keep=True)
-    except FileNotFoundError:
-        if user:
-            raise UsageError("you have no policy of your own yet. It is made by: nono trust init --user") from None
-        raise UsageError(f"{path} {place.missing(path)}") from None
-    if policy.is_foreign(opened.data):
-        files.close(opened)
-        raise PolicyError(place.foreign(path))
-    return opened
 
 
 def _rows(path: str, signed: Policy) -> list[tuple[str, str]]:
@@ -121,7 +109,8 @@ def _next(path: str, signed: Policy, public: bytes, reference: KeyReference, at:
         return [("note", printable(f"that key is none of your own here, so what it signs does not count; {adopt}"))]
     flag = place.typed(reference, at)
     if path == at.users_policy:
-        return [("next", "nono trust verify --all, in a project")]
+        command = f"nono trust sign --all{flag}" if signed.includes else f"nono trust init{flag} --include PATTERN"
+        return [("next", printable(f"in a project: {command}"))]
     if os.path.basename(path) != policy.NAME:
         return [("note", f"nono run looks for {policy.NAME}, not for this name")]
     if not signed.includes:

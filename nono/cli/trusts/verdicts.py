@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nono.cli.render import printable, short
 from nono.cli.trusts.place import Sight, Where
-from nono.trust import errors
+from nono.trust import errors, policy
 from nono.trust.check import Verdict
 
 TYPE_CHECKING = False
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LABELS = {errors.VERIFIED: "verified", errors.UNSIGNED: "unsigned", errors.BLOCKED: "blocked"}
+_ENFORCEMENT = {
+    policy.DENY: "deny: nono run starts no agent unless all are",
+    policy.WARN: "warn: nono run says so, and starts the agent",
+    policy.AUDIT: "audit: nono run notes it, and starts the agent",
+}
 NO_POLICY = "no policy is in sight; judged by your own keys. Make one with: nono trust init --include PATTERN"
 NO_MATCH = "this pattern of the policy matches nothing"
 
@@ -29,7 +34,8 @@ def rows(
     told += [("refused", f"{printable(pattern)}: {NO_MATCH}") for pattern in unmatched]
     good = sum(verdict.outcome == errors.VERIFIED for verdict in verdicts)
     count = "1 file" if len(verdicts) == 1 else f"{len(verdicts)} files"
-    told.append(("checked", f"{count}: {good} verified, {len(verdicts) - good} not  ({_enforcement(sight)})"))
+    means = f"  ({_ENFORCEMENT[sight.rules.enforcement]})" if _policies(sight, at) else ""
+    told.append(("checked", f"{count}: {good} verified, {len(verdicts) - good} not{means}"))
     return told
 
 
@@ -66,11 +72,3 @@ def _policies(sight: Sight, at: Where) -> list[str]:
     """Return the policies that count here, the project's first."""
     project = [sight.policy] if sight.policy else []
     return project + ([at.users_policy] if sight.rules.user is not None else [])
-
-
-def _enforcement(sight: Sight) -> str:
-    return {
-        "deny": "deny: nono run starts no agent unless all are",
-        "warn": "warn: nono run says so, and starts the agent",
-        "audit": "audit: nono run notes it, and starts the agent",
-    }[sight.rules.enforcement]

@@ -4,6 +4,7 @@ form in which the Rust tool writes them, so that nothing of nono.trust vouches f
 from __future__ import annotations
 
 import json
+import os
 from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
@@ -127,6 +128,11 @@ def rules_of(*publishers: Publisher, own_keys: Sequence[Publisher] = (), **more:
 
 def own_key(config: Path, signer: Signer) -> None:
     own.add(str(config), signer.key_id, signer.public)
+
+
+def descriptors() -> int:
+    """How many are open; 0 where that cannot be seen."""
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
 
 def no_keyless(bundle: Bundle) -> Keyless:

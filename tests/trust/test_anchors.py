@@ -26,7 +26,19 @@ from nono.trust.errors import (
     TrustError,
 )
 from nono.trust.policy import Keyed, Keyless
-from tests.trust.places import FILE, POLICY, TREE, Signer, bundled, digest, no_keyless, own_key, policy_text, put
+from tests.trust.places import (
+    FILE,
+    POLICY,
+    TREE,
+    Signer,
+    bundled,
+    descriptors,
+    digest,
+    no_keyless,
+    own_key,
+    policy_text,
+    put,
+)
 from tests.trust.places import statement as stating
 from tests.trust.test_policy import CI, FROM_CI
 
@@ -64,10 +76,10 @@ class World:
                 files.close(opened)
 
     def refusal(self, keyless: Any = no_keyless) -> TrustError:
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors()
         with pytest.raises(TrustError) as caught, self.loaded(keyless):
             pass
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
         assert caught.value.source.endswith("/trust-policy.json")
         assert caught.value.next_step
         return caught.value

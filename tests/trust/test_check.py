@@ -39,6 +39,7 @@ from tests.trust.places import (
     TREE,
     Signer,
     bundled,
+    descriptors,
     digest,
     no_keyless,
     put,
@@ -65,12 +66,12 @@ def judged(
     keyless: Callable[[Bundle], Keyless] = no_keyless,
 ) -> Verdict:
     """The verdict on a file, by its own bundle and the one of the tree; what is open is closed again."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     multi = open_multi(str(root), rules, keyless)
     checked = check_path(str(root), Found(name), rules, keyless, multi)
     for opened in held(checked, multi):
         files.close(opened)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     verdict = checked.verdict
     assert verdict.outcome in OUTCOMES
     assert bool(verdict.reason) is bool(verdict.next_step) is (verdict.outcome != VERIFIED)

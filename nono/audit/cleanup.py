@@ -36,7 +36,7 @@ def remove(directory: str, session: Session) -> bool:
         os.close(entered)
         if fault:
             raise StoreError(f"cannot write the audit ledger in {directory}: {fault}")
-        for name in (path, path + BUNDLE):
+        for name in (path, path + BUNDLE, os.path.join(directory, f".{session.session}{BUNDLE}")):
             try:
                 os.unlink(name)
             except FileNotFoundError:

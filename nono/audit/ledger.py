@@ -7,7 +7,9 @@ A session is entered before its agent starts, with the hash of its log's first r
 how many records its log has and the hash of the last. So a log that was removed, or cut off behind some record, is
 missed. One that the user removed himself (nono audit cleanup) has a line that says so:
 
-    {"n":9,"kind":"removed","time":…,"session":"20261122T050000Z-4711","records":12,"last":"…","hash":"…"}
+    {"n":9,"kind":"removed","time":…,"session":"20261122T050000Z-4711","records":12,"state":"whole","hash":"…"}
+
+and one that was signed has one for that ("signed", with the SHA-256 of the signature's file as "signature").
 
 Sessions that run at once take turns (flock), for as long as a line takes to be written; nobody holds the lock
 while the disk is waited for.

@@ -320,11 +320,15 @@ class AuditLog:
             if fault:
                 raise OSError(0, fault)
             os.rename(new, self.path + BUNDLE)
+            told = {"time": time.time(), "session": self.session, "signature": chain.sha256(made).hexdigest()}
+            fd = self._enter("signed", told)
+            fault_of(fd)
+            os.close(fd)
         except (NonoError, OSError) as error:
             if os.path.lexists(new):
                 os.unlink(new)
-            told = error.strerror if isinstance(error, OSError) else str(error)
-            self._notice(f"the audit log {self.path} is not signed: {told}")
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            self._notice(f"the audit log {self.path} is not signed: {reason}")
 
     def _is_there(self) -> bool:
         try:

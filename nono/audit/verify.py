@@ -37,7 +37,8 @@ _UNKNOWN = "the ledger does not know of this session: nono has not written it, o
 class Session(Record):
     """What is known of one session. state: WHOLE … REMOVED. remarks: sentences. removed: a time.
 
-    signed_by: the fingerprint of the key that was to sign it, as its start says.
+    signed_by: the fingerprint of the key that was to sign it, as its start says. signature: the SHA-256 of what that
+    key made, as the ledger says; "" for none.
     """
 
     session: str
@@ -47,12 +48,13 @@ class Session(Record):
     remarks: tuple[str, ...] = ()
     removed: float = 0
     signed_by: str = ""
+    signature: str = ""
 
 
 class Ledger(Record):
     """What the ledger comes to. head: its last hash, which tells of all before it. hashes: of all its records.
 
-    starts, ends, removed: its entries, by session. remarks: halves of entries, which are no faults.
+    starts, ends, removed, signed: its entries, by session. remarks: halves of entries, which are no faults.
     """
 
     records: int
@@ -62,6 +64,7 @@ class Ledger(Record):
     ends: Mapping[str, Mapping[str, Any]]
     hashes: frozenset[bytes]
     removed: Mapping[str, Mapping[str, Any]]
+    signed: Mapping[str, Mapping[str, Any]]
     remarks: tuple[Fault, ...]
 
 
@@ -72,7 +75,7 @@ def ledger_of(file: BinaryIO) -> Ledger:
     remarks = (*verified.remarks, *(fault for fault in verified.faults if fault not in faults))
     if not verified.is_chained and not verified.is_empty and not remarks:
         faults.append(Fault(LEDGER, 1, CHANGED, "no line of it is a record"))
-    entries: dict[str, dict[str, Mapping[str, Any]]] = {"start": {}, "end": {}, "removed": {}}
+    entries: dict[str, dict[str, Mapping[str, Any]]] = {"start": {}, "end": {}, "removed": {}, "signed": {}}
     hashes = set()
     file.seek(0)
     for line in lines_of(file):
@@ -86,7 +89,7 @@ def ledger_of(file: BinaryIO) -> Ledger:
             of[str(entry.get("session"))] = entry
     return Ledger(
         verified.records, verified.last, tuple(faults), entries["start"], entries["end"], frozenset(hashes),
-        entries["removed"], remarks,
+        entries["removed"], entries["signed"], remarks,
     )  # fmt: skip
 
 
@@ -116,17 +119,17 @@ def session(name: str, verified: Verified, ledger: Ledger, *, runs: bool) -> Ses
             faults.append(Fault(name, 0, UNLISTED, _UNKNOWN))
     elif verified.first and start.get("first") != verified.first and not _reported(faults, 1):
         faults.append(Fault(name, 1, CHANGED, "the ledger has another first record"))
-    signed_by = text(verified.opening, "signed_by")
+    signing = (text(verified.opening, "signed_by"), text(ledger.signed.get(told, {}), "signature"))
     has_exit = verified.closing.get("kind") == "exit"
     at_end = {"records": verified.records, "last": verified.last}
     if end is not None and not verified.is_empty and not at_end.items() <= end.items():
         faults += _against_end(name, verified, end, faults)
     if faults:
-        return Session(told, FAULTY, verified.records, tuple(faults), (), 0, signed_by)
+        return Session(told, FAULTY, verified.records, tuple(faults), (), 0, *signing)
     if end is not None:
-        return Session(told, WHOLE, verified.records, (), (), 0, signed_by)
+        return Session(told, WHOLE, verified.records, (), (), 0, *signing)
     state = RUNNING if runs else UNENTERED if has_exit and not remarks else UNENDED
-    return Session(told, state, verified.records, (), remarks, 0, signed_by)
+    return Session(told, state, verified.records, (), remarks, 0, *signing)
 
 
 def _is_only_begun(verified: Verified) -> bool:

@@ -20,17 +20,18 @@ from typing import Any
 import pytest
 
 from nono.audit import ledger, verify
-from nono.audit.log import AuditLog
+from nono.audit.log import AuditLog, Signer
 from tests.audit.test_verify import FIELDS, audit, write_session
 from tests.runs import Site
 
-CALLS = ("open", "write", "ftruncate", "fdatasync", "close", "unlink")
+CALLS = ("open", "write", "ftruncate", "fdatasync", "close", "unlink", "rename")
 ENOUGH = 200  # calls; a session has fewer
 
 
 def session(state: Path, name: str) -> None:
     """Write one, with the agent's marks beside the log: what had begun, and which records were written."""
-    with AuditLog(str(state), lambda _: None, name=name) as log:
+    signer = Signer("f" * 64, lambda *_: b"signed")
+    with AuditLog(str(state), lambda _: None, name=name, signer=signer) as log:
         log.begin({"argv": ["agent"]})
         (state / f"begun-{name}").touch()
         for number in range(4):
@@ -98,6 +99,8 @@ def test_killed_at_any_call_it_is_a_session_without_end(tmp_path: Path, how: str
             states = (verify.WHOLE,) if is_over else (verify.UNENDED, verify.UNENTERED, verify.WHOLE)
             assert killed.state in states, (at, killed)
         assert ended <= (killed is not None and killed.state == verify.WHOLE)
+        is_signed = killed is not None and (state / "audit" / f"{killed.session}.jsonl.bundle").exists()
+        assert killed is None or bool(killed.signature) <= is_signed
         later = write_session(state, name="later")
         found, sessions = audit(state)
         assert not found.faults, (at, found)

@@ -73,7 +73,7 @@ def test_a_signed_log_is_said_to_be(site: Site, key: str) -> None:
     (own,) = (site.home / ".config/nono/trust").glob("*.pub")
     assert not faults(site, "--public-key", str(own))
     found = bundle.parse(signature_of(log).read_bytes(), "x")
-    ledger = json.loads((log.parent / "ledger").read_text().splitlines()[-1])
+    ledger = json.loads((log.parent / "ledger").read_text().splitlines()[-2])
     assert found.statement.predicate["records"] == ledger["records"] == 2
     assert found.statement.predicate["last"] == ledger["last"]
     assert found.statement.predicate_type == "https://nono.sh/attestation/audit-log/v1"
@@ -107,7 +107,7 @@ def write_nonsense(log: Path, other: Path) -> None:
 @pytest.mark.parametrize(
     ("do", "what", "detail"),
     [
-        (remove, "not signed", "there is no signature, though its start says by which key"),
+        (remove, "not signed", "its signature is gone"),
         (of_another, "other session", "this is the signature of {other}"),
         (change_the_log, "changed", "the log is not the one that was signed, which had 2 records"),
         (change_the_statement, "bad signature", "its signature was changed, or made for something else"),
@@ -204,7 +204,10 @@ def test_a_signature_that_cannot_be_written_is_told_and_changes_no_status(site: 
         _, stderr = process.communicate(b"\n")
     assert process.returncode == 5
     assert "is not signed: Is a directory" in unfolded(stderr.decode())
-    assert sorted(each.name for each in log.parent.iterdir()) == [log.name, signature_of(log).name, "ledger"]
+    signature_of(log).rmdir()
+    checked = site.nono(["audit", "verify"])
+    assert (checked.returncode, "it was to be signed, and is not" in unfolded(checked.stdout)) == (0, True)
+    assert sorted(each.name for each in log.parent.iterdir()) == [log.name, "ledger"]
 
 
 def test_a_killed_run_is_not_signed_and_that_is_no_fault(site: Site, key: str) -> None:

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
             sessions = [verify.one(directory, name, ledger)]
     except OSError as error:
         raise StoreError(f"cannot read {directory}: {error.strerror}") from None
-    signed, more, note = _signatures(directory, sessions, arguments.public_key)
+    signed, more, notes = _signatures(directory, sessions, arguments.public_key)
     faults = [*ledger.faults, *(fault for each in sessions for fault in each.faults), *more]
     if arguments.head is not None and arguments.head.encode() not in ledger.hashes:
         faults.append(Fault(read.LEDGER, 0, verify.GONE, "it does not lead to the head that was named"))
@@ -64,8 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             _say(f"{counts[state]} {text}{which}", f"{'sessions':<10}")
     for signer, count in Counter(signed.values()).items():
         _say(f"{count} by {signer}", f"{'signed':<10}")
-    remarks = [note] if note else []
-    remarks += [f"{each.session}: {remark}" for each in sessions for remark in each.remarks]
+    remarks = [*notes, *(f"{each.session}: {remark}" for each in sessions for remark in each.remarks)]
     remarks += [f"ledger, line {each.line}: {_HALF}" for each in ledger.remarks]
     for remark in remarks[:_SHOWN]:
         _say(remark, f"{'note':<10}")
@@ -84,11 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _signatures(
     directory: str, sessions: Sequence[Session], public_key: str | None
-) -> tuple[dict[str, str], list[Fault], str]:
-    """Return whose signature each session's log has, what is wrong with them, and why they were not looked at."""
+) -> tuple[dict[str, str], list[Fault], list[str]]:
+    """Return whose signature each session's log has, what is wrong with them, and what else is to be said."""
     of = {each.session: os.path.join(directory, each.session + read.SUFFIX + BUNDLE) for each in sessions}
     if public_key is None and not any(each.signed_by or os.path.lexists(of[each.session]) for each in sessions):
-        return {}, [], ""
+        return {}, [], []
     signatures = import_module("nono.cli.audits.signatures")
     try:
         trusted = signatures.keys_of(public_key)
@@ -96,11 +95,12 @@ def _signatures(
     except UsageError as error:
         if public_key is not None:
             raise
-        return {}, [], f"signatures were not looked at: {error}"
+        return {}, [], [f"signatures were not looked at: {error}"]
     except OSError as error:
         raise StoreError(f"cannot read {directory}: {error.strerror}") from None
     faults = [fault for each in found.values() for fault in each.faults]
-    return {session: each.by for session, each in found.items() if each.by}, faults, ""
+    notes = [each.note for each in found.values() if each.note]
+    return {session: each.by for session, each in found.items() if each.by}, faults, notes
 
 
 def _named(session: Session) -> str:

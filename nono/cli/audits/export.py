@@ -27,8 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--force is for -o FILE; name the file")
     pieces = _pieces(directory, name, arguments.format)
     if arguments.output is not None:
-        file = NewFile(os.path.abspath(arguments.output), over=arguments.force)
-        notice(f"written to {file.write(pieces)}")
+        with NewFile(os.path.abspath(arguments.output), over=arguments.force) as file:
+            notice(f"written to {file.write(pieces)}")
         return 0
     if sys.stdout.isatty():  # a log that was tampered with may hold what moves a cursor
         pieces = ("\n".join(map(printable, piece.replace("\r\n", "\n").split("\n"))) for piece in pieces)

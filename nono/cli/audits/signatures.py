@@ -1,8 +1,8 @@
 """The signatures of logs (nono run --audit-sign-key), checked: by one's own keys, or by one that is named.
 
 A signature says: this key's owner vouches for this file, with these bytes. So the statement is about the log's name,
-the log is what was signed, and the key is one of CONFIG/nono/trust, or that of --public-key. A log whose start says
-that it will be signed, and which has ended, has its signature; with --public-key every log has.
+the log is what was signed, and the key is one of CONFIG/nono/trust, or that of --public-key. A log of which the ledger
+says that it was signed has its signature; with --public-key every log has.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from nono.trust.errors import BundleError
 
 NO_SIGNATURE, WRONG_KEY, OTHER, BAD = "not signed", "wrong key", "other session", "bad signature"
 _MOST_KEY = 16 << 10
+_UNSIGNED = "it was to be signed, and is not: that failed, as was told at its end, or nono was killed in that instant"
 _PIECE = 1 << 18
 
 
 class Signed(Record):
-    """What a signature comes to. by: what the user calls the key, "" for none that is good."""
+    """What a signature comes to. by: what the user calls the key, "" for none that is good. note: a sentence."""
 
     by: str
     faults: tuple[Fault, ...] = ()
+    note: str = ""
 
 
 class Keys(Record):
@@ -75,15 +77,10 @@ def check(directory: str, session: Session, trusted: Keys) -> Signed:
         with read.opened(path + BUNDLE) as file:
             data = file.read(bundle.MOST_BYTES + 1)
     except FileNotFoundError:
-        has_ended = session.state in (verify.WHOLE, verify.UNENTERED)
-        if not trusted.demanded and not (session.signed_by and has_ended):
-            return Signed("")
-        why = (
-            "there is no signature, though its start says by which key"
-            if session.signed_by and has_ended
-            else "no key has signed it"
-        )
-        return _fault(name, NO_SIGNATURE, why)
+        if session.signature or trusted.demanded:
+            return _fault(name, NO_SIGNATURE, "its signature is gone" if session.signature else "no key has signed it")
+        was_to_be = session.signed_by and session.state in (verify.WHOLE, verify.UNENTERED)
+        return Signed("", (), f"{session.session}: {_UNSIGNED}" if was_to_be else "")
     try:
         found = bundle.parse(data, name + BUNDLE)
     except BundleError as error:

@@ -16,6 +16,7 @@ from nono.cli.trusts import keyref
 from nono.cli.trusts.keyref import KeyReference
 from nono.errors import PolicyError, UsageError
 from nono.policy.network import nearest
+from nono.policy.paths import Place, expand
 from nono.record import Record
 from nono.supervisor.whereabouts import find_place
 from nono.trust import anchors, bundle, check, files, find, globs, own, policy, trusted_root
@@ -42,6 +43,7 @@ class Where(Record):
     workdir: str
     home: str
     config: str
+    place: Place
 
     @property
     def users_policy(self) -> str:
@@ -50,11 +52,15 @@ class Where(Record):
 
 
 class Sight(Record):
-    """What is to be judged, and by what. root: of the tree, absolute. policy: the path of its policy; "" for none."""
+    """What is to be judged, and by what.
+
+    root: of the tree, absolute. policy: the path of its policy; "" for none. elsewhere: `files` of the policies.
+    """
 
     root: str
     policy: str
     rules: Rules
+    elsewhere: tuple[str, ...]
     notes: tuple[str, ...]
     keyless: IdentityOf
 
@@ -62,7 +68,7 @@ class Sight(Record):
 def where() -> Where:
     """Return where the user stands. Raises UsageError."""
     place = find_place(None, os.environ)
-    return Where(os.path.realpath(place.workdir), os.path.realpath(place.home), f"{place.config_home}/nono")
+    return Where(os.path.realpath(place.workdir), os.path.realpath(place.home), f"{place.config_home}/nono", place)
 
 
 def look(arguments: argparse.Namespace, at: Where) -> Sight:
@@ -73,13 +79,14 @@ def look(arguments: argparse.Namespace, at: Where) -> Sight:
         opened = open_policy(path)
         files.close(opened)
         rules = policy.merge(anchors.built_in(), None, policy.parse(opened.data, path), own.read(at.config))
-        return Sight(at.workdir, path, rules, (), keyless)
+        return Sight(at.workdir, path, rules, _elsewhere(rules, at), (), keyless)
     found = anchors.find_root(at.workdir, at.home)
     loaded = anchors.load_policies(found.path, at.config, keyless)
     for opened in loaded.opened:
         files.close(opened)
     named = f"{found.path.rstrip('/')}/{policy.NAME}" if found.path else ""
-    return Sight(found.path or at.workdir, named, loaded.rules, (*found.notes, *loaded.notes), keyless)
+    notes = (*found.notes, *loaded.notes)
+    return Sight(found.path or at.workdir, named, loaded.rules, _elsewhere(loaded.rules, at), notes, keyless)
 
 
 def open_policy(path: str) -> Opened:
@@ -132,17 +139,15 @@ def own_key(reference: KeyReference, at: Where) -> Publisher:
 def named_files(sight: Sight) -> tuple[list[find.Found], tuple[str, ...]]:
     """Return what the policies name below the root, and the patterns of the project's policy that match nothing."""
     found = list(find.find(sight.root, globs.compile(sight.rules.includes)))
-    project = sight.rules.project
-    patterns = globs.compile(project.includes if project is not None else ())
-    return found, patterns.unmatched(each.path for each in found)
+    return found, _unmatched(sight, [each.path for each in found])
 
 
 def everything(sight: Sight) -> tuple[list[Verdict], tuple[str, ...]]:
     """Return the verdicts on all that the policies name, and the patterns of the project's that match nothing."""
-    found, unmatched = named_files(sight)
+    found, _ = named_files(sight)
     verdicts = list(checked(sight, found, with_multi=True))
-    verdicts += [checked_elsewhere(sight, os.path.expanduser(path)) for path in sight.rules.files]
-    return verdicts, unmatched
+    verdicts += [checked_elsewhere(sight, path) for path in sight.elsewhere]
+    return verdicts, _unmatched(sight, [each.path for each in verdicts])
 
 
 def checked(sight: Sight, chosen: Iterable[find.Found], *, with_multi: bool = False) -> Iterator[Verdict]:
@@ -194,6 +199,16 @@ def shown(path: str, at: Where) -> str:
 def missing(path: str) -> str:
     """Return the end of a sentence about a file that is not there."""
     return f"is not there{_near(path)}"
+
+
+def _unmatched(sight: Sight, paths: Sequence[str]) -> tuple[str, ...]:
+    """Return the patterns of the project's policy that match nothing; the user's are for all projects."""
+    project = sight.rules.project
+    return globs.compile(project.includes if project is not None else ()).unmatched(paths)
+
+
+def _elsewhere(rules: Rules, at: Where) -> tuple[str, ...]:
+    return tuple(expand(path, at.place) for path in rules.files)
 
 
 def _closed(found: check.Checked) -> Verdict:

@@ -344,7 +344,6 @@ def test_a_wildcard_searches_each_part_once() -> None:
         ("alice", FROM_CI, False),
         ("org/repo", FROM_CI, False),
     ],
-    ids=map(str, range(10)),  # a fingerprint is another one in each of the processes that pytest-xdist starts
 )
 def test_blocked_by_any_name(identity: str, signer: policy.Signer, expected: bool) -> None:
     rules = rules_of(ALICE.publisher, Publisher(**CI), blocked_publishers=(Blocked(identity),))

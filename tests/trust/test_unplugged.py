@@ -66,7 +66,7 @@ def test_verifies_with_the_network_unplugged_and_writes_nothing(world: World, tm
     with socket.create_server(("127.0.0.1", 0)) as server:
         run = subprocess.run(
             [sys.executable, "-c", OFFLINE, str(tmp_path / "b"), str(tmp_path / "root")],
-            env={"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
+            env={"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
             cwd=Path(__file__).parents[2],
             preexec_fn=lambda: unplug(server.getsockname()),
             capture_output=True,

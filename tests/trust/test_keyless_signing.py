@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,6 +166,16 @@ def test_a_service_that_is_not_there_is_named(services: Services, tmp_path: Path
         root, config = root_of(gone), config_of(gone)
     with pytest.raises(SigningError, match=r"gave no certificate: it cannot be reached$"):
         keyless_signing.signer(Identity(token(services.claims)), root, config)
+
+
+def test_a_service_that_keeps_silent_is_not_waited_for_for_ever(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyless_signing, "TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        services.url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(SigningError, match=r"gave no certificate: it cannot be reached$"):
+            sign(services, Identity(token(services.claims)))
 
 
 def test_what_does_not_verify_is_not_handed_out(services: Services) -> None:

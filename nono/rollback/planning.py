@@ -120,7 +120,8 @@ class _Above:
         self.remove = self.put = -1  # the steps that are there on trial
         self.number = -1  # of the latter
         self.holds = False  # something in it stays
-        self.is_touched = False  # names in it change, or its mode
+        self.is_touched = False  # names in it change
+        self.is_reset = False  # its own mode, owner, attributes or time are put back
         self.is_passed = False  # the same is true of what is below it
         self.is_unsettled = False  # its time is not what it was: something in it is not
 
@@ -251,7 +252,8 @@ class _Planning:
                 return
         elif same_content(old, new) and not is_relinked and new.kind != LINK:
             if here is not None:
-                here.is_done, here.is_touched = False, True  # it stays
+                here.is_done, here.is_reset = False, True  # it stays
+                self._becoming(old, new)  # told, where it is without its bits
                 return
             self._plan.metas.append(self._step(META, new.path, new, self._becoming(old, new)))
         else:
@@ -310,13 +312,15 @@ class _Planning:
                     above.is_touched = True
         if here.is_passed and here.new is not None and here.new.mode & _OWNER != _OWNER:
             here.is_touched = True  # nobody may pass it
+        directory = None
+        if here.is_touched or here.is_reset:
+            directory = here.meta(chosen=self._chosen(path), path=path)
+        if directory is not None and (here.is_touched or directory.after != directory.before):
+            self._plan.directories.append(directory)
+            here.is_touched = True
         if above is not None:
             above.holds |= here.holds
             above.is_passed |= here.is_touched or here.is_passed
-        if here.is_touched:
-            directory = here.meta(chosen=self._chosen(path), path=path)
-            if directory is not None:
-                self._plan.directories.append(directory)
 
 
 def _judge(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
+PLAN = "plan-"  # and the process; there is such a name for an instant only
 _BLOCK = 1 << 16
 
 
@@ -31,7 +32,7 @@ class Spool:
     @classmethod
     def beside(cls, directory: str) -> Spool:
         """Return one in a file of this directory. Raises OSError."""
-        path = os.path.join(directory, f"plan-{os.getpid()}")
+        path = os.path.join(directory, f"{PLAN}{os.getpid()}")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.unlink(path)
         return cls(fd)

@@ -28,7 +28,7 @@ from nono.rollback.reach import Reach
 from nono.rollback.reading import xattrs_of
 from nono.rollback.restore import Restore, pending, recover
 from nono.rollback.sessions import Session
-from nono.rollback.spool import Spool
+from nono.rollback.spool import PLAN, Spool
 from nono.rollback.steps import META, Plan
 from nono.rollback.tree import DIRECTORY, FILE, LINK, SPECIAL, UNREADABLE, Entry, Root, Walk, open_root
 
@@ -420,9 +420,9 @@ def _settle_saved(session: Session, ended: str) -> None:
 def _remove_abandoned(session: Session) -> None:
     """Remove what a preview or a restore that was killed had listed."""
     for name in os.listdir(session.directory):
-        if name.startswith(_NOW):
+        if name.startswith((_NOW, PLAN)):
             try:
-                os.kill(int(name.removeprefix(_NOW)), 0)
+                os.kill(int(name.partition("-")[2]), 0)
             except (ProcessLookupError, ValueError, OverflowError):
                 _remove(os.path.join(session.directory, name))
             except PermissionError:

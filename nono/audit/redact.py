@@ -95,9 +95,10 @@ def without_keys(value: str) -> str:
     """Return a text without what has the shape of a provider's key. Quick: for each request's path."""
     if len(value) < _SHORTEST or (len(value) < _PATH and max(map(len, value.split("/"))) < _SHORTEST):
         return value
-    if not any(beginning in value for beginning in _BEGINNINGS):
-        return value
-    return _replaced(value, _shapes(value))
+    for beginning in _BEGINNINGS:  # any() takes twice as long
+        if beginning in value:
+            return _replaced(value, _shapes(value))
+    return value
 
 
 def is_secret_name(name: str) -> bool:

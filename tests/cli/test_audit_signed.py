@@ -222,6 +222,21 @@ def test_a_killed_run_is_not_signed_and_that_is_no_fault(site: Site, key: str) -
     assert faults(site, "--public-key", public_key(site, private_key(key))) == [("not signed", "no key has signed it")]
 
 
+def test_without_the_library_it_is_said(site: Site, key: str, tmp_path: Path) -> None:
+    run(site, key)
+    library = tmp_path / "libraries" / "cryptography"
+    library.mkdir(parents=True)
+    (library / "__init__.py").write_text("raise ImportError")
+    without = {"PYTHONPATH": str(library.parent)}
+    checked = site.nono(["audit", "verify"], environment=without)
+    assert (checked.returncode, "signatures were not looked at" in unfolded(checked.stdout)) == (0, True)
+    assert "pip install 'nono[trust]'" in unfolded(checked.stdout)
+    public = public_key(site, private_key(key))
+    assert site.nono(["audit", "verify", "--public-key", public], environment=without).returncode == 2
+    done = site.run(["--block-net", "--allow-cwd", "--audit-sign-key", key], ["true"], environment=without)
+    assert (done.returncode, "pip install 'nono[trust]'" in unfolded(done.stderr)) == (2, True)
+
+
 def test_a_key_of_the_keystore_signs(site: Site, keyring: KeyringService, desktop: dict[str, str]) -> None:
     environment = {name: desktop[name] for name in desktop}
     made = site.nono(["trust", "keygen", "--id", "audit"], environment=environment)

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.head is not None and arguments.head.encode() not in ledger.hashes:
         faults.append(Fault(read.LEDGER, 0, verify.GONE, "it does not lead to the head that was named"))
     if arguments.json:
-        print(json.dumps(_object(directory, ledger, sessions, faults, signed), indent=1))
+        print(json.dumps({**_object(directory, ledger, sessions, faults, signed), "notes": notes}, indent=1))
         return int(bool(faults))
     for fault in faults[:_SHOWN]:
         at = f"{fault.file}:{fault.line}" if fault.line else fault.file

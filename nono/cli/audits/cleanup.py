@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     for each, why in stay.items():
         place.say(f"{'stays':<10}{each}  ({why})")
     verb = "would be freed" if arguments.dry_run else "freed; nono audit verify says who is gone, and when"
-    place.say(f"{len(removed)} logs, {freed / 1e6:.1f} MB {verb}" if removed else "no log is removed")
+    logs = f"{len(removed)} log{'s' if len(removed) != 1 else ''}"
+    place.say(f"{logs}, {freed / 1e6:.1f} MB {verb}" if removed else "no log is removed")
     return int(bool(stay and arguments.session))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nono.kernel.spawn import MOUNT_BIND, MOUNT_NEW
+from nono.kernel.spawn import MOUNT_BIND, MOUNT_NEW, Mount
 from nono.policy.capabilities import (
     NETWORK_BLOCKED,
     NETWORK_OPEN,
@@ -32,9 +32,7 @@ def rules(monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(wall: str, *mounts: tuple[str, str], denies: tuple[PathDeny, ...] = (), **capabilities: Any) -> Rules:
         everything = CapabilitySet((), denies, capabilities.pop("network", NETWORK_PROXY), (), "/")
         everything = everything._replace(**capabilities)
-        plan = SimpleNamespace(
-            wall=SimpleNamespace(name=wall), mounts=[SimpleNamespace(kind=kind, target=to) for kind, to in mounts]
-        )
+        plan = SimpleNamespace(wall=SimpleNamespace(name=wall), mounts=[Mount(kind, to, "/srv") for kind, to in mounts])
         expansion = SimpleNamespace(
             writable=("/project",), unix_sockets=[Entry(path, "other") for path in everything.unix_sockets]
         )

@@ -103,7 +103,7 @@ def session(name: str, verified: Verified, ledger: Ledger, *, runs: bool) -> Ses
     if start is None and (verified.is_empty or (is_torn and not verified.records)):
         # nono was killed before it had written the start; no agent had started
         return Session(told, RUNNING if runs else UNENDED, 0, ())
-    if is_torn and end is None:  # as it was killed
+    if is_torn and end is None and verified.records:  # as it was killed; the first record was there before the ledger's
         faults.clear()
         remarks = () if runs else (f"line {verified.lines} is half a record: the run was killed while it wrote",)
     if verified.is_empty:

@@ -166,6 +166,20 @@ def test_a_killed_session_with_its_end_in_the_ledger_is_truncated(tmp_path: Path
         assert audit(tmp_path)[1][log.stem].state == verify.FAULTY, cut
 
 
+def test_a_killed_session_may_end_anywhere_behind_its_first_record(tmp_path: Path) -> None:
+    """That was there before the ledger knew of the session; of what came later nobody can tell."""
+    log = write_session(tmp_path)
+    path = tmp_path / "audit" / "ledger"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    data = log.read_bytes()
+    first = data.index(b"\n") + 1
+    for cut in range(len(data)):
+        log.write_bytes(data[:cut])
+        found = audit(tmp_path)[1][log.stem]
+        assert found.state == (verify.UNENDED if cut >= first else verify.FAULTY), (cut, found)
+        assert bool(found.remarks) == (cut > first and data[cut - 1 : cut] != b"\n"), (cut, found)
+
+
 def test_half_a_record_that_cannot_be_taken_away_is_with_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

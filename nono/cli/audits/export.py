@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from io import TextIOWrapper
 
 from nono.audit import export, page, read, verify
 from nono.audit.summary import Summary
@@ -61,7 +62,7 @@ def _pieces(directory: str, name: str, form: str) -> Iterable[str]:
 
 def _as_it_is(path: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with TextIOWrapper(read.opened(path), encoding="utf-8", errors="surrogateescape", newline="") as file:
             while piece := file.read(_PIECE):
                 yield piece
     except OSError as error:

@@ -49,6 +49,7 @@ def test_a_change_is_told_and_signed_again(user: Signer) -> None:
     assert "was changed after 'key.pem' signed it" in done.said
     assert "nono trust sign SKILL.md" in done.said
     assert user.statuses() == {"SKILL.md": "changed"}
+    assert "changed since its last signature" in user.done("sign", "--all").said
     user.done("sign", "SKILL.md")
     assert user.done("verify", "SKILL.md").status == 0
 

@@ -358,3 +358,20 @@ def test_a_full_disk_leaves_the_old_bundle(user: Signer) -> None:
     assert b"SKILL.md.bundle cannot be written: File too large" in b" ".join(done.stdout.split())
     assert (user.project / "SKILL.md.bundle").read_bytes() == before
     assert sorted(os.listdir(user.project)) == ["SKILL.md", "SKILL.md.bundle"]
+
+
+def test_more_files_than_descriptors(user: Signer) -> None:
+    for number in range(60):
+        user.write(f"{number}.md", "x")
+    user.with_policy("*.md")
+    for flags in (["--multi-subject"], []):
+        done = subprocess.run(
+            [sys.executable, "-m", "nono", "trust", "sign", "--all", *flags],
+            cwd=user.project,
+            env=user.environment,
+            capture_output=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)),
+        )
+        assert done.returncode == 0, done.stderr
+        assert set(user.statuses().values()) == {"verified"}
+        (user.project / ".nono-trust.bundle").unlink(missing_ok=True)

@@ -111,6 +111,18 @@ def test_a_key_is_replaced_only_by_force(desktop: Signer, service: KeyringServic
     assert "trust-policy.json" in done.wrong
 
 
+def test_a_public_half_alone_is_not_replaced_unasked(desktop: Signer, service: KeyringService) -> None:
+    desktop.done("keygen")
+    public = desktop.done("export-key").out
+    subprocess.run(["secret-tool", "clear", "service", "nono-trust"], env=service.environment(), check=True)
+    done = desktop.trust("keygen")
+    assert done.status == 2
+    assert "whose private half is not in the Secret Service" in done.wrong
+    assert desktop.done("export-key").out == public
+    desktop.done("keygen", "--force")
+    assert desktop.done("export-key").out != public
+
+
 def test_a_key_of_another_tool_is_adopted(desktop: Signer, service: KeyringService) -> None:
     private = keys.generate()
     service.store("nono-trust", "default", base64.b64encode(private), target="default")

@@ -12,10 +12,13 @@ from nono.cli.trusts import keep, keyref, place
 from nono.cli.trusts.keyref import KeyReference
 from nono.errors import UsageError
 from nono.trust import keys, own
+from nono.trust.policy import Publisher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nono.cli.trusts.place import Where
+
+_ANOTHER = "A second key has another name: nono trust keygen --id NAME"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,8 +59,15 @@ def _shown(path: str) -> str:
 
 def _made(reference: KeyReference, at: Where, *, force: bool) -> bytes:
     """Make a key and keep it; return its public half."""
-    if keep.is_there(reference, at.config) and not force:
-        raise _taken(reference, at)
+    if not force:
+        if keep.is_there(reference, at.config):
+            raise _taken(reference, at)
+        if _known(reference, at) is not None:
+            raise UsageError(
+                f"you have the public half of a key '{reference.key_id}', whose private half is not in "
+                f"{keep.label(reference)}. --force makes a new one; the policies that it signed are refused then until "
+                f"you sign them again. {_ANOTHER}"
+            )
     private = keys.generate()
     public = keys.public_of(private)
     if reference.path:
@@ -83,7 +93,7 @@ def _make_home_of(path: str, at: Where) -> None:
 
 
 def _taken(reference: KeyReference, at: Where) -> UsageError:
-    known = {each.key_id: each for each in own.read(at.config)}.get(reference.key_id)
+    known = _known(reference, at)
     command = f"nono trust keygen{reference.typed('--id')}"
     if known is None:
         return UsageError(
@@ -92,6 +102,9 @@ def _taken(reference: KeyReference, at: Where) -> UsageError:
         )
     return UsageError(
         f"you have a key '{reference.key_id}' already ({keys.fingerprint(known.public_key)[:16]}…). --force replaces "
-        "it: it is lost for good then, and the policies that it signed are refused until you sign them again. A second "
-        f"key has another name: nono trust keygen --id NAME"
+        f"it: it is lost for good then, and the policies that it signed are refused until you sign them again. {_ANOTHER}"
     )
+
+
+def _known(reference: KeyReference, at: Where) -> Publisher | None:
+    return {each.key_id: each for each in own.read(at.config)}.get(reference.key_id)

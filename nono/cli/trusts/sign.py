@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib import import_module
 
 from nono.cli import render
@@ -39,13 +40,17 @@ _SIGNED, _KEPT, _LEFT_OUT, _REFUSED, _BLOCKED = "signed", "kept", "left out", "r
 
 
 class Done(Record):
-    """What became of one file. label: of its row. note: behind the path. reason: why it was not signed."""
+    """What became of one file. label: of its row. note: behind the path. reason: why it was not signed.
+
+    was: its outcome before, where it had a signature that did not hold.
+    """
 
     path: str
     label: str
     note: str = ""
     reason: str = ""
     sha256: str = ""
+    was: str = ""
 
     @property
     def failed(self) -> bool:
@@ -54,14 +59,15 @@ class Done(Record):
 
     def row(self, at: Where) -> tuple[str, str]:
         """Return a row of render.py."""
-        note = f"  ({printable(self.note)})" if self.note else ""
+        more = "; it was changed since its last signature" if self.was == errors.CHANGED else ""
+        note = f"  ({printable(self.note)}{more})" if self.note else ""
         reason = f": {printable(self.reason)}" if self.reason else ""
         return self.label, f"{place.shown(self.path, at)}{note}{reason}"
 
     def as_json(self) -> dict[str, str]:
         """Return it as data."""
         told = {"path": self.path, "status": self.label.replace(" ", "_")}
-        more = {"sha256": self.sha256, "bundle": self.note, "reason": self.reason}
+        more = {"sha256": self.sha256, "bundle": self.note, "reason": self.reason, "was": self.was}
         if self.label != _SIGNED:
             more["reason"], more["bundle"] = self.reason or self.note, ""
         return told | {key: value for key, value in more.items() if value}
@@ -78,14 +84,13 @@ def run(arguments: argparse.Namespace) -> int:
     at = place.where()
     reference = place.key_of("--key", arguments.key, arguments.keyref, at)
     sight, blind = _sight(arguments, at)
-    opened, done = _opened_all(arguments, sight, at)
-    if opened:
-        signs = _keyless(arguments.trusted_root, at) if arguments.keyless else _keyed(reference, at)
-        root = sight.root if sight is not None else at.workdir
-        done += _one_bundle(opened, root, signs) if arguments.multi_subject else _bundles(opened, signs)
-    for each in opened:
-        files.close(each)
-    done.sort()
+    paths, done, before = _chosen(arguments, sight)
+    make = partial(_keyless, arguments.trusted_root, at) if arguments.keyless else partial(_keyed, reference, at)
+    if arguments.multi_subject:
+        done += _one_bundle(paths, sight, sight.root if sight is not None else at.workdir, make)
+    else:
+        done += _bundles(paths, sight, make)
+    done = sorted(each._replace(was=before.get(each.path, "") if each.label == _SIGNED else "") for each in done)
     failed = any(each.failed for each in done)
     if arguments.json:
         print(json.dumps({"files": [each.as_json() for each in done]}, indent=1))
@@ -110,11 +115,15 @@ def _sight(arguments: argparse.Namespace, at: Where) -> tuple[Sight | None, str]
         return None, str(error)
 
 
-def _opened_all(arguments: argparse.Namespace, sight: Sight | None, at: Where) -> tuple[list[Opened], list[Done]]:
-    """Open what is to be signed; return it, and what is not. Raises UsageError where there is nothing to begin with."""
-    opened: list[Opened] = []
+def _chosen(arguments: argparse.Namespace, sight: Sight | None) -> tuple[list[str], list[Done], dict[str, str]]:
+    """Return the paths of what is to be signed, what is not to be, and the outcomes before, by path.
+
+    Raises UsageError where there is nothing to begin with.
+    """
+    paths: list[str] = []
     done: list[Done] = []
-    if not arguments.all:
+    before: dict[str, str] = {}
+    if sight is None or not arguments.all:
         for path in dict.fromkeys(map(place.absolute, arguments.file)):
             if path.endswith(bundle.SUFFIX):
                 done.append(Done(path, _LEFT_OUT, "a bundle is a signature itself"))
@@ -124,9 +133,8 @@ def _opened_all(arguments: argparse.Namespace, sight: Sight | None, at: Where) -
             elif os.path.isdir(path) and not os.path.islink(path):
                 done.append(Done(path, _REFUSED, reason="is a directory; name its files, or say --all"))
             else:
-                _open(path, sight, opened, done)
-        return opened, done
-    assert sight is not None
+                paths.append(path)
+        return paths, done, before
     found, unmatched = place.named_files(sight)
     if not found:
         raise UsageError(f"{place.no_match(sight)}; nothing was signed")
@@ -138,29 +146,27 @@ def _opened_all(arguments: argparse.Namespace, sight: Sight | None, at: Where) -
         elif verdict.outcome in (errors.UNSAFE_FILE, errors.BLOCKED):
             done.append(Done(path, _REFUSED, reason=_sentence(verdict.reason, verdict.next_step)))
         else:
-            _open(path, sight, opened, done)
-    return opened, done
+            before[path] = verdict.outcome
+            paths.append(path)
+    return paths, done, before
 
 
-def _open(path: str, sight: Sight | None, opened: list[Opened], done: list[Done]) -> None:
+def _open(path: str, sight: Sight | None) -> Opened | Done:
+    """Open what is to be signed, which the caller closes; or say why it is not."""
     relative = place.below(sight.root, path) if sight is not None else ""
     if not _is_text(relative or os.path.basename(path)):
-        done.append(Done(path, _REFUSED, reason="has a name that is not UTF-8; rename it"))
-        return
+        return Done(path, _REFUSED, reason="has a name that is not UTF-8; rename it")
     try:
         found = files.open_file(sight.root, relative) if sight is not None and relative else files.open_path(path)
     except FileNotFoundError:
-        done.append(Done(path, _REFUSED, reason=place.missing(path)))
+        return Done(path, _REFUSED, reason=place.missing(path))
     except errors.UnsafeFile as error:
-        done.append(_failed(path, error))
-    else:
-        blocked = sight.rules.blocked_digests.get(found.sha256) if sight is not None else None
-        if blocked is None:
-            opened.append(found)
-        else:
-            files.close(found)
-            why = f" ({blocked})" if blocked else ""
-            done.append(Done(path, _BLOCKED, reason=f"is on a blocklist{why}"))
+        return _failed(path, error)
+    blocked = sight.rules.blocked_digests.get(found.sha256) if sight is not None else None
+    if blocked is None:
+        return found
+    files.close(found)
+    return Done(path, _BLOCKED, reason=f"is on a blocklist{f' ({blocked})' if blocked else ''}")
 
 
 def _is_text(name: str) -> bool:
@@ -196,43 +202,65 @@ def _keyless(trusted: str | None, at: Where) -> Signs:
     return signs
 
 
-def _bundles(opened: Iterable[Opened], signs: Signs) -> list[Done]:
-    """Sign each file, with a bundle beside it."""
+def _bundles(paths: Iterable[str], sight: Sight | None, make: Callable[[], Signs]) -> list[Done]:
+    """Sign each file, with a bundle beside it. make: returns what signs, when there is something to sign."""
     done = []
+    signs: Signs | None = None
     broken: NonoError | None = None  # what signs; then it is not asked again
-    for each in opened:
-        name = os.path.basename(each.path)
+    for path in paths:
+        opened = _open(path, sight)
+        if isinstance(opened, Done):
+            done.append(opened)
+            continue
+        name = os.path.basename(path)
         try:
-            if broken is not None:
-                raise broken
-            write_beside(each, signs([(name, each.sha256)], bundle.INSTRUCTION_FILE))
-        except NonoError as error:
-            done.append(_failed(each.path, error))
-            broken = None if isinstance(error, (errors.TrustError, StoreError)) else error
-        else:
-            done.append(Done(each.path, _SIGNED, f"{name}{bundle.SUFFIX}", sha256=each.sha256))
+            signs = signs or make()
+            try:
+                if broken is not None:
+                    raise broken
+                write_beside(opened, signs([(name, opened.sha256)], bundle.INSTRUCTION_FILE))
+            except NonoError as error:
+                done.append(_failed(path, error))
+                broken = None if isinstance(error, (errors.TrustError, StoreError)) else error
+            else:
+                done.append(Done(path, _SIGNED, f"{name}{bundle.SUFFIX}", sha256=opened.sha256))
+        finally:
+            files.close(opened)
     return done
 
 
-def _one_bundle(opened: Sequence[Opened], root: str, signs: Signs) -> list[Done]:
+def _one_bundle(paths: Iterable[str], sight: Sight | None, root: str, make: Callable[[], Signs]) -> list[Done]:
     """Sign all files with the one bundle of the tree, which replaces the one before."""
     done = []
-    inside = []
-    for each in opened:
-        if place.below(root, each.path):
-            inside.append(each)
+    subjects: dict[str, str] = {}
+    signed = []
+    for path in paths:
+        opened = _open(path, sight)
+        if isinstance(opened, Done):
+            done.append(opened)
+            continue
+        files.close(opened)
+        relative = place.below(root, path)
+        if relative:
+            subjects[relative] = opened.sha256
+            signed.append(Done(path, _SIGNED, bundle.MULTI_NAME, sha256=opened.sha256))
         else:
-            done.append(Done(each.path, _REFUSED, reason=f"is not below {root}, where the bundle is"))
-    path = f"{root.rstrip('/')}/{bundle.MULTI_NAME}"
+            done.append(Done(path, _REFUSED, reason=f"is not below {root}, where the bundle is"))
+    if not signed:
+        return done
+    data = make()(list(subjects.items()), bundle.MULTI_FILE)
     try:
-        if inside:
-            data = signs([(place.below(root, each.path), each.sha256) for each in inside], bundle.MULTI_FILE)
-            for each in inside:
-                files.recheck(each)
-            writing.write(path, data, mode=writing.SHARED, over=True)
+        for each in signed:
+            again = _open(each.path, sight)
+            if isinstance(again, Done):
+                raise errors.UnsafeFile(errors.CHANGED, each.path, again.reason)
+            files.close(again)
+            if again.sha256 != each.sha256:
+                raise errors.UnsafeFile(errors.CHANGED, each.path, "was changed while it was signed")
+        writing.write(f"{root.rstrip('/')}/{bundle.MULTI_NAME}", data, mode=writing.SHARED, over=True)
     except (errors.TrustError, StoreError) as error:
-        return [*done, *(_failed(each.path, error) for each in inside)]
-    return [*done, *(Done(each.path, _SIGNED, bundle.MULTI_NAME, sha256=each.sha256) for each in inside)]
+        return [*done, *(Done(each.path, _REFUSED, reason=f"was not signed: {error}") for each in signed)]
+    return [*done, *signed]
 
 
 def write_beside(opened: Opened, data: bytes) -> None:

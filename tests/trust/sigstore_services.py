@@ -40,6 +40,7 @@ from tests.trust.sigstore_world import (
     log_id,
     text,
 )
+from tests.trust.timestamping import Timestamping
 
 
 def token(claims: Mapping[str, Any]) -> str:
@@ -70,15 +71,17 @@ def github_claims(**changes: Any) -> dict[str, Any]:
 class Services:
     """Fulcio, Rekor and GitHub's token service on loopback, for as long as the `with` lasts.
 
-    fail: path -> the status that it answers. asked: the paths that were asked for.
+    fail: path -> the status that it answers. asked: the paths that were asked for. timestamps: a timestamp authority,
+    where there is one.
     """
 
-    def __init__(self, world: World, directory: Path) -> None:
+    def __init__(self, world: World, directory: Path, timestamps: Timestamping | None = None) -> None:
         self.world = world
         self.claims = github_claims()
         self.fail: dict[str, int] = {}
         self.asked: list[str] = []
         self._directory = directory
+        self.timestamps = timestamps
 
     def __enter__(self) -> Self:
         services = self
@@ -105,7 +108,7 @@ class Services:
             "caUrls": service,
             "oidcUrls": service,
             "rekorTlogUrls": service,
-            "tsaUrls": [],
+            "tsaUrls": [{**service[0], "url": f"{self.url}/timestamp"}] if self.timestamps else [],
             "rekorTlogConfig": {"selector": "ANY"},
             "tsaConfig": {"selector": "ANY"},
         }
@@ -202,18 +205,24 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(lambda: self.answers.token(self.headers), "/token")  # type: ignore[arg-type]
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/timestamp" and self.answers.timestamps:
+            self._reply(self.path, self.answers.timestamps.reply(body), "application/timestamp-reply")
+            return
+        asked = json.loads(body)
         if self.path == "/api/v2/signingCert":
             self._answer(lambda: self.answers.signing_cert(self.headers, asked), self.path)  # type: ignore[arg-type]
         else:
             self._answer(lambda: self.answers.entries(asked), self.path)
 
     def _answer(self, answer: Any, path: str) -> None:
+        said = {"message": "no"} if self.answers.fail.get(path, 200) != 200 else answer()
+        self._reply(path, json.dumps(said).encode(), "application/json")
+
+    def _reply(self, path: str, body: bytes, kind: str) -> None:
         self.answers.asked.append(path)
-        status = self.answers.fail.get(path, 200)
-        body = json.dumps(answer() if status == 200 else {"message": "no"}).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_response(self.answers.fail.get(path, 200))
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

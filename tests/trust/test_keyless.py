@@ -6,10 +6,12 @@ import json
 from base64 import b64decode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
+from rfc3161_client import TimestampRequestBuilder
 
 from nono.errors import PolicyError
 from nono.trust import keyless, signing
@@ -36,6 +38,7 @@ from tests.trust.sigstore_world import (
     text,
     utf8_string,
 )
+from tests.trust.timestamping import Timestamping
 
 PAYLOAD = signing.statement([("SKILL.md", "0" * 64)], INSTRUCTION_FILE, {"kind": "keyless"})
 OTHER = signing.statement([("SKILL.md", "1" * 64)], INSTRUCTION_FILE, {"kind": "keyless"})
@@ -349,6 +352,20 @@ def test_a_chain_that_had_run_out_is_no_chain() -> None:
     made.intermediate = Authority("sigstore-intermediate.test", issuer=made.root, end=SIGNED_AT - HOUR)
     with pytest.raises(BundleError, match="when the certificate of its authority was not valid") as raised:
         keyless.identity_of(read(made.bundle(PAYLOAD)), made.trust_root())
+    assert raised.value.outcome == EXPIRED
+
+
+def test_every_time_has_to_be_in_the_certificates(world: World, tmp_path: Path) -> None:
+    """Rekor's is; a timestamp authority has seen the signature only now."""
+    stamps = Timestamping(tmp_path / "timestamps")
+    bundle = world.bundle(PAYLOAD)
+    signature = b64decode(bundle["dsseEnvelope"]["signatures"][0]["sig"])
+    stamp = stamps.reply(TimestampRequestBuilder().data(signature).build().as_bytes())
+    stamped = {"timestampVerificationData": {"rfc3161Timestamps": [{"signedTimestamp": text(stamp)}]}}
+    bundle["verificationMaterial"] |= stamped
+    root = world.trust_root(timestampAuthorities=[stamps.entry({"start": "2026-01-01T00:00:00Z"})])
+    with pytest.raises(BundleError, match="when its certificate was not valid") as raised:
+        keyless.identity_of(read(bundle), root)
     assert raised.value.outcome == EXPIRED
 
 

@@ -19,6 +19,7 @@ from nono.trust.policy import Keyless
 from nono.trust.trusted_root import SigningConfig, TrustRoot
 from tests.trust.sigstore_services import Services, github_claims, token
 from tests.trust.sigstore_world import ISSUER, REF, REPOSITORY, SIGNER_URI, WORKFLOW, World, new_key
+from tests.trust.timestamping import Timestamping
 
 JOB = Keyless(ISSUER, REPOSITORY, WORKFLOW, REF, SIGNER_URI, SIGNER_URI)
 SUBJECTS = [("SKILL.md", "0" * 64)]
@@ -110,6 +111,34 @@ def test_one_certificate_signs_many_statements(services: Services) -> None:
         assert made.payload == payload
         assert keyless.identity_of(made, root_of(services)) == JOB
     assert services.asked.count("/api/v2/signingCert") == 1
+
+
+def test_a_timestamp_authority_is_asked_where_there_is_one_and_its_time_counts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stamps = Timestamping(tmp_path / "timestamps")
+    with Services(World(), tmp_path, stamps) as services:
+        identity = Identity(token(services.claims))
+        payload = signing.statement(SUBJECTS, INSTRUCTION_FILE, identity.signer)
+        entry = stamps.entry({"start": "2026-01-01T00:00:00Z"})
+        root = TrustRoot("root", services.world.trusted_root(timestampAuthorities=[entry]), "")
+        sign_one = keyless_signing.signer(identity, root, config_of(services))
+        made = parse(sign_one(payload), "it")
+        assert services.asked == ["/api/v2/signingCert", "/timestamp", "/api/v1/log/entries"]
+        assert keyless.identity_of(made, root) == JOB
+        # Rekor's promise taken away, the time of the authority is left.
+        fields = json.loads(made.raw)
+        del fields["verificationMaterial"]["tlogEntries"][0]["inclusionPromise"]
+        unpromised = made._replace(raw=json.dumps(fields).encode())
+        assert keyless.identity_of(unpromised, root) == JOB
+        ended = stamps.entry({"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"})
+        for others in ([], [ended], [Timestamping(tmp_path / "others").entry({"start": "2026-01-01T00:00:00Z"})]):
+            other = TrustRoot("root", services.world.trusted_root(timestampAuthorities=others), "")
+            with pytest.raises(BundleError, match=r"carries no time that|carries a timestamp of no authority"):
+                keyless.identity_of(unpromised, other)
+        services.fail["/timestamp"] = 500
+        assert keyless.identity_of(parse(sign_one(payload), "it"), root) == JOB
+    assert capfd.readouterr() == ("", "")
 
 
 # ---- refusals

@@ -102,7 +102,8 @@ def _taken(reference: KeyReference, at: Where) -> UsageError:
         )
     return UsageError(
         f"you have a key '{reference.key_id}' already ({keys.fingerprint(known.public_key)[:16]}…). --force replaces "
-        f"it: it is lost for good then, and the policies that it signed are refused until you sign them again. {_ANOTHER}"
+        f"it: it is lost for good then, and the policies that it signed are refused until you sign them again. "
+        f"{_ANOTHER}"
     )
 
 

@@ -51,7 +51,7 @@ class World:
 
 def as_nobody(run: Callable[[Path], None]) -> None:
     """Run it as an ordinary user, in a directory of his, where that can be; as ourselves, where we are one."""
-    home = Path(tempfile.mkdtemp(prefix="nono-test-"))  # pytest's own directories are closed to others, now and then
+    home = in_memory()  # pytest's own directories are closed to others, now and then
     if os.geteuid() == 0:
         os.chown(home, 65534, 65534)
 
@@ -101,6 +101,15 @@ def interrupt(at: int, act: Callable[[str, tuple[Any, ...]], None]) -> None:
         setattr(os, name, wrapped(name, getattr(os, name)))
 
 
+def in_memory() -> Path:
+    """A new directory where nothing waits for a disk, if that has all that a tree needs."""
+    path = Path(tempfile.mkdtemp(prefix="nono-test-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    if not has_xattrs(path):
+        path.rmdir()
+        path = Path(tempfile.mkdtemp(prefix="nono-test-"))
+    return path
+
+
 def has_xattrs(directory: Path) -> bool:
     try:
         os.setxattr(directory, "user.test", b"")
@@ -110,21 +119,26 @@ def has_xattrs(directory: Path) -> bool:
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """Where nothing waits for a disk, if that has all that a tree needs."""
-    path = Path(tempfile.mkdtemp(prefix="nono-test-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+def memory() -> Iterator[Path]:
+    """`in_memory`, for a test."""
+    path = in_memory()
     try:
-        yield path if has_xattrs(path) else tmp_path
+        yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        clear(path)
+
+
+def clear(path: Path) -> None:
+    """Remove a tree, also one with directories that are closed."""
+    for directory, _, _ in os.walk(path):
+        os.chmod(directory, 0o755)
+    if path.exists():
+        shutil.rmtree(path)
 
 
 def again(template: World) -> None:
     """Put the template's tree back to what it was after the session, whatever is there."""
-    for directory, _, _ in os.walk(template.root):
-        os.chmod(directory, 0o755)
-    if template.root.exists():
-        shutil.rmtree(template.root)
+    clear(template.root)
     if os.path.exists(template.journal):
         os.unlink(template.journal)
     grow(template.root)

@@ -17,6 +17,7 @@ from nono.rollback.objects import Store
 from nono.rollback.snapshot import take
 from nono.rollback.undo import Selection
 from tests.rollback import tracing
+from tests.rollback.killing import clear
 from tests.rollback.killing import memory as memory
 from tests.rollback.test_crash import check, make, settle
 from tests.rollback.test_undo import Place
@@ -25,7 +26,7 @@ from tests.rollback.trees import picture
 
 def edited(directory: Path) -> Place:
     """A tree after a session in which the user has worked since: his file must be saved before it gives way."""
-    shutil.rmtree(directory, ignore_errors=True)
+    clear(directory)
     directory.mkdir(mode=0o700)
     place = Place(directory)
     (place.root / "edited").write_bytes(b"my own work")

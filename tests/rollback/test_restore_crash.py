@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,9 @@ from tests.rollback.killing import (
     again,
     as_nobody,
     check_outcome,
-    has_xattrs,
+    clear,
     in_child,
+    in_memory,
     interrupt,
     killed_at_each,
 )
@@ -42,13 +41,13 @@ def test_an_ordinary_user_can_be_killed_too() -> None:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """In memory, where that has all that a tree needs: a thousand crashes sync often."""
-    memory = Path(tempfile.mkdtemp(prefix="nono-test-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+def template() -> Iterator[World]:
+    """In memory: a thousand crashes sync often."""
+    path = in_memory()
     try:
-        yield World(memory if has_xattrs(memory) else tmp_path_factory.mktemp("template"))
+        yield World(path)
     finally:
-        shutil.rmtree(memory, ignore_errors=True)
+        clear(path)
 
 
 def test_killed_at_any_call_and_run_again_it_is_done_or_never_was(template: World) -> None:

@@ -1,11 +1,11 @@
 """One run, from its order to its exit status: the only place where the rooms are put together.
 
 Read it top to bottom; the order is the point. Everything that can be refused is refused before the child exists (P7):
-the credentials are in locked memory, and the keystore's connection is gone, before the agent is started (P1). The wall
-is put up first, around nothing, so that the summary can say which one it is. What only the proxy needs (ssl, h11, the
-loop) is imported while the child starts, because that is what a user waits for; so this room, and only this one,
-imports inside functions. A request that the child makes before the proxy serves waits in the listener's backlog, which
-is there since the wall is.
+the files that instruct the agent are verified (P11; trust.py), the credentials are in locked memory, and the keystore's
+connection is gone, before the agent is started (P1). The wall is put up first, around nothing, so that the summary can
+say which one it is. What only the proxy needs (ssl, h11, the loop) is imported while the child starts, because that is
+what a user waits for; so this room, and only this one, imports inside functions. A request that the child makes before
+the proxy serves waits in the listener's backlog, which is there since the wall is.
 
 Each room is entered once and left once (context managers): the temporary directory, the limits, the wall, the audit
 log, the signals, the credentials. However the run ends, nothing that it started is left running and no key is left in
@@ -225,6 +225,7 @@ def run(
                 lent.close()
                 os.close(ruleset)
                 trusted.release()
+            trusted.is_running = True
             if tracker is not None:
                 tracker.is_running = True
             behind = _Behind(

@@ -29,11 +29,13 @@ _NAME = "trust-policy.json"
 class Trusted:
     """What was verified for one run; a context manager, which lets go of the files.
 
-    denies: what the agent must not write. rows: for the summary, (label, text) each.
+    denies: what the agent must not write. rows: for the summary, (label, text) each. is_running: set once there is an
+    agent.
     """
 
     denies: tuple[PathDeny, ...] = ()
     rows: tuple[tuple[str, str], ...] = ()
+    is_running = False
 
     def record(self, audit: AuditLog) -> None:
         """Write what was found into the audit log."""
@@ -45,7 +47,7 @@ class Trusted:
         """Let go of the files: the agent has started."""
 
     def look_again(self, audit: AuditLog, notice: Callable[[str], None]) -> None:
-        """Tell what the run has left that is not signed; all of the agent has ended."""
+        """Tell what the run has left that is not signed; all of the agent, if there was one, has ended."""
 
     def __enter__(self) -> Self:
         return self

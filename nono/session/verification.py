@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from resource import RLIMIT_NOFILE, getrlimit
 from time import time
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from nono.trust.trusted_root import TrustRoot
 
 _SHOWN = 12  # files in one message
+_MOST_TOLD = 1000  # that a run has left: an agent may make any number, and would keep its user waiting
 _MOST_HELD = 128  # files that stay open, and a quarter of those that may; of more, the path alone is looked at again
 _SEE_ALL = "nono trust list"
 NEW, EDITED, GONE = "new", "changed", "gone"  # since the start
@@ -266,8 +268,10 @@ class Verified(Trusted):
 
     def look_again(self, audit: AuditLog, notice: Callable[[str], None]) -> None:
         """See Trusted."""
+        if not self.is_running:
+            return
         try:
-            changes = list(self._changes())
+            changes = list(islice(self._changes(), _MOST_TOLD))
         except (NonoError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             notice(f"what the run has left unsigned is not known: {reason}. See: {_SEE_ALL}")

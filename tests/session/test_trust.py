@@ -81,6 +81,7 @@ class Log:
 def left(verified: Verified) -> Log:
     """Look again, as after a run."""
     log = Log()
+    verified.is_running = True
     verified.look_again(log, log.told.append)  # type: ignore[arg-type]
     return log
 
@@ -400,6 +401,22 @@ def test_of_very_many_that_are_left_the_first_are_told(tree: Tree) -> None:
         log = left(verified)
     assert (len(log.records), len(log.told)) == (30, 12 + 1 + 1)
     assert log.told[12] == "18 more files that would instruct an agent changed in this run: nono trust list"
+
+
+def test_a_run_that_never_began_has_left_nothing(tree: Tree) -> None:
+    log = Log()
+    with tree.verify() as verified:
+        tree.write("CLAUDE.md", "do that")
+        verified.look_again(log, log.told.append)  # type: ignore[arg-type]
+    assert (log.records, log.told) == ([], [])
+
+
+def test_nobody_waits_for_all_that_an_agent_can_make(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "_MOST_TOLD", 5)
+    with tree.verify() as verified:
+        for number in range(30):
+            tree.write(f"{number:02}/SKILL.md")
+        assert len(left(verified).records) == 5
 
 
 def test_a_tree_that_cannot_be_looked_at_again_is_said_and_no_failure(

@@ -29,6 +29,7 @@ from nono.trust.bundle import parse
 try:
     from requests.adapters import HTTPAdapter
     from sigstore.dsse import Statement
+    from sigstore.models import InvalidBundle
     from sigstore.oidc import IdentityToken, detect_credential
     from sigstore.sign import Signer, SigningContext
 except ImportError:
@@ -118,6 +119,10 @@ def signer(identity: Identity, root: TrustRoot, signing: SigningConfig) -> Calla
         try:
             signed = certified.sign_dsse(Statement(payload))
             data = json.dumps(json.loads(signed.to_json()), indent=2).encode() + b"\n"
+        except InvalidBundle:
+            raise SigningError(
+                f"Rekor ({log}) logged the signature, but no timestamp authority gave it a time"
+            ) from None
         except Exception as error:  # noqa: BLE001
             if type(error).__name__ == "ExpiredCertificate":  # of a module of its own
                 raise SigningError("the certificate is not valid any more; sign fewer files at once") from None

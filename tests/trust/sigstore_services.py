@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Self
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from nono.trust.bundle import pae
@@ -35,6 +36,7 @@ from tests.trust.sigstore_world import (
     WORKFLOW,
     Certificate,
     World,
+    canonical,
     dsse_body,
     github_extensions,
     log_id,
@@ -72,16 +74,19 @@ class Services:
     """Fulcio, Rekor and GitHub's token service on loopback, for as long as the `with` lasts.
 
     fail: path -> the status that it answers. asked: the paths that were asked for. timestamps: a timestamp authority,
-    where there is one.
+    where there is one. rekor_version: 2 gives no promise and no time, so it wants timestamps.
     """
 
-    def __init__(self, world: World, directory: Path, timestamps: Timestamping | None = None) -> None:
+    def __init__(
+        self, world: World, directory: Path, timestamps: Timestamping | None = None, rekor_version: int = 1
+    ) -> None:
         self.world = world
         self.claims = github_claims()
         self.fail: dict[str, int] = {}
         self.asked: list[str] = []
         self._directory = directory
         self.timestamps = timestamps
+        self.rekor_version = rekor_version
 
     def __enter__(self) -> Self:
         services = self
@@ -107,7 +112,7 @@ class Services:
             "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
             "caUrls": service,
             "oidcUrls": service,
-            "rekorTlogUrls": service,
+            "rekorTlogUrls": [{**service[0], "majorApiVersion": self.rekor_version}],
             "tsaUrls": [{**service[0], "url": f"{self.url}/timestamp"}] if self.timestamps else [],
             "rekorTlogConfig": {"selector": "ANY"},
             "tsaConfig": {"selector": "ANY"},
@@ -197,6 +202,23 @@ class Services:
             }
         }
 
+    def entries_v2(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Log the digest of an envelope's encoding, if the signature is over that."""
+        wanted = asked["hashedRekordRequestV002"]
+        certificate = x509.load_der_x509_certificate(
+            b64decode(wanted["signature"]["verifier"]["x509Certificate"]["rawBytes"])
+        )
+        public_key = certificate.public_key()
+        assert isinstance(public_key, ec.EllipticCurvePublicKey)
+        digest, signature = b64decode(wanted["digest"]), b64decode(wanted["signature"]["content"])
+        public_key.verify(signature, digest, ec.ECDSA(Prehashed(hashes.SHA256())))
+        data = {"algorithm": "SHA2_256", "digest": wanted["digest"]}
+        spec = {"hashedRekordV002": {"data": data, "signature": wanted["signature"]}}
+        made = self.world.entry(
+            canonical({"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": spec}), datetime.now(UTC)
+        )
+        return {name: value for name, value in made.items() if name not in ("integratedTime", "inclusionPromise")}
+
 
 class _Handler(BaseHTTPRequestHandler):
     answers: ClassVar[Services]
@@ -212,6 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(body)
         if self.path == "/api/v2/signingCert":
             self._answer(lambda: self.answers.signing_cert(self.headers, asked), self.path)  # type: ignore[arg-type]
+        elif self.path == "/api/v2/log/entries":
+            self._answer(lambda: self.answers.entries_v2(asked), self.path)
         else:
             self._answer(lambda: self.answers.entries(asked), self.path)
 

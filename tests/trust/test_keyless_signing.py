@@ -141,6 +141,21 @@ def test_a_timestamp_authority_is_asked_where_there_is_one_and_its_time_counts(
     assert capfd.readouterr() == ("", "")
 
 
+def test_the_newer_rekor_signs_with_the_time_of_a_timestamp_authority(tmp_path: Path) -> None:
+    stamps = Timestamping(tmp_path / "timestamps")
+    with Services(World(), tmp_path, stamps, rekor_version=2) as services:
+        identity = Identity(token(services.claims))
+        payload = signing.statement(SUBJECTS, INSTRUCTION_FILE, identity.signer)
+        entry = stamps.entry({"start": "2026-01-01T00:00:00Z"})
+        root = TrustRoot("root", services.world.trusted_root(timestampAuthorities=[entry]), "")
+        sign_one = keyless_signing.signer(identity, root, config_of(services))
+        assert keyless.identity_of(parse(sign_one(payload), "it"), root) == JOB
+        assert services.asked == ["/api/v2/signingCert", "/timestamp", "/api/v2/log/entries"]
+        services.fail["/timestamp"] = 500
+        with pytest.raises(SigningError, match="logged the signature, but no timestamp authority gave it a time"):
+            sign_one(payload)
+
+
 # ---- refusals
 
 

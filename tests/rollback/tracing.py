@@ -94,13 +94,10 @@ def _trace(run: Callable[[], object], at: int, tell: int) -> int:
         _libc.ptrace(_SYSCALL, thread, None, deliver)
         deliver = 0
         thread, status = os.waitpid(-1, _WALL)
+        while not os.WIFSTOPPED(status) and thread != pid:  # one of its threads has ended
+            thread, status = os.waitpid(-1, _WALL)
         if not os.WIFSTOPPED(status):
-            if thread != pid:
-                thread, status = os.waitpid(-1, _WALL)
-                if not os.WIFSTOPPED(status):
-                    break
-            else:
-                break
+            break
         if os.WSTOPSIG(status) == _AT_CALL:
             calls += _changes(thread)
             if calls == at:

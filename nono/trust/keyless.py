@@ -111,7 +111,7 @@ class _Reader:
 
 def identity_of(bundle: Bundle, root: TrustRoot) -> Keyless:
     """Return who signed `bundle`. Raises BundleError: bad_signature, expired, malformed; PolicyError for the root."""
-    content = _content(root)
+    content = content_of(root)
     try:
         with warnings.catch_warnings(action="ignore"):
             return _identity_of(bundle, content, root.source)
@@ -122,7 +122,7 @@ def identity_of(bundle: Bundle, root: TrustRoot) -> Keyless:
 
 
 @lru_cache(maxsize=4)
-def _content(root: TrustRoot) -> Mapping[str, Any]:
+def content_of(root: TrustRoot) -> Mapping[str, Any]:
     """Return the JSON of a root that the package takes for one."""
     content = trusted_root.parse(root)
     _verifier(content, root.source)

@@ -92,7 +92,7 @@ def ambient() -> Identity:
 
 def signer(identity: Identity, root: TrustRoot, signing: SigningConfig) -> Callable[[bytes], bytes]:
     """Return a function: a statement -> its bundle file. It and this raise SigningError, PolicyError for the files."""
-    content = trusted_root.parse(root)
+    content = keyless.content_of(root)
     try:
         configuration = keyless.configuration(content, json.loads(signing.data))
         where = configuration.signing_config

@@ -259,7 +259,7 @@ def test_what_is_no_signing_configuration_is_refused(services: Services, data: b
         )
     with pytest.raises(PolicyError, match=r"^trusted_root\.json"):
         keyless_signing.signer(
-            Identity(token(services.claims)), TrustRoot("trusted_root.json", data[:1], ""), config_of(services)
+            Identity(token(services.claims)), TrustRoot("trusted_root.json", data, ""), config_of(services)
         )
 
 

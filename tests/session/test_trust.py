@@ -18,8 +18,11 @@ from nono.policy.protection import SIGNED
 from nono.session import trust, verification
 from nono.session.verification import Refused, Verified
 from nono.supervisor.whereabouts import find_place
+from nono.trust import signing
+from nono.trust.bundle import INSTRUCTION_FILE
 from nono.trust.errors import TrustError
 from tests.signing import Signer, digest
+from tests.trust import sigstore_world
 
 INCLUDES = ["**/SKILL.md", "**/CLAUDE.md"]
 
@@ -501,3 +504,35 @@ def test_more_files_than_descriptors_are_verified(tree: Tree) -> None:
 def test_what_a_policy_calls_json_is_not_trusted_to_be_short(tree: Tree) -> None:
     (tree.root / "trust-policy.json").write_text(json.dumps({"version": 1, "includes": ["a" * 5000]}))
     assert refusal(tree.verify)
+
+
+def test_a_signature_without_a_key_is_verified_once_and_then_remembered(tree: Tree) -> None:
+    """The package `sigstore` takes a third of a second to import."""
+    world = sigstore_world.World()
+    (tree.config / "trust/trusted_root.json").write_bytes(world.trusted_root())
+    ci = {
+        "name": "ci", "issuer": sigstore_world.ISSUER, "repository": sigstore_world.REPOSITORY,
+        "workflow": sigstore_world.WORKFLOW, "ref_pattern": "refs/heads/*",
+    }  # fmt: skip
+    tree.policy(includes=["**/SKILL.md"], publishers=[ci])
+    payload = signing.statement([("SKILL.md", digest(tree.skill))], INSTRUCTION_FILE, {"kind": "keyless"})
+    tree.skill.with_name("SKILL.md.bundle").write_text(json.dumps(world.bundle(payload)))
+    code = (
+        "import sys; from nono.session import trust, verification; from nono.supervisor.whereabouts import find_place; "
+        f"place = find_place({str(tree.root)!r}, {{'HOME': {str(tree.home)!r}}}); "
+        "verified = verification.verify(place, trust.in_sight(place), skip=(), override=False); "
+        "print(verified.rows[0][1].partition('  ')[0], 'sigstore' in sys.modules)"
+    )
+    for is_imported in (True, False):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+        )
+        assert (done.stdout, done.stderr) == (f"1 file verified, signed by ci {is_imported}\n", "")
+    tree.skill.write_text("something else")
+    assert "docs/SKILL.md was changed after 'ci' signed it" in refusal(tree.verify)
+
+
+def test_what_names_nobody_with_a_certificate_needs_no_sigstore(tree: Tree) -> None:
+    payload = signing.statement([("SKILL.md", digest(tree.skill))], INSTRUCTION_FILE, {"kind": "keyless"})
+    tree.skill.with_name("SKILL.md.bundle").write_text(json.dumps(sigstore_world.World().bundle(payload)))
+    assert "docs/SKILL.md is signed by somebody with a certificate" in refusal(tree.verify)

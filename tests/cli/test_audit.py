@@ -12,13 +12,14 @@ import re
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nono.audit import read
 from nono.audit.log import AuditLog
-from nono.cli.audits import export, show
+from nono.cli.audits import export, place, show
 from nono.proxy.services import Exchange
 from nono.supervisor.denials import Denial
 from tests.runs import Site, unfolded
@@ -292,37 +293,39 @@ def test_what_changed_is_shown_where_snapshots_were_taken(site: Site) -> None:
     assert site.nono(["audit", "verify"]).returncode == 0
 
 
-def test_a_large_session_is_shown_without_keeping_it(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    session = write(site, paths=("/v1/x",) * 5000)
-    arguments = argparse.Namespace(session=session, denied=False, json=False, verbose=False)
+def peak_of(site: Site, action: Callable[[argparse.Namespace], int], **arguments: object) -> int:
+    """Carry out an action here, and return how many bytes it had at most."""
     tracemalloc.start()
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(read, "_WAITING", 100)
-            patch.setattr(show.place, "directory", lambda: str(site.state / "audit"))
-            assert show.run(arguments) == 0
-        assert tracemalloc.get_traced_memory()[1] < _MOST_BYTES
+            patch.setattr(place, "directory", lambda: str(site.state / "audit"))
+            assert action(argparse.Namespace(**arguments)) == 0
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    said = capsys.readouterr().out
-    assert "9901 more  (-v to list)" in said  # 10001, one denial among them, and 100 shown
-    assert "POST h.example, 5000 times" in said
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_large_session_is_shown_without_keeping_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, verbose: bool
+) -> None:
+    session = write(site, paths=("/v1/x",) * 5000)
+    said: list[str] = []
+    ends = ("more  (-v to list)", "times")
+    monkeypatch.setattr(place, "say", lambda line: said.append(line) if line.endswith(ends) else None)
+    peak = peak_of(site, show.run, session=session, denied=False, json=False, verbose=verbose)
+    assert peak < _MOST_BYTES
+    more = [] if verbose else ["9901 more  (-v to list)"]  # 10001, one denial among them, and 100 shown
+    denial = said[:1] if verbose else []  # with its time
+    assert said == [*denial, *more, f"{'':<13}POST h.example, 5000 times"]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "html"])
 def test_a_large_session_is_exported_without_keeping_it(site: Site, tmp_path: Path, form: str) -> None:
     session = write(site, paths=("/v1/x",) * 5000)
     file = tmp_path / "exported"
-    arguments = argparse.Namespace(session=session, format=form, output=str(file), force=False)
-    tracemalloc.start()
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(read, "_WAITING", 100)
-            patch.setattr(export.place, "directory", lambda: str(site.state / "audit"))
-            assert export.run(arguments) == 0
-        assert tracemalloc.get_traced_memory()[1] < _MOST_BYTES
-    finally:
-        tracemalloc.stop()
+    assert peak_of(site, export.run, session=session, format=form, output=str(file), force=False) < _MOST_BYTES
     assert (site.state / "audit" / f"{session}.jsonl").stat().st_size > 2 * _MOST_BYTES
     assert file.stat().st_size > _MOST_BYTES / 2
 

@@ -6,9 +6,12 @@ import base64
 import json
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +41,18 @@ def run(site: Site, key: str, *flags: str) -> Path:
     assert "the audit log" not in done.stderr
     (log,) = set((site.state / "audit").glob("*.jsonl")) - before
     return log
+
+
+@contextmanager
+def running(site: Site, key: str, then: str = "exit", **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Start something that waits for a line."""
+    script = f"echo ready; read line; {then}"
+    with site.start(
+        ["--block-net", "--allow-cwd", "--audit-sign-key", key], ["sh", "-c", script], **options
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
 
 
 def signature_of(log: Path) -> Path:
@@ -194,11 +209,7 @@ def test_the_agent_cannot_read_the_key(site: Site, key: str) -> None:
 
 
 def test_a_signature_that_cannot_be_written_is_told_and_changes_no_status(site: Site, key: str) -> None:
-    with site.start(
-        ["--block-net", "--allow-cwd", "--audit-sign-key", key], ["sh", "-c", "echo ready; read line; exit 5"]
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+    with running(site, key, "exit 5") as process:
         (log,) = (site.state / "audit").glob("*.jsonl")
         signature_of(log).mkdir()
         _, stderr = process.communicate(b"\n")
@@ -211,11 +222,7 @@ def test_a_signature_that_cannot_be_written_is_told_and_changes_no_status(site: 
 
 
 def test_a_killed_run_is_not_signed_and_that_is_no_fault(site: Site, key: str) -> None:
-    with site.start(
-        ["--block-net", "--allow-cwd", "--audit-sign-key", key], ["sh", "-c", "echo ready; sleep 60"]
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+    with running(site, key) as process:
         assert not faults(site)
         process.send_signal(signal.SIGKILL)
     assert not faults(site)
@@ -252,13 +259,7 @@ def test_a_key_of_the_keystore_signs(site: Site, keyring: KeyringService, deskto
 def test_the_supervisor_holds_the_key_once(site: Site, key: str) -> None:
     """As text, in locked memory; what the library makes of it is in a process that is gone."""
     text = Path(key.removeprefix("file://")).read_bytes().strip()
-    with site.start(
-        ["--block-net", "--allow-cwd", "--audit-sign-key", key],
-        ["sh", "-c", "echo ready; read line"],
-        environment={"NONO_SECRET_MEMORY": secretmem.MLOCK},
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+    with running(site, key, environment={"NONO_SECRET_MEMORY": secretmem.MLOCK}) as process:
         time.sleep(0.2)
         copies = memscan.scan(process.pid, text)
         assert (copies.full, copies.partial) == (1, 0)

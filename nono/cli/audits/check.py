@@ -104,7 +104,8 @@ def _signatures(
 
 
 def _named(session: Session) -> str:
-    return f"{session.session} on {place.day(session.removed)}" if session.removed else session.session
+    day = place.moment(session.removed, "%Y-%m-%d") if session.removed else ""
+    return f"{session.session} on {day}" if day else session.session
 
 
 def _say(text: str, label: str) -> None:

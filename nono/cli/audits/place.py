@@ -35,12 +35,12 @@ def command(words: Iterable[str]) -> str:
     return " ".join(f"'{word}'" if not word or any(c in ' \t\n"$;&|<>' for c in word) else word for word in words)
 
 
-def day(seconds: float) -> str:
-    """Return the day of a time."""
+def moment(seconds: float, form: str) -> str:
+    """Return a time, of UTC, as strftime(3) writes it; "" for one that there is not."""
     try:
-        return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+        return time.strftime(form, time.gmtime(seconds))
     except (OverflowError, OSError, ValueError):
-        return "no known day"
+        return ""
 
 
 def duration(seconds: float) -> str:

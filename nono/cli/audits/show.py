@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import islice
@@ -115,9 +114,7 @@ def _about(start: Mapping[str, Any], end: Mapping[str, Any], home: str, *, verbo
     if not start:
         return
     where = short(read.text(start, "workdir"), home)
-    yield from _rows(
-        "started", [f"{_stamp(read.number(start, 'time'))} by nono {read.text(start, 'version')}, in {where}"]
-    )
+    yield from _rows("started", [f"{_began(start)} by nono {read.text(start, 'version')}, in {where}"])
     yield from _rows("command", [place.command(str(word) for word in read.sequence(start, "argv"))])
     profiles = [read.text(each, "name") for each in _objects(start, "profiles")]
     yield from _rows("profile", [" ← ".join(reversed(profiles))])
@@ -210,15 +207,10 @@ def _rows(label: str, texts: Sequence[str]) -> Iterator[str]:
         yield from hanging(f"{'' if index else place.cut(label, _LABEL - 1):<{_LABEL}}", text)
 
 
-def _stamp(seconds: float) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
-    except (OverflowError, OSError, ValueError):
-        return "at no known time"
+def _began(start: Mapping[str, Any]) -> str:
+    return place.moment(read.number(start, "time"), "%Y-%m-%d %H:%M:%S UTC") or "at no known time"
 
 
 def _clock(seconds: float) -> str:
-    try:
-        return time.strftime("%H:%M:%S", time.gmtime(seconds)) + f"{seconds % 1:.3f}"[1:]
-    except (OverflowError, OSError, ValueError):
-        return ""
+    time = place.moment(seconds, "%H:%M:%S")
+    return f"{time}.{int(seconds % 1 * 1000):03}" if time else ""

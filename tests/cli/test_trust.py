@@ -85,6 +85,27 @@ def test_one_bundle_for_all(user: Signer) -> None:
     assert "docs/B.md: is not there" in done.said
 
 
+def test_what_one_bundle_is_not_for_any_more_is_told(user: Signer) -> None:
+    user.write("A.md")
+    user.write("extra.txt")
+    user.with_policy("*.md")
+    user.done("sign", "--multi-subject", "A.md", "extra.txt")
+    assert user.statuses() == {"A.md": "verified", "extra.txt": "verified"}
+    said = user.done("sign", "--multi-subject", "--all").said
+    assert "left out extra.txt (.nono-trust.bundle was for it, too)" in said
+    assert user.statuses() == {"A.md": "verified"}
+
+
+def test_settings_elsewhere(user: Signer) -> None:
+    user.environment["XDG_CONFIG_HOME"] = str(user.home / "settings")
+    key = f"file://{user.home}/settings/nono/trust/key.pem"
+    user.done("keygen", "--keyref", key)
+    user.done("init", "--user")
+    user.done("sign-policy", "--user")
+    assert (user.home / "settings" / "nono" / "trust-policy.json.bundle").exists()
+    assert not user.config.exists()
+
+
 def test_the_policy_that_init_makes(user: Signer) -> None:
     user.keygen()
     user.done("init", "--include", "b*.md", "--include", "a.md", "--include", "b*.md")

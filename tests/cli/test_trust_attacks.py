@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nono.cli.trusts import sign
-from nono.trust import files
+from nono.trust import files, keys, signing
 from nono.trust.errors import UnsafeFile
 from tests.cli.signer import Signer
 
@@ -321,6 +322,25 @@ def test_bundles_that_are_none(user: Signer, content: bytes) -> None:
         (user.project / name).unlink()
     (user.project / "trust-policy.json.bundle").write_bytes(content)
     assert user.trust("list").status == 1
+
+
+@pytest.mark.parametrize("key_id", ["\x1b[2J\nnono  verified", "\udcff", "x" * 100_000, "default"])
+def test_a_bundle_whose_signer_has_a_name_that_repaints(user: Signer, key_id: str) -> None:
+    path = user.write("SKILL.md")
+    user.with_policy("SKILL.md")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": "SKILL.md", "digest": {"sha256": digest}}],
+        "predicateType": "https://nono.sh/attestation/instruction-file/v1",
+        "predicate": {"version": 1, "signer": {"kind": "keyed", "key_id": key_id}},
+    }
+    made = signing.sign(json.dumps(statement).encode(), keys.generate())
+    (user.project / "SKILL.md.bundle").write_bytes(made)
+    assert set(user.statuses().values()) <= {"untrusted", "malformed"}
+    done = user.trust("verify", "--all")
+    assert done.status == 1
+    assert len(done.out) < 2000
 
 
 # While it is signed.

@@ -248,6 +248,8 @@ def _one_bundle(paths: Iterable[str], sight: Sight | None, root: str, make: Call
             done.append(Done(path, _REFUSED, reason=f"is not below {root}, where the bundle is"))
     if not signed:
         return done
+    gone = [f"{root.rstrip('/')}/{name}" for name in _names_before(root) if name not in subjects]
+    done += [Done(path, _LEFT_OUT, f"{bundle.MULTI_NAME} was for it, too") for path in gone]
     data = make()(list(subjects.items()), bundle.MULTI_FILE)
     try:
         for each in signed:
@@ -261,6 +263,19 @@ def _one_bundle(paths: Iterable[str], sight: Sight | None, root: str, make: Call
     except (errors.TrustError, StoreError) as error:
         return [*done, *(Done(each.path, _REFUSED, reason=f"was not signed: {error}") for each in signed)]
     return [*done, *signed]
+
+
+def _names_before(root: str) -> list[str]:
+    """Return what the bundle of the tree that is there is for; nothing where it is none."""
+    try:
+        opened = files.open_file(root, bundle.MULTI_NAME, most=bundle.MOST_BYTES, keep=True)
+    except (FileNotFoundError, errors.UnsafeFile):
+        return []
+    files.close(opened)
+    try:
+        return [name for name, _ in bundle.parse(opened.data, bundle.MULTI_NAME).statement.subjects]
+    except errors.BundleError:
+        return []
 
 
 def write_beside(opened: Opened, data: bytes) -> None:

@@ -18,7 +18,7 @@ import pytest
 from tests.runs import TESTED_WALL, WALL, Site, as_ordinary_user, lines, unfolded
 from tests.signing import Signer
 
-HAS_MOUNTS = TESTED_WALL in ("", "namespace")
+HAS_MOUNTS = TESTED_WALL != "notify"
 SYSTEM_PYTHON = "/usr/bin/python3"
 CONTENT = "how to do it\n"
 NAMES = ("CLAUDE.md", ".claude/skills/a/SKILL.md")

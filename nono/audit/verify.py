@@ -31,7 +31,7 @@ WHOLE, RUNNING, UNENDED, UNENTERED, FAULTY, VANISHED, REMOVED = (
 # Fault.what, besides examine.py's
 TRUNCATED, UNLISTED, RENAMED, HEADLESS, GONE = "truncated", "not in the ledger", "renamed", "no start", "vanished"
 
-_UNKNOWN = "the ledger does not know of this session: nono has not written it, or not here"
+_UNKNOWN = "the ledger does not know of this session: nono did not write it here, or power was lost in that second"
 
 
 class Session(Record):

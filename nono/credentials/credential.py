@@ -14,17 +14,20 @@ class Credential:
 
     __slots__ = ("_buffer", "length", "name", "store", "view")
 
-    def __init__(self, name: str, store: str, buffer: SecretBuffer, raw_length: int, what: str) -> None:
+    def __init__(
+        self, name: str, store: str, buffer: SecretBuffer, raw_length: int, what: str, *, for_signing: bool = False
+    ) -> None:
         """Take over `buffer`, whose first `raw_length` bytes are what the source holds.
 
-        what: the credential in the user's words, for the error. Raises CredentialError (and wipes the buffer).
+        what: the credential in the user's words, for the error. for_signing: it is for no header, and may have several
+        lines (PEM). Raises CredentialError (and wipes the buffer).
         """
         self.name = name
         self.store = store
         self._buffer: SecretBuffer | None = buffer
         try:
             with buffer.view[:raw_length] as raw:
-                self.length = validation.check(raw, what)
+                self.length = validation.trimmed_length(raw) if for_signing else validation.check(raw, what)
         except BaseException:
             buffer.close()
             raise

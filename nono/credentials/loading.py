@@ -14,7 +14,7 @@ from nono.credentials import env, files, keystore, user_keyring
 from nono.credentials.credential import Credential
 from nono.credentials.env import HandedOver
 from nono.credentials.keystore import DEFAULT_LIMITS, Keystore, KeystoreError, Limits, open_keystore
-from nono.credentials.reference import ENV, KEYRING, NAME, SESSION, Reference
+from nono.credentials.reference import ENV, FILE, KEYRING, NAME, SESSION, SIGNING, Reference
 from nono.credentials.stores import FILE_STORE, SESSION_STORE, Stores
 from nono.kernel.secretmem import SecretBuffer
 from nono.policy.network import builtin_routes
@@ -70,7 +70,10 @@ class Loader:
         """Return every credential, by route name; they stay the Loader's. Raises CredentialError."""
         for reference in self._wanted:
             store, buffer, length, what = self._read(reference)
-            self._credentials[reference] = Credential(reference.text, store, buffer, length, what)
+            for_signing = (reference.scheme, reference.service) == (FILE, SIGNING)  # which no credential_key says
+            self._credentials[reference] = Credential(
+                reference.text, store, buffer, length, what, for_signing=for_signing
+            )
         self._close_keystore()
         return {name: self._credentials[reference] for reference, names in self._wanted.items() for name in names}
 

@@ -24,6 +24,7 @@ FILE = "file"
 ENV = "env"
 
 SERVICE = "nono"
+SIGNING = "nono-trust"  # the service of keys that sign
 NAME_MAX = 128
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NAME_FIRST = frozenset(_LETTERS + "0123456789_")
@@ -37,7 +38,8 @@ _FORMS = "NAME, keyring://SERVICE/ACCOUNT, session://NAME, file:///PATH or env:/
 class Reference(Record):
     """Where one credential is: `scheme` is one of the constants above, `text` what was written.
 
-    service: of NAME and KEYRING. name: the account, name, absolute path or variable.
+    service: of NAME and KEYRING; SIGNING also of a file with such a key. name: the account, name, absolute path or
+    variable.
     """
 
     text: str

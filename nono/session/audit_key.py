@@ -17,7 +17,7 @@ from functools import partial
 from importlib import import_module
 from json import dumps
 
-from nono.credentials.reference import FILE, KEYRING, Reference, parse
+from nono.credentials.reference import FILE, KEYRING, SIGNING, Reference, parse
 from nono.errors import NonoError, UsageError
 
 TYPE_CHECKING = False
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 NAME = "--audit-sign-key"  # among the credentials of a run
 PREDICATE_TYPE = "https://nono.sh/attestation/audit-log/v1"
-SERVICE = "nono-trust"
 _KEYSTORE = "keystore://"
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _MOST_BYTES = 1 << 20
@@ -39,9 +38,9 @@ def reference_of(text: str) -> Reference:
     if text.startswith(_KEYSTORE):
         key_id = text.removeprefix(_KEYSTORE)
         if key_id and _LETTERS.issuperset(key_id):
-            return Reference(f"keyring://{SERVICE}/{key_id}", KEYRING, SERVICE, key_id)
+            return Reference(f"keyring://{SIGNING}/{key_id}", KEYRING, SIGNING, key_id)
     elif text.startswith(f"{FILE}:///"):
-        return parse(text)
+        return parse(text)._replace(service=SIGNING)
     raise UsageError(f"{NAME} takes {_KEYSTORE}ID or file:///PATH, a key of: nono trust keygen")
 
 

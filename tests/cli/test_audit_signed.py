@@ -138,6 +138,24 @@ def test_what_is_wrong_is_named(site: Site, key: str, do: Callable[[Path, Path],
         assert found == [(what, detail.replace("{other}", other.name))]
 
 
+def test_a_key_in_pem_signs_as_well(site: Site, key: str) -> None:
+    file = Path(key.removeprefix("file://"))
+    text = base64.b64encode(private_key(key)).decode()
+    lines = "\n".join(text[at : at + 64] for at in range(0, len(text), 64))
+    file.write_text(f"-----BEGIN PRIVATE KEY-----\n{lines}\n-----END PRIVATE KEY-----\n")
+    run(site, key)
+    assert not faults(site, "--public-key", public_key(site, private_key(key)))
+
+
+def test_a_file_with_lines_is_no_credential_of_a_route_for_that(site: Site, key: str) -> None:
+    """What goes into a header has one line, whatever else the file is for."""
+    file = Path(key.removeprefix("file://"))
+    file.write_text("a\r\nX-Evil: b\r\nc")
+    flags = ["--profile", str(site.profile({"openai": key})), "--allow-cwd", "--audit-sign-key", key]
+    done = site.run(flags, ["true"])
+    assert (done.returncode, "contains a line break" in unfolded(done.stderr)) == (1, True)
+
+
 def test_another_key_is_the_wrong_one(site: Site, key: str) -> None:
     run(site, key)
     stranger = keys.generate()

@@ -2,8 +2,8 @@
 
 For a command that some other program supervises already. So all is missing that a supervisor does: the proxy with its
 credentials and hosts, ports, limits, Unix sockets, a terminal and a /proc of the agent's own, what is denied, or left
-unsigned, at the end. What asks for one of these is refused. What remains is what the kernel enforces by itself: a network that is open
-or blocked, the paths, the system calls.
+unsigned, at the end. What asks for one of these is refused. What remains is what the kernel enforces by itself: a
+network that is open or blocked, the paths, the system calls.
 
 The wall is tried by doing, on a process that ends at once: a step that fails halfway could not be taken back here.
 

@@ -16,7 +16,7 @@ from nono.policy.protection import NONO
 from nono.policy.resolve import Place, Request, resolve
 from nono.record import Record
 from nono.sandbox import filesystem
-from nono.session import audit_key
+from nono.session import audit_key, signing_keys
 from nono.session.parts import profile_of, references_of
 from nono.session.stores import destinations
 from nono.supervisor import command as commands
@@ -93,10 +93,11 @@ def complete(
     has = decision.capabilities
     files = decision.inherited.files if decision.inherited is not None else ()
     place = decision.place
-    closed = (place.profiles, f"{place.config_home}/nono/config.toml", place.state)
+    deciding = signing_keys.deciding(place)
+    closed = (place.profiles, f"{place.config_home}/nono/config.toml", place.state, *deciding)
     protected = guard.protected_paths(has.routes, decision.references.values(), files, environment, closed)
     stores = (PathDeny(path, NONO) for path in destinations(place)[1:])  # the first is in the state
-    denies = (*has.denies, *protected, *stores, *denies)
+    denies = (*has.denies, *protected, *stores, *signing_keys.denies(place), *denies)
     return has._replace(
         grants=(
             *planted.without_planted(has.grants, has.unix_sockets, denies, place.home),

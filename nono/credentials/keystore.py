@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 
-from nono.credentials.reference import KEYRING, Reference
+from nono.credentials.reference import KEYRING, SIGNING, Reference
 from nono.credentials.validation import TOO_LONG as _TOO_LONG_TEXT
 from nono.errors import CredentialError
 from nono.kernel.secretmem import SecretBuffer
@@ -116,6 +116,8 @@ def keystore_name() -> str:
 
 def described(reference: Reference) -> str:
     """Name an item of the keystore in the user's words."""
+    if reference.service == SIGNING:
+        return f"signing key '{reference.name}'"
     if reference.scheme == KEYRING:
         return f"credential '{reference.name}' of service '{reference.service}'"
     return f"credential '{reference.name}'"
@@ -147,6 +149,8 @@ def failure(status: int, reference: Reference, set_name: str, *, is_wanted: bool
     elif own:
         command = f"nono credential set {set_name} --store"
         advice = f"Store it elsewhere: {command} file (or {command} session: in memory, until reboot)"
+    elif reference.service == SIGNING:
+        advice = "A key can be in a file, too: nono trust keygen --keyref file:///PATH"
     else:
         advice = "Give it another credential_key: file:///PATH or session://NAME"
     return CredentialError(f"cannot reach {what}: {reason(status)}. {advice}")
@@ -173,6 +177,8 @@ def reason(status: int) -> str:
 
 
 def _other_program(reference: Reference) -> str:
+    if reference.service == SIGNING:
+        return f"nono trust keygen --id {reference.name}"
     if sys.platform == "darwin":
         return f"security add-generic-password -s '{reference.service}' -a '{reference.name}' -w"
     return f"secret-tool store --label='{reference.name}' service '{reference.service}' username '{reference.name}'"

@@ -263,7 +263,12 @@ def test_without_the_library_it_is_said(site: Site, key: str, tmp_path: Path) ->
 
 
 def test_a_key_of_the_keystore_signs(site: Site, keyring: KeyringService, desktop: dict[str, str]) -> None:
-    environment = {name: desktop[name] for name in desktop}
+    environment = dict(desktop)
+    none = ["--block-net", "--allow-cwd", "--audit-sign-key", "keystore://none-such"]
+    done = site.run(none, ["true"], environment=environment)
+    assert (done.returncode, "nono trust keygen --id none-such" in unfolded(done.stderr)) == (1, True)
+    done = site.run(none, ["true"])
+    assert (done.returncode, "nono trust keygen --keyref file:///PATH" in unfolded(done.stderr)) == (1, True)
     made = site.nono(["trust", "keygen", "--id", "audit"], environment=environment)
     assert made.returncode == 0, made.stderr
     done = site.run(

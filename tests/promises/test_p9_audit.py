@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import nono
 from nono.audit import verify
 from nono.audit.examine import chain_of
 from tests.runs import KEYS, WALL, Site, lines
@@ -146,6 +147,21 @@ def test_no_attack_reaches_the_logs_behind_any_wall(site: Site, wall: list[str],
     checked = json.loads(site.nono(["audit", "verify", "--json"]).stdout)
     assert [each["state"] for each in checked["sessions"]] == ["whole", "whole"], checked
     assert not any(key in done.stdout for key in KEYS.values())
+
+
+def test_the_agent_cannot_clean_up_behind_itself(site: Site) -> None:
+    """By nono's own command, with the whole home and nono's code granted."""
+    site.run(flags(site), site.agent("send", json.dumps([ASK])))
+    before = site.audit_log()
+    granted = ["--allow", str(site.home), "--read", str(Path(nono.__file__).parents[1]), "--name", "later"]
+    (python, *_) = site.agent("send")
+    for words in (["cleanup", "last"], ["cleanup", "--older-than", "1"]):
+        command = [python, "-c", "import sys, nono.cli; sys.exit(nono.cli.run(sys.argv[1:]))", "audit", *words]
+        done = site.run([*flags(site), *granted], command)
+        assert done.returncode == 1, done.stderr
+        assert "Permission denied" in done.stderr
+    assert site.audit_log().count('"kind":"removed"') == 0
+    assert all(line in site.audit_log() for line in before.splitlines())
 
 
 def test_any_byte_that_is_changed_from_outside_is_found_and_its_line_is_said(site: Site) -> None:

@@ -111,7 +111,7 @@ class Verified(Trusted):
         self._users, self._projects = (f"{at.rstrip('/')}/{NAME}" for at in (f"{place.config_home}/nono", root))
         self._policies = loaded.opened
         self._left_out = left_out
-        self._skip = tuple(skip)
+        self._skip = tuple(dict.fromkeys(skip))
         self._keyless = keyless
         self._override = override
         self._rules: Rules = loaded.rules
@@ -222,6 +222,8 @@ class Verified(Trusted):
         text += f"; {len(unverified)} not" if unverified else ""
         if sources:
             yield "trust", f"{text}  ({', '.join(sources)})"
+            if self._skip:
+                yield "", f"not looked for in directories called {', '.join(self._skip)}  (--skip-dir, or a profile)"
         if self._left_out:
             yield "warning", f"--trust-override: what the project's policy forbids is not asked. {self._left_out}"
         if self._override and self._rules.enforcement == DENY and unverified:
@@ -237,7 +239,8 @@ class Verified(Trusted):
         """See Trusted."""
         now = time()
         rules = {"enforcement": self._rules.enforcement, "override": self._override, "left_out": self._left_out}
-        audit.write("trust", {"time": now, "what": "rules", "root": self._root, **rules})
+        where = {"root": without_keys(self._root), "skip": list(self._skip)}
+        audit.write("trust", {"time": now, "what": "rules", **where, **rules})
         for opened in self._policies:
             audit.write("trust", {"time": now, "what": "policy", "path": opened.path, "sha256": opened.sha256})
         for verdict in (*(seen.verdict for seen in self._seen.values()), *self._missing):

@@ -234,6 +234,17 @@ def test_grants_name_the_level_that_wrote_them() -> None:
     ]
 
 
+def test_directories_that_are_skipped_add_up() -> None:
+    base, child = {"skipdirs": ["a", "b"]}, {"extends": "base", "skipdirs": ["b", "c"]}
+    inherited = merged(base=base, child=child)
+    assert inherited.profile.skipdirs == ("a", "b", "c")
+    assert inherited.origin("skipdirs", "b") == "profile base"
+    for name in ("a/b", "..", "*", ""):
+        assert "profile /p/child.json: skipdirs[0]: expected the name of a directory" in fails(
+            child={"skipdirs": [name]}
+        )
+
+
 def test_variables_of_the_place_in_what_is_set() -> None:
     text = {"environment": {"set_vars": {"A": "$XDG_CACHE_HOME/x:$UID", "B": "$HOME $XDG_CACHE_HOMES"}}}
     rules = resolve(Request(), merged(child=text), PLACE).environment

@@ -289,7 +289,15 @@ def test_directories_can_be_skipped_by_name(tree: Tree) -> None:
     tree.write("third-party/x/SKILL.md")
     tree.write("node_modules/x/SKILL.md")
     assert "third-party" in refusal(tree.verify)
-    tree.verify(skip=("third-party",)).release()
+    with tree.verify(skip=("third-party", "third-party")) as verified:
+        assert verified.rows[1] == (
+            "", "not looked for in directories called third-party  (--skip-dir, or a profile)"
+        )  # fmt: skip
+        log = Log()
+        verified.record(log)  # type: ignore[arg-type]
+        assert log.records[0]["skip"] == ["third-party"]
+        tree.write("third-party/other/SKILL.md")
+        assert left(verified).told == []
 
 
 def change_content(path: Path) -> None:

@@ -1,13 +1,17 @@
 """The files of a tree that a policy's includes match; and those of which nono cannot say.
 
 Directories are opened one below the other, without following a link, and only where a pattern may match something in
-them. Left out are: bundles (*.bundle), the policy itself where it has a bundle (it is verified as a policy), and
-directories that SKIPPED or the caller names: what is in them was installed or made by a tool, not written for an agent.
+them. Left out are: bundles beside what they are for, the policy itself where it has a bundle (it is verified as a
+policy), directories that SKIPPED names, unless a pattern spells them out, and those that the caller names: what is in
+them was installed or made by a tool, not written for an agent.
 
 A Found with a problem is a path that an agent could read as instructions, and that nono does not vouch for:
 - a matching path that is a symlink, or is not a regular file, or whose name is not UTF-8;
-- a matching path below a symlinked directory. One that leads to a place in the tree is looked into under its own name;
-  one that leads out is not, and is a problem itself where a pattern may match something in it;
+- a matching path below a symlinked directory. One that leads to a place in the tree is looked into under its own name,
+  also where that is a place on the way to it, unless the same would match again. One that leads out is not, nor one
+  by way of /proc, where each process finds its own: it is a problem itself where a pattern may match something in it;
+- a path that matches but for its case, in a directory where names of another case are the same;
+- what has the name of a bundle, and nothing that it would be for;
 - a directory that cannot be read, and what is deeper or more than the bounds allow, where a pattern may match in it.
 
 Number of links and st_size are files.py's, on the opened inode.
@@ -16,9 +20,10 @@ Number of links and st_size are files.py's, on the opened inode.
 from __future__ import annotations
 
 import os
+from string import ascii_letters
 
 from nono.record import Record
-from nono.trust.bundle import SUFFIX
+from nono.trust.bundle import MULTI_NAME, SUFFIX
 from nono.trust.policy import NAME
 
 TYPE_CHECKING = False
@@ -37,8 +42,11 @@ SKIPPED = (
 _DEEPEST = 64  # directories below each other
 _MOST_SEEN = 1_000_000  # entries of directories
 _MOST_THROUGH_LINKS = 50_000  # of those, below symlinked directories
+_MOST_LINKS = 40  # on the way to one place: more leads nowhere, path_resolution(7)
+_OTHER_CASE = str.maketrans(ascii_letters, ascii_letters.swapcase())
 _LEAVE_OUT = "leave it out with --skip-dir, if no agent reads instructions there"
 _COPY_DIRECTORY = "put a copy of the directory in its place, or leave it out with --skip-dir"
+_LINK, _LINK_TO_DIRECTORY = _LINKS = ("link", "link to a directory")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -52,9 +60,9 @@ class Found(Record):
 
 def find(root: str, matcher: Matcher, skip: Collection[str] = ()) -> Iterator[Found]:
     """Yield what matches below `root`, sorted by path. skip: names of directories, besides SKIPPED."""
-    walk = _Walk(os.path.realpath(root), matcher, {*SKIPPED, *skip})
+    walk = _Walk(os.path.realpath(root), matcher, skip)
     if matcher.may_match_below(""):
-        walk.enter("", "", False, ())
+        walk.enter("", "", ())
     yield from sorted(walk.found)
 
 
@@ -66,11 +74,13 @@ class _Walk:
         self._left = [_MOST_SEEN, _MOST_THROUGH_LINKS]
         self.found: list[Found] = []
 
-    def enter(self, place: str, name: str, linked: bool, above: tuple[str, ...]) -> None:
+    def enter(
+        self, place: str, name: str, above: tuple[tuple[str, str], ...], *, linked: bool = False, folds: bool = False
+    ) -> None:
         """Look into the directory `place`, relative to the root and without links in it.
 
-        name: what it is called on the way here, which goes through a symlink where `linked`. above: the places that
-        the way has come through.
+        name: what it is called on the way here, which goes through a symlink where `linked`, and through a directory
+        that tells no cases apart where `folds`. above: the directories of that way, each as its place and its name.
         """
         if len(above) >= _DEEPEST:
             self._tell(name, f"is more than {_DEEPEST} directories deep, where nono does not look", _LEAVE_OUT)
@@ -79,7 +89,8 @@ class _Walk:
             fd = self._open(place)
             try:
                 with os.scandir(fd) as entries:
-                    listed = [(entry.name, _kind(entry)) for entry in entries]
+                    listed = {entry.name: _kind(entry) for entry in entries}
+                folds = folds or _folds(fd, listed)
             finally:
                 os.close(fd)
         except (OSError, UnicodeEncodeError) as error:
@@ -91,27 +102,43 @@ class _Walk:
             most = _MOST_THROUGH_LINKS if linked else _MOST_SEEN
             self._tell(name, f"has more than {most} files below it, and nono does not look at all of them", _LEAVE_OUT)
             return
-        for entry, kind in listed:
+        way = (*above, (place, name))
+        for entry, kind in listed.items():
             below = f"{name}/{entry}" if name else entry
             inside = f"{place}/{entry}" if place else entry
             if kind == "directory":
-                if entry not in self._skip and self._matcher.may_match_below(below):
-                    self.enter(inside, below, linked, (*above, place))
+                if self._may_be_in(entry, below, folds):
+                    self.enter(inside, below, way, linked=linked, folds=folds)
+            elif kind != _LINK_TO_DIRECTORY and _is_ours(entry, listed, below):
+                continue
             elif self._matcher.match(below):
-                if kind == "link to a directory" or not _is_ours(entry, listed, below):
-                    self._tell(below, *_problem(kind, linked, below))
-            elif kind == "link to a directory" and entry not in self._skip and self._matcher.may_match_below(below):
-                self._follow(inside, below, (*above, place))
+                self._tell(below, *_problem(kind, linked, below))
+            elif folds and self._matcher.match_folded(below):
+                self._tell(below, "matches but for its case, which makes no difference in this directory", "rename it")
+            elif kind in _LINKS and self._may_be_in(entry, below, folds):
+                self._follow(kind, inside, below, way, folds)
 
-    def _follow(self, place: str, name: str, above: tuple[str, ...]) -> None:
-        target = os.path.realpath(f"{self._root}/{place}")
+    def _may_be_in(self, entry: str, name: str, folds: bool) -> bool:
+        """Whether something that matches may be in the directory `name`, and it is looked for there."""
+        if entry in self._skip or not self._matcher.may_match_below(name, folded=folds):
+            return False
+        return entry not in SKIPPED or self._matcher.names(name)
+
+    def _follow(self, kind: str, place: str, name: str, above: tuple[tuple[str, str], ...], folds: bool) -> None:
+        path = f"{self._root.rstrip('/')}/{place}"
+        if _leads_through_proc(path):
+            self._tell(name, "is a symlink through /proc, where each process finds its own", _COPY_DIRECTORY)
+            return
+        if kind == _LINK:
+            return
+        target = os.path.realpath(path)
         if target != self._root and not target.startswith(f"{self._root.rstrip('/')}/"):
             what = "is a symlink to a directory outside, where an includes pattern may match a file"
             self._tell(name, what, _COPY_DIRECTORY)
             return
         real = target[len(self._root) :].strip("/")
-        if real not in above:
-            self.enter(real, name, True, above)
+        if not any(there == real and self._matcher.no_more_below(name, way) for there, way in above):
+            self.enter(real, name, above, linked=True, folds=folds)
 
     def _tell(self, path: str, problem: str = "", next_step: str = "") -> None:
         self.found.append(Found(path or ".", problem, next_step))
@@ -127,17 +154,58 @@ class _Walk:
         return fd
 
 
-def _is_ours(entry: str, listed: list[tuple[str, str]], below: str) -> bool:
-    """Whether it is a bundle, or a policy that has one."""
-    return entry.endswith(SUFFIX) or (below == NAME and any(name == NAME + SUFFIX for name, _ in listed))
+def _is_ours(entry: str, listed: Collection[str], below: str) -> bool:
+    """Whether it is a bundle of something there, or a policy that has one."""
+    if entry.endswith(SUFFIX):
+        return entry == MULTI_NAME or entry.removesuffix(SUFFIX) in listed
+    return below == NAME and NAME + SUFFIX in listed
+
+
+def _folds(directory: int, names: Collection[str]) -> bool:
+    """Whether a name in the other case leads to the same there. One that is not found answers it."""
+    for name in names:
+        other = name.translate(_OTHER_CASE)
+        if other != name and other not in names:
+            try:
+                os.stat(other, dir_fd=directory, follow_symlinks=False)
+            except OSError:
+                return False
+            return True
+    return False
+
+
+def _leads_through_proc(path: str) -> bool:
+    """Whether the symlink `path`, in a directory without links, leads to a place by way of /proc, or to /proc."""
+    directory, _, name = path.rpartition("/")
+    left, links = [name], 0
+    while left and links <= _MOST_LINKS:
+        part = left.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            directory = directory.rpartition("/")[0]
+            continue
+        at = f"{directory}/{part}"
+        if at == "/proc":
+            return True
+        try:
+            target = os.readlink(at)
+        except OSError:
+            directory = at
+            continue
+        links += 1
+        left += reversed(target.split("/"))
+        if target.startswith("/"):
+            directory = ""
+    return False
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
     if entry.is_symlink():
         try:
-            return "link to a directory" if entry.is_dir() else "link"
+            return _LINK_TO_DIRECTORY if entry.is_dir() else _LINK
         except OSError:
-            return "link"
+            return _LINK
     if entry.is_dir(follow_symlinks=False):
         return "directory"
     return "file" if entry.is_file(follow_symlinks=False) else "other"
@@ -149,6 +217,8 @@ def _problem(kind: str, linked: bool, path: str) -> tuple[str, str]:
         path.encode()
     except UnicodeEncodeError:
         return "has a name that is not UTF-8", "rename it"
+    if path.endswith(SUFFIX) and kind not in _LINKS:
+        return "has the name of a bundle, and what it would be for is not there", "remove it, or rename it"
     if linked:
         return "is reached through a symlinked directory", _COPY_DIRECTORY
     if kind == "file":

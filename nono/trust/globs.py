@@ -20,6 +20,8 @@ Source: the documentation of the crate globset, "Syntax"; the Rust tool uses it 
 from __future__ import annotations
 
 import re
+from itertools import takewhile
+from unicodedata import category, normalize
 
 from nono.errors import PolicyError
 from nono.record import Record
@@ -34,6 +36,7 @@ MOST_OF_ALL = 1 << 16  # characters that all patterns come to
 _DEEPEST = 8  # braces in braces
 _SHOWN = 80
 _SPECIAL = frozenset("*?[{")
+_IMPOSSIBLE = re.compile(r"(?:^|/)(?:\.{0,2})(?:/|$)")  # a component that no path has
 
 
 class Part(Record):
@@ -64,23 +67,51 @@ class Matcher:
             expressions.append("|".join(_expression(row) for row in rows))
         self._each = tuple(expressions)
         self._any = _compiled("|".join(expressions)) if expressions else None
+        self._any_folded: re.Pattern[str] | None = None
+        self._spelt = {_spelt(row[0]) for row in self._rows}
         self._anywhere = any(len(row) > 1 and not row[0].characters for row in self._rows)
 
     def match(self, relative: str) -> bool:
         """Whether any pattern matches the path `relative` to the root."""
         return self._any is not None and self._any.fullmatch(relative) is not None
 
-    def may_match_below(self, relative: str) -> bool:
-        """Whether any pattern could match something in the directory `relative`; "" is the root."""
+    def match_folded(self, relative: str) -> bool:
+        """Whether any pattern matches a path that is as good as `relative` where A and a are the same."""
+        if self._any is None:
+            return False
+        if self._any_folded is None:
+            self._any_folded = re.compile(self._any.pattern, re.DOTALL | re.IGNORECASE)
+        return self._any_folded.fullmatch(_folded(relative)) is not None
+
+    def may_match_below(self, relative: str, *, folded: bool = False) -> bool:
+        """Whether any pattern could match something in the directory `relative`; "" is the root. folded: see above."""
         if self._anywhere or not relative:
             return bool(self._rows)
-        beginning = relative + "/"
+        beginning = (_folded(relative) if folded else relative) + "/"
+        flags = re.IGNORECASE if folded else 0
         for first, *more in self._rows:
             if not more and len(first.characters) <= len(beginning):
                 continue
-            if all(_fits(one, there) for one, there in zip(first.characters, beginning, strict=False)):
+            if all(_fits(one, there, flags) for one, there in zip(first.characters, beginning, strict=False)):
                 return True
         return False
+
+    def names(self, relative: str) -> bool:
+        """Whether any pattern spells the directory `relative` out, before its first wildcard."""
+        return any(text.startswith(relative + "/") for text in self._spelt)
+
+    def no_more_below(self, one: str, than: str) -> bool:
+        """Whether what matches in the directory `one` would all match in the directory `than`. "": the root.
+
+        False where that cannot be said.
+        """
+        for row in self._rows:
+            here, there = _standing(row, one), _standing(row, than)
+            if here is None or (there is not None and here[0] < there[0]):
+                continue  # nothing matches here; or the gap there may hold what is still to come here
+            if there is None or here[0] != there[0] or not set(here[1]) <= set(there[1]):
+                return False
+        return True
 
     def unmatched(self, paths: Iterable[str]) -> tuple[str, ...]:
         """Return the patterns that match none of `paths`."""
@@ -105,11 +136,60 @@ def is_literal(pattern: str) -> bool:
     return True
 
 
-def _fits(expression: str, character: str) -> bool:
+def refuse_impossible(pattern: str) -> None:
+    """Raise PolicyError where a pattern, or what its braces come to, can match no path: it would protect nothing."""
+    if any(_IMPOSSIBLE.search(alternative) for alternative in _without_braces(pattern)):
+        raise _wrong(pattern, 'paths are relative to the root, with no "/" at an end, and no "//", "." or ".." in them')
+
+
+def _spelt(part: Part) -> str:
+    """Return the characters of a part, up to the first wildcard."""
+    return "".join(each[-1] for each in takewhile(lambda each: each != "." and each[0] != "[", part.characters))
+
+
+def _fits(expression: str, character: str, flags: int = 0) -> bool:
     """Whether an expression for one character (of a Part) matches it."""
-    if expression[0] == "[":
-        return re.fullmatch(expression, character) is not None
+    if expression[0] == "[" or flags:
+        return re.fullmatch(expression, character, re.DOTALL | flags) is not None
     return expression == "." or expression[-1] == character
+
+
+def _folded(relative: str) -> str:
+    """Return a path without what file systems that take A for a take for the same: the case of letters, how a letter
+    and its accent are put together, and characters that cannot be seen."""
+    if relative.isascii():
+        return relative.lower()
+    return "".join(each for each in normalize("NFC", relative.casefold()) if category(each) != "Cf")
+
+
+def _standing(row: tuple[Part, ...], directory: str) -> tuple[int, tuple[int, ...]] | None:
+    """Return how much of a row the path of a directory has behind it: how many parts, and each number of characters of
+    the next one that it may end with. By these alone, what follows matches or not; None: nothing can."""
+    beginning = directory and directory + "/"
+    first, *gaps = row
+    if not all(_fits(one, there) for one, there in zip(first.characters, beginning, strict=False)):
+        return None
+    if len(beginning) < len(first.characters):
+        return 0, (len(beginning),)
+    at = len(first.characters)
+    for number, part in enumerate(gaps, 1):
+        text = "".join(part.characters)
+        there = _compiled(f"(?<![^/]){text}" if part.whole else text).search(beginning, at)
+        if there is None or number == len(gaps):  # the last one is at the end of the path, which is not here yet
+            return number, _begun(part, beginning, at)
+        at = there.end()
+    return None
+
+
+def _begun(part: Part, beginning: str, at: int) -> tuple[int, ...]:
+    """Return with how many characters of `part` the text ends, from `at` on: all that there may be."""
+    found = []
+    for count in range(min(len(part.characters), len(beginning) - at + 1)):
+        start = len(beginning) - count
+        begins = not part.whole or start == 0 or beginning[start - 1] == "/"
+        if begins and all(_fits(*pair) for pair in zip(part.characters, beginning[start:], strict=False)):
+            found.append(count)
+    return tuple(found)
 
 
 def _compiled(expression: str) -> re.Pattern[str]:

@@ -49,6 +49,40 @@ def test_bundles_are_no_instructions(tmp_path: Path) -> None:
     assert list(found(tmp_path, "**")) == ["a.md", "b.bundle/a.md"]
 
 
+def test_the_name_of_a_bundle_alone_makes_none(tmp_path: Path) -> None:
+    touch(tmp_path, "skills/app.bundle", "skills/a.md", "skills/a.md.bundle", "skills/.nono-trust.bundle", "x.bundle")
+    assert found(tmp_path, "skills/**") == {
+        "skills/a.md": "",
+        "skills/app.bundle": "has the name of a bundle, and what it would be for is not there",
+    }
+
+
+def test_a_pattern_that_spells_a_directory_out_is_not_for_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, "vendor/skills/SKILL.md", "vendor/x/SKILL.md", "dist/SKILL.md")
+    assert list(found(tmp_path, "vendor/skills/*.md", "**/SKILL.md")) == [
+        "vendor/skills/SKILL.md", "vendor/x/SKILL.md"
+    ]  # fmt: skip
+    assert found(tmp_path, "vendor/skills/*.md", skip=("vendor",)) == {}
+
+
+def test_where_cases_are_the_same_a_name_in_another_one_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no such file system in CI: os.stat answers as one would."""
+    touch(tmp_path, "skill.md", "CLAUDE.md", "Docs/x.md", "docsy/x.md", "vendor/a")
+    patterns = "**/SKILL.md", "CLAUDE.md", "docs/*.md"
+    assert found(tmp_path, *patterns) == {"CLAUDE.md": ""}
+    stat = os.stat
+
+    def folding(path: str, *, dir_fd: int, follow_symlinks: bool) -> os.stat_result:
+        (name,) = (each for each in os.listdir(dir_fd) if each.lower() == path.lower())
+        return stat(name, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "stat", folding)
+    why = "matches but for its case, which makes no difference in this directory"
+    assert found(tmp_path, *patterns) == {"CLAUDE.md": "", "Docs/x.md": why, "skill.md": why}
+
+
 def test_a_policy_is_left_out_where_it_has_a_bundle(tmp_path: Path) -> None:
     touch(tmp_path, "trust-policy.json", "sub/trust-policy.json", "sub/trust-policy.json.bundle")
     assert list(found(tmp_path, "**")) == ["sub/trust-policy.json", "trust-policy.json"]
@@ -118,6 +152,37 @@ class TestSymlinkedDirectories:
         (tmp_path / "a" / "up").symlink_to("..")
         (tmp_path / "self").symlink_to("self")
         assert set(found(tmp_path, "**/SKILL.md")) == {"a/SKILL.md"}
+        assert set(found(tmp_path, "CLAUDE.md", "**/SKILL.md")) == {"a/SKILL.md"}
+
+    @pytest.mark.parametrize(
+        ("link", "target", "pattern", "expected"),
+        [
+            (".claude/commands", "..", ".claude/commands/*.md", ".claude/commands/x.md"),
+            ("skills", ".", "skills/*.md", "skills/x.md"),
+            ("skills", ".", "skills/skills/x.md", "skills/skills/x.md"),
+            ("a/skills", "../a", "**/skills/*.md", "a/skills/y.md"),
+        ],
+    )
+    def test_a_circle_is_gone_round_where_something_new_matches(
+        self, tmp_path: Path, link: str, target: str, pattern: str, expected: str
+    ) -> None:
+        touch(tmp_path, "x.md", "a/y.md", ".claude/z")
+        assert found(tmp_path, pattern).get(expected) is None
+        (tmp_path / link).symlink_to(target)
+        assert (tmp_path / expected).exists()
+        assert found(tmp_path, pattern)[expected] == "is reached through a symlinked directory"
+
+    @PROC
+    def test_one_through_proc_leads_elsewhere_for_another_process(self, tmp_path: Path) -> None:
+        touch(tmp_path, "x/SKILL.md", "d/x")
+        (tmp_path / "skills").symlink_to("/proc/self/cwd/x")
+        (tmp_path / "d" / "by").symlink_to("../skills")
+        (tmp_path / "fd").symlink_to("/dev/fd/3")
+        (tmp_path / "gone").symlink_to("nowhere")
+        problems = found(tmp_path, "skills/*", "d/**", "fd/*", "gone/*")
+        assert set(problems) == {"skills", "d/by", "d/x", "fd"}
+        assert "through /proc" in problems["skills"]
+        assert found(tmp_path, "x/*.md") == {"x/SKILL.md": ""}
 
     def test_many_links_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(find, "_MOST_THROUGH_LINKS", 500)

@@ -182,6 +182,77 @@ def test_directories_in_which_nothing_can_match_are_known() -> None:
     assert not globs.compile([]).match("x")
 
 
+def paths(least: int) -> st.SearchStrategy[str]:
+    return st.lists(st.text("ab", min_size=1, max_size=3), min_size=least, max_size=4).map("/".join)
+
+
+@given(st.text("ab/*?", min_size=1, max_size=9), paths(0), paths(0), paths(1))
+def test_where_no_more_is_below_what_matches_matches_there_too(pattern: str, one: str, than: str, rest: str) -> None:
+    matcher = globs.compile([pattern])
+    if matcher.no_more_below(one, than) and matcher.match(f"{one}/{rest}" if one else rest):
+        assert matcher.match(f"{than}/{rest}" if than else rest)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "than", "one", "expected"),
+    [
+        ("**/SKILL.md", "", "a/b", True),
+        ("**/skills/*.md", "a", "a/b", True),
+        ("**/skills/*.md", "a", "a/skills", False),
+        ("**/skills/*.md", "skills", "skills/skills", True),
+        ("docs/*.md", "", "docs", False),
+        ("docs/*.md", "docs", "docs/docs", True),
+        ("docs/x/*.md", "docs", "docs/docs", True),
+        ("a*bc/d", "ab", "abb", True),
+        ("*b/c/d", "b", "b/c", False),
+        ("CLAUDE.md", "a", "b", True),
+        ("CLAUDE.md", "", "b", True),
+        ("CLAUDE.md", "b", "", False),
+        ("docs/*.md", "docs", "", True),
+    ],
+)
+def test_directories_in_which_no_more_matches_are_known(pattern: str, than: str, one: str, expected: bool) -> None:
+    assert globs.compile([pattern]).no_more_below(one, than) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("**/SKILL.md", "a/skill.MD"),
+        ("**/SKILL.md", "S\N{KELVIN SIGN}ILL.md"),
+        ("SKILL.md", "\N{LATIN SMALL LETTER LONG S}kill.md"),
+        ("SKILL.md", "SKILL\N{ZERO WIDTH JOINER}.md"),
+        ("class.md", "CLA\N{LATIN SMALL LETTER SHARP S}.md"),
+        ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "Cafe\N{COMBINING ACUTE ACCENT}"),
+    ],
+)
+def test_what_other_file_systems_take_for_the_same_is_known(pattern: str, path: str) -> None:
+    matcher = globs.compile([pattern])
+    assert not matcher.match(path)
+    assert matcher.match_folded(path)
+    assert not matcher.match_folded(path + "x")
+    assert not globs.compile([]).match_folded(path)
+    assert globs.compile(["Docs/x"]).may_match_below("dOCS", folded=True)
+    assert not globs.compile(["Docs/x"]).may_match_below("dOCS")
+
+
+def test_directories_that_a_pattern_spells_out_are_known() -> None:
+    matcher = globs.compile(["{vendor,dist}/a/*.md", "target", "**/venv/x"])
+    assert [path for path in ("vendor", "vendor/a", "dist", "target", "venv", "vendor/b", "vend")
+            if matcher.names(path)] == ["vendor", "vendor/a", "dist"]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", ["/a", "a/", "./a", "../a", "a//b", "a/./b", "a/..", "*/../b", "..", "{a,b/}"])
+def test_a_pattern_that_can_match_nothing_is_refused(pattern: str) -> None:
+    with pytest.raises(PolicyError, match="paths are relative to the root"):
+        globs.refuse_impossible(pattern)
+
+
+def test_a_pattern_that_can_match_is_not_refused() -> None:
+    for pattern in ("a", ".a", "a/.b/..c", "**", "**/a", "...", "a/**", "[.]/x", "{a,b}/c"):
+        globs.refuse_impossible(pattern)
+
+
 def test_unmatched_patterns_are_named() -> None:
     matcher = globs.compile(["a.md", "*.txt", "{b,c}.md"])
     assert matcher.unmatched(["c.md", "a.md"]) == ("*.txt",)

@@ -18,6 +18,8 @@ Nothing here reads a policy or walks a tree. Nothing is written, and nobody is a
 
 from __future__ import annotations
 
+import os
+
 from nono.errors import UsageError
 from nono.policy.verdict import shell_quoted
 from nono.record import Record
@@ -145,8 +147,7 @@ def check(opened: Opened, vouched: Vouched | None, rules: Rules, command: str = 
     """Return the verdict on a file. vouched: its bundle; None where it has none. command: what would sign it."""
     path, digest = opened.relative, opened.sha256
     if digest in rules.blocked_digests:
-        why = rules.blocked_digests[digest]
-        return Verdict(path, digest, BLOCKED, "", f"is on the blocklist{f': {why}' if why else ''}", "remove it")
+        return _on_blocklist(path, digest, rules)
     command = command or _sign(path, vouched)
     if vouched is None:
         return Verdict(path, digest, UNSIGNED, "", "is not signed", f"sign it: {command}")
@@ -181,13 +182,13 @@ def with_named(found: Iterable[Found], multi: Multi | None) -> list[Found]:
 def check_path(root: str, found: Found, rules: Rules, keyless: IdentityOf, multi: Multi | None = None) -> Checked:
     """Open a file and its bundle, and return the verdict. Never raises for what is in the tree."""
     if found.problem:
-        return Checked(Verdict(found.path, "", UNSAFE_FILE, "", found.problem, found.next_step))
+        return _unsafe(root, Verdict(found.path, "", UNSAFE_FILE, "", found.problem, found.next_step), rules)
     try:
         opened = files.open_file(root, found.path)
     except FileNotFoundError:
         return Checked(Verdict(found.path, "", UNSAFE_FILE, "", "is not there", "restore it, or sign without it"))
     except UnsafeFile as error:
-        return Checked(Verdict(found.path, "", error.outcome, "", error.reason, error.next_step))
+        return _unsafe(root, Verdict(found.path, "", error.outcome, "", error.reason, error.next_step), rules)
     return _checked(opened, rules, keyless, multi)
 
 
@@ -198,7 +199,7 @@ def check_file(path: str, rules: Rules, keyless: IdentityOf) -> Checked:
     except FileNotFoundError:
         return Checked(Verdict(path, "", UNSAFE_FILE, "", "is not there", "restore it, or take it out of the policy"))
     except UnsafeFile as error:
-        return Checked(Verdict(path, "", error.outcome, "", error.reason, error.next_step))
+        return _unsafe("/", Verdict(path, "", error.outcome, "", error.reason, error.next_step), rules)
     checked = _checked(opened, rules, keyless, None, f"nono trust sign {shell_quoted(path)}")
     return checked._replace(verdict=checked.verdict._replace(path=path))
 
@@ -221,6 +222,18 @@ def _checked(opened: Opened, rules: Rules, keyless: IdentityOf, multi: Multi | N
     # One that verifies is enough; but whoever is blocked stays blocked, whatever else there is.
     verdicts.sort(key=lambda verdict: (verdict.outcome != BLOCKED, verdict.outcome != VERIFIED))
     return Checked(verdicts[0], opened, () if own is None else (own,))
+
+
+def _unsafe(root: str, verdict: Verdict, rules: Rules) -> Checked:
+    """Return the verdict on what nono cannot vouch for. Under warn and audit the agent gets it all the same, so what is
+    blocked stays so behind a link, too."""
+    digest = files.digest(os.path.join(root, verdict.path)) if rules.blocked_digests else ""
+    return Checked(_on_blocklist(verdict.path, digest, rules) if digest in rules.blocked_digests else verdict)
+
+
+def _on_blocklist(path: str, digest: str, rules: Rules) -> Verdict:
+    why = rules.blocked_digests[digest]
+    return Verdict(path, digest, BLOCKED, "", f"is on the blocklist{f': {why}' if why else ''}", "remove it")
 
 
 def _open_bundle(

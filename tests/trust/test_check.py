@@ -333,6 +333,20 @@ class TestBlocklist:
         (root / "CLAUDE.md.bundle").write_bytes(signed_by(MALLORY, "CLAUDE.md", CONTENT, key_id="eve"))
         assert judged(root, rules=rules_of(blocked_publishers=(Blocked("eve"),))).outcome == BLOCKED
 
+    @pytest.mark.parametrize("make", [os.symlink, os.link])
+    def test_a_blocked_file_is_blocked_behind_a_link(self, root: Path, make: Callable[[Path, Path], None]) -> None:
+        rules = rules_of(blocked_digests={digest(CONTENT): "steals"}, enforcement=WARN)
+        put(root / "x.txt", CONTENT)
+        make(root / "x.txt", root / "CLAUDE.md")
+        verdict = judged(root, rules=rules)
+        assert (verdict.outcome, verdict.reason) == (BLOCKED, "is on the blocklist: steals")
+        assert denies(verdict, AUDIT)
+        walked = check_path(str(root), Found("CLAUDE.md", "is a symlink", "put a copy"), rules, no_keyless)
+        assert walked.verdict.outcome == BLOCKED
+        assert check_file(f"{root}/CLAUDE.md", rules, no_keyless).verdict.outcome == BLOCKED
+        (root / "x.txt").write_bytes(b"other")
+        assert judged(root, rules=rules).outcome == UNSAFE_FILE
+
     def test_denies(self) -> None:
         for outcome in OUTCOMES:
             verdict = Verdict("x", "", outcome)

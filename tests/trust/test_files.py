@@ -120,6 +120,16 @@ def test_a_file_with_another_name_is_refused(tree: Path) -> None:
     assert "has 2 names" in refusal(tree, "a/SKILL.md")
 
 
+def test_the_digest_of_what_is_not_vouched_for(tree: Path) -> None:
+    (tree / "link").symlink_to("a/SKILL.md")
+    os.mkfifo(tree / "fifo")
+    with open(tree / "huge", "wb") as file:
+        file.truncate(files.MOST_BYTES + 1)
+    assert files.digest(f"{tree}/link") == sha256((tree / "a" / "SKILL.md").read_bytes()).hexdigest()
+    for name in ("fifo", "huge", "a", "none", "a\0b"):
+        assert files.digest(f"{tree}/{name}") == ""
+
+
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(tree: Path) -> None:
     with open(tree / "huge", "wb") as file:
         file.truncate(files.MOST_BYTES + 1)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from base64 import b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64
+from functools import lru_cache
 from hashlib import sha256
 from importlib import import_module
 
@@ -44,6 +45,7 @@ def public_of(private: bytes) -> bytes:
     return _public_der(_private(private).public_key())
 
 
+@lru_cache(maxsize=4096)  # asked for each key of the policies, with each bundle
 def fingerprint(public: bytes) -> str:
     """Return the SHA-256 of a public key's DER, 64 lower-case hex digits: the `hint` of a bundle."""
     return sha256(public).hexdigest()

@@ -44,6 +44,7 @@ MOST_BYTES = 8 << 20
 _MOST = {"includes": 100, "files": 1000, "publishers": 1000, "digests": 10_000}  # the Rust tool's
 _MOST_TEXT = 4096
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+_GITHUB = "https://github.com/"
 _OURS = ("predicate", "version", "includes", "publishers", "blocklist", "enforcement")
 
 
@@ -137,13 +138,16 @@ class Rules(Record):
         return ""
 
     def candidates(self, key_id: str, hint: str) -> tuple[Publisher, ...]:
-        """Return the keyed publishers whose key may have made a signature that says so; each key once."""
+        """Return the keyed publishers whose key may have made a signature that says so; each key once.
+
+        First whom the hint says: very many may have the same key_id.
+        """
         found: dict[bytes, Publisher] = {}
         for publisher in self.everybody():
             key = publisher.public_key
             if key and key not in found and (publisher.key_id == key_id or keys.fingerprint(key) == hint):
                 found[key] = publisher
-        return tuple(found.values())
+        return tuple(sorted(found.values(), key=lambda publisher: keys.fingerprint(publisher.public_key) != hint))
 
     def blocked(self, signer: Signer) -> Blocked | None:
         """Return the entry of a blocklist that `signer` is on, by any name that he has here."""
@@ -186,6 +190,8 @@ def parse(data: bytes, source: str) -> Policy:
             value["enforcement"],
         )
         globs.compile(policy.includes)
+        for pattern in policy.includes:
+            globs.refuse_impossible(pattern)
     except Mistake as error:
         raise PolicyError(f"{source}: {error}") from None
     except strict.NotStrict as error:
@@ -268,14 +274,20 @@ def wildcard(pattern: str, value: str) -> bool:
 
 
 def _is_named(entry: Blocked, signer: Signer) -> bool:
-    """Whether an entry of a blocklist is about `signer` by what is known of him without a policy."""
+    """Whether an entry of a blocklist is about `signer` by what is known of him without a policy.
+
+    However it is spelt: where a publisher that is misspelt is nobody, a blocked one would be let in.
+    """
     if isinstance(signer, Keyed):
         return bool(entry.identity) and (
             entry.identity == signer.key_id or entry.identity.lower() == signer.fingerprint
         )
-    if not entry.identity or entry.identity != signer.issuer:
+    if entry.identity and entry.identity == signer.san:
+        return True
+    if not entry.identity or entry.identity.rstrip("/") != signer.issuer.rstrip("/"):
         return False
-    return not entry.repository or wildcard(entry.repository, signer.repository)
+    repository = entry.repository.removeprefix(_GITHUB).rstrip("/")  # a certificate's is "org/repo"
+    return not repository or wildcard(repository.lower(), signer.repository.lower())
 
 
 def _with_own_keys(publishers: Sequence[Publisher], own: Sequence[Publisher]) -> tuple[Publisher, ...]:

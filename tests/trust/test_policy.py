@@ -85,6 +85,7 @@ def test_null_is_as_if_it_were_not_there() -> None:
         ({"includes": [7]}, "includes[0]"),
         ({"includes": [""]}, "includes[0]"),
         ({"includes": ["[a"]}, "a [ has no ]"),
+        ({"includes": ["a", "./CLAUDE.md"]}, "includes: the pattern './CLAUDE.md' is wrong: paths are relative"),
         ({"includes": ["a"] * 101}, "more than 100"),
         ({"files": ["relative"]}, "not an absolute path"),
         ({"files": ["/x"] * 1001}, "more than 1000"),
@@ -258,7 +259,7 @@ def test_candidates_are_by_hint_or_claim_each_key_once() -> None:
     rules = rules_of(ALICE.publisher, twice, BOB.publisher, Publisher("ci", issuer="i"), own_keys=(MALLORY.publisher,))
     assert rules.candidates("alice", "") == (ALICE.publisher,)
     assert rules.candidates("", BOB.fingerprint) == (BOB.publisher,)
-    assert rules.candidates("alice", BOB.fingerprint) == (ALICE.publisher, BOB.publisher)
+    assert rules.candidates("alice", BOB.fingerprint) == (BOB.publisher, ALICE.publisher)
     assert rules.candidates("mallory", "") == (MALLORY.publisher,)  # an own key: found out, though it may not be enough
     assert rules.candidates("", "") == ()
 
@@ -340,6 +341,8 @@ def test_a_wildcard_searches_each_part_once() -> None:
         (ALICE.fingerprint.upper(), signed(ALICE, "bob"), True),
         ("bob", signed(ALICE), False),
         (CI["issuer"], FROM_CI, True),
+        (CI["issuer"] + "/", FROM_CI, True),
+        ("mailto", FROM_CI._replace(san="mailto"), True),
         ("ci", FROM_CI, True),
         ("alice", FROM_CI, False),
         ("org/repo", FROM_CI, False),
@@ -354,6 +357,10 @@ def test_an_issuer_is_blocked_for_some_repositories_only() -> None:
     rules = rules_of(blocked_publishers=(Blocked(CI["issuer"], "evil/*"),))
     assert not rules.blocked(FROM_CI)
     assert rules.blocked(FROM_CI._replace(repository="evil/x"))
+    assert rules.blocked(FROM_CI._replace(repository="Evil/x"))
+    rules = rules_of(blocked_publishers=(Blocked(CI["issuer"], "https://github.com/Evil/x/"),))
+    assert rules.blocked(FROM_CI._replace(repository="evil/x"))
+    assert not rules.blocked(FROM_CI)
 
 
 def test_nobody_is_blocked_by_an_empty_name() -> None:

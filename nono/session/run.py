@@ -50,6 +50,7 @@ from nono.session.parts import (
 from nono.session.policy import Decision, complete, decide
 from nono.session.policy import Order as Order
 from nono.session.policy_file import Left, PolicyFile
+from nono.session.stores import destinations
 from nono.session.summary import Summary, summarize
 from nono.supervisor import guard, wall
 from nono.supervisor.error_output import ErrorOutput, can_be_passed_on
@@ -244,7 +245,8 @@ def run(
             if errors is not None:
                 is_ended = status > _KILLED or status == _TIMED_OUT
                 errors.finish(lambda: is_ended or not _ENDING.isdisjoint(signals.take()))
-            guard.close_store(place.state)
+            if not plan.mounts:  # else it was read-only, or covered
+                guard.close_stores((place.state, *destinations(place)[1:]))
             if learner is not None:
                 learner.ended(plan, expansion, scratch.path)
             trusted.look_again(audit, notice)

@@ -9,7 +9,7 @@ Looks, and refuses or names paths; changes nothing. Everything here is about the
 - `check_tls_files`, `check_keys`, `check_upstream_credential`: what the proxy could not use.
 - `refuse_keys_in_argv`, `secret_variables`: a key that the user also put somewhere else.
 - `env_credentials`: the keys that he does want the agent to hold.
-- `close_store`: what the agent may have opened to others; Landlock does not confine chmod(2).
+- `close_stores`: what the agent may have opened to others; Landlock does not confine chmod(2).
 - `check_standard_streams`: a socket on descriptor 0, 1 or 2 belongs to the host's network, whatever the child's is.
 """
 
@@ -166,18 +166,30 @@ def _contains(text: str, credential: Credential) -> bool:
     return credential.length >= _SHORTEST_RECOGNISABLE_KEY and os.fsencode(text).find(credential.view) >= 0
 
 
-def close_store(state: str) -> None:
-    """Give nono's state directory, and the keys in it, back the modes that keep other users out."""
-    try:
-        os.chmod(state, 0o700)
-        for directory, _, names in os.walk(os.path.join(state, "credentials")):
+def close_stores(directories: Iterable[str]) -> None:
+    """Give nono's directories, and what is in them, back the modes that keep other users out and the user in.
+
+    Contents by their hash (rollback/objects.py) may be a million: of those the directories only; Store.open does the
+    rest.
+    """
+    waiting = list(directories)
+    while waiting:
+        directory = waiting.pop()
+        try:
             os.chmod(directory, 0o700)
-            for name in names:
-                os.chmod(
-                    os.path.join(directory, name), 0o600, follow_symlinks=os.chmod not in os.supports_follow_symlinks
-                )
-    except OSError:
-        pass  # not there, or not ours: then it is not ours to close
+            if os.path.basename(os.path.dirname(directory)) == "objects":
+                continue
+            for entry in os.scandir(directory):
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file(follow_symlinks=False) and not _is_private(entry.stat(follow_symlinks=False)):
+                    os.chmod(entry.path, 0o600)
+        except OSError:
+            pass  # not there, or not ours: then it is not ours to close
+
+
+def _is_private(status: os.stat_result) -> bool:
+    return stat.S_IMODE(status.st_mode) in (0o400, 0o600)
 
 
 def check_standard_streams(network: str) -> None:

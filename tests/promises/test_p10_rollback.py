@@ -108,13 +108,28 @@ def picture_of_small(root: Path) -> Picture:
     return found
 
 
+def in_it(store: Path, session: Path) -> list[str]:
+    """What an agent may know of, the deepest first."""
+    paths = (
+        *store.glob("objects/*/*"),
+        *store.glob("objects/*"),
+        session / "baseline",
+        session,
+        store / "objects",
+        store,
+    )
+    return [str(path) for path in paths]
+
+
 def test_the_store_is_out_of_the_agents_reach(work: Work) -> None:
     """Even where the whole home is granted, and it knows where it is."""
     work.agent("open('tree/kept', 'w').write('changed')")
     store = work.site.state / "rollback"
     (session,) = (store / "sessions").iterdir()
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
-    paths = [str(store), str(session), str(session / "baseline"), str(store / "objects")]
+    paths = [
+        str(path) for path in (store, session, session / "baseline", store / "objects", *store.glob("objects/*/*"))
+    ]
     done = work.site.run(["--allow", str(work.site.home), "--block-net"], [sys.executable, "-c", REACH, *paths])
     assert done.returncode == 0, done.stderr
     assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
@@ -147,7 +162,9 @@ def test_a_store_elsewhere_is_out_of_every_later_agents_reach(work: Work) -> Non
     work.agent("open('tree/kept', 'w').write('changed')", "--rollback-dest", str(store))
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     (session,) = (store / "sessions").iterdir()
-    paths = [str(store), str(session), str(session / "baseline"), str(store / "objects")]
+    paths = [
+        str(path) for path in (store, session, session / "baseline", store / "objects", *store.glob("objects/*/*"))
+    ]
     for grant in (work.site.home, store.parent):
         done = work.site.run(["--allow", str(grant), "--block-net"], [sys.executable, "-c", REACH, *paths])
         assert done.returncode == 0, done.stderr

@@ -150,7 +150,7 @@ class _Above:
             after = was
         elif self.is_done and was is None:
             after = None
-        elif was is not None and now is not None and chosen:
+        elif was is not None and now is not None and chosen and self.judged in ("", _PUT_BACK):
             after = was if not self.is_unsettled else was._replace(mtime_ns=now.mtime_ns)
         return Directory(path, after, now) if after is not None or now is not None else None
 
@@ -340,9 +340,9 @@ def _judge(
     if is_known and unchanged_since(left, new):
         return _PUT_BACK
     if old is not None and new is not None and same_owner(old, new):
-        if old.kind == new.kind == DIRECTORY and old.mode == new.mode:
+        if old.kind == new.kind == DIRECTORY and _same_meta(old, new):
             return _PUT_BACK  # its time, which every name in it changes
-        if is_known and same_content(old, new) and old.mode == new.mode:
+        if is_known and same_content(old, new) and _same_meta(old, new):
             return _PUT_BACK  # touched
     return _PUT_BACK if force else CHANGED_SINCE
 

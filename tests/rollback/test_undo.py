@@ -71,6 +71,24 @@ def test_what_gives_way_is_saved_first_and_survives_a_cleanup(place: Place) -> N
     assert (place.root / "edited").read_bytes() == b"my own work"
 
 
+def test_modes_and_attributes_that_were_set_since_stay(place: Place) -> None:
+    """A time does not say that they were; and around what is put back they are as much the user's as elsewhere."""
+    (place.root / "deep").chmod(0o700)
+    for name in ("becomes-directory", "empty", "kept", "private", "deep"):
+        if (place.root / name).exists():
+            os.setxattr(place.root / name, "user.mine", b"since")
+    undone = place.restore()
+    assert {kept.path for _, plan in undone.plans for kept in plan.kept} == {
+        b"becomes-directory", b"deep", b"kept", b"private",
+    }  # fmt: skip
+    for name in ("becomes-directory", "kept", "private", "deep"):
+        assert os.getxattr(place.root / name, "user.mine") == b"since"
+    assert (place.root / "deep").stat().st_mode & 0o777 == 0o700
+    assert (place.root / "deep/er/est/file").read_bytes() == b"below\n"
+    place.restore(force=True)
+    assert picture(place.root) == place.baseline
+
+
 def test_undoing_leaves_alone_what_came_since(place: Place) -> None:
     place.restore()
     (place.root / "notes").write_bytes(b"mine")

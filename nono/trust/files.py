@@ -75,7 +75,11 @@ def open_file(root: str, relative: str, *, most: int = MOST_BYTES, keep: bool = 
 def open_path(path: str, *, most: int = MOST_BYTES, keep: bool = False) -> Opened:
     """Return a file of the user's own by its absolute path: links are followed in its directory, not in its name."""
     directory, _, name = path.rpartition("/")
-    return open_file(os.path.realpath(directory or "/"), name, most=most, keep=keep)
+    try:
+        real = os.path.realpath(directory or "/")
+    except OSError as error:  # a link that is replaced just now
+        raise _unsafe(error, name) from None
+    return open_file(real, name, most=most, keep=keep)
 
 
 def digest(path: str) -> str:

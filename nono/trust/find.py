@@ -43,6 +43,7 @@ _DEEPEST = 64  # directories below each other
 _MOST_SEEN = 1_000_000  # entries of directories
 _MOST_THROUGH_LINKS = 50_000  # of those, below symlinked directories
 _MOST_LINKS = 40  # on the way to one place: more leads nowhere, path_resolution(7)
+_PROC = "/proc"
 _OTHER_CASE = str.maketrans(ascii_letters, ascii_letters.swapcase())
 _LEAVE_OUT = "leave it out with --skip-dir, if no agent reads instructions there"
 _COPY_DIRECTORY = "put a copy of the directory in its place, or leave it out with --skip-dir"
@@ -125,13 +126,12 @@ class _Walk:
         return entry not in SKIPPED or self._matcher.names(name)
 
     def _follow(self, kind: str, place: str, name: str, above: tuple[tuple[str, str], ...], folds: bool) -> None:
-        path = f"{self._root.rstrip('/')}/{place}"
-        if _leads_through_proc(path):
+        target = _destination(f"{self._root.rstrip('/')}/{place}")
+        if target == _PROC:
             self._tell(name, "is a symlink through /proc, where each process finds its own", _COPY_DIRECTORY)
             return
-        if kind == _LINK:
+        if kind == _LINK or not target:
             return
-        target = os.path.realpath(path)
         if target != self._root and not target.startswith(f"{self._root.rstrip('/')}/"):
             what = "is a symlink to a directory outside, where an includes pattern may match a file"
             self._tell(name, what, _COPY_DIRECTORY)
@@ -174,30 +174,35 @@ def _folds(directory: int, names: Collection[str]) -> bool:
     return False
 
 
-def _leads_through_proc(path: str) -> bool:
-    """Whether the symlink `path`, in a directory without links, leads to a place by way of /proc, or to /proc."""
-    directory, _, name = path.rpartition("/")
+def _destination(path: str) -> str:
+    """Return where a symlink in a directory without links leads to: no link is left in it; "" for in circles.
+
+    _PROC: by way of /proc. os.path.realpath would go through that, and raises where a link is replaced as it looks.
+    """
+    at, _, name = path.rpartition("/")
     left, links = [name], 0
-    while left and links <= _MOST_LINKS:
+    while left:
         part = left.pop()
         if part in ("", "."):
             continue
         if part == "..":
-            directory = directory.rpartition("/")[0]
+            at = at.rpartition("/")[0]
             continue
-        at = f"{directory}/{part}"
-        if at == "/proc":
-            return True
+        inside = f"{at}/{part}"
+        if inside == _PROC:
+            return _PROC
         try:
-            target = os.readlink(at)
+            target = os.readlink(inside)
         except OSError:
-            directory = at
+            at = inside
             continue
         links += 1
+        if links > _MOST_LINKS:
+            return ""
         left += reversed(target.split("/"))
         if target.startswith("/"):
-            directory = ""
-    return False
+            at = ""
+    return at or "/"
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -218,6 +219,17 @@ def test_whatever_happens_to_it_before_the_start_is_seen(tree: Path, change: Cal
         assert caught.value.outcome == CHANGED
     finally:
         files.close(opened)
+
+
+def test_a_link_that_is_replaced_while_it_is_looked_at(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "b").symlink_to("a")
+
+    def gone(*_: object, **__: object) -> str:
+        raise OSError(errno.EINVAL, "")
+
+    monkeypatch.setattr(os, "readlink", gone)
+    with pytest.raises(UnsafeFile, match="cannot be read"):
+        files.open_path(f"{tree}/b/SKILL.md")
 
 
 def test_a_file_of_the_users_own_may_be_in_a_linked_directory(tree: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -183,6 +184,29 @@ class TestSymlinkedDirectories:
         assert set(problems) == {"skills", "d/by", "d/x", "fd"}
         assert "through /proc" in problems["skills"]
         assert found(tmp_path, "x/*.md") == {"x/SKILL.md": ""}
+
+    def test_where_one_leads(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a/b/x")
+        for name, target in (
+            ("up", ".."), ("to", "up/c/"), ("there", "to/./b//x/../.."), ("root", "/"), ("circle", "a/../circle"),
+            ("fd", "/proc/self/fd"), ("by", "fd"), ("name", "proc"),
+        ):  # fmt: skip
+            (tmp_path / "a" / name).symlink_to(target)
+        led = {name: find._destination(f"{tmp_path}/a/{name}") for name in os.listdir(tmp_path / "a") if name != "b"}
+        assert led == {
+            "up": str(tmp_path), "to": f"{tmp_path}/c", "there": f"{tmp_path}/c", "root": "/", "circle": "",
+            "fd": "/proc", "by": "/proc", "name": f"{tmp_path}/a/proc",
+        }  # fmt: skip
+
+    def test_one_that_is_replaced_while_it_is_looked_at(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        touch(tmp_path, "a/SKILL.md")
+        (tmp_path / "b").symlink_to("a")
+
+        def gone(*_: object, **__: object) -> str:
+            raise OSError(errno.EINVAL, "")
+
+        monkeypatch.setattr(os, "readlink", gone)
+        assert found(tmp_path, "**/SKILL.md")["a/SKILL.md"] == ""
 
     def test_many_links_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(find, "_MOST_THROUGH_LINKS", 500)

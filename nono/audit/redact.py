@@ -33,10 +33,13 @@ _LONGEST = 2048  # characters of an argument that are kept, and looked at
 _MOST = 1000  # arguments
 _NESTED = 3
 # Parts of a name: wherever they stand in it, and as one of its words.
-_IN_NAMES = ("token", "secret", "passw", "passphrase", "apikey", "credential", "authoriz", "authent", "privatekey")
+_IN_NAMES = (
+    "token", "secret", "passw", "passphrase", "apikey", "credential", "authoriz", "authent", "privatekey",
+    "fromliteral",  # kubectl create secret … --from-literal=NAME=X
+)  # fmt: skip
 _WORDS = frozenset((
     "key", "keys", "pass", "pwd", "pw", "pat", "auth", "oauth", "sig", "signature", "pin", "otp", "jwt", "bearer",
-    "cookie", "cookies", "session", "sessionid", "sid", "sas", "psk", "dsn", "userpass",
+    "cookie", "cookies", "session", "sessionid", "sid", "sas", "psk", "dsn", "userpass", "cred", "creds",
 ))  # fmt: skip
 _ENDS = ("key", "pwd", "pass", "cookie", "auth")  # of a name without words: accesskey, userpass
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")

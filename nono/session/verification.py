@@ -353,9 +353,10 @@ def _identity(opened: Opened) -> tuple[int, ...] | None:
     """Return what is at its path now, as Opened.identity has it; None for nothing, or by way of a link."""
     try:
         found = os.lstat(opened.path)
+        real = os.path.realpath(opened.path)
     except OSError:
         return None
-    if os.path.realpath(opened.path) != opened.path:
+    if real != opened.path:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 

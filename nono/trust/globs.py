@@ -36,7 +36,7 @@ MOST_OF_ALL = 1 << 16  # characters that all patterns come to
 _DEEPEST = 8  # braces in braces
 _SHOWN = 80
 _SPECIAL = frozenset("*?[{")
-_IMPOSSIBLE = re.compile(r"(?:^|/)(?:\.{0,2})(?:/|$)")  # a component that no path has
+_IMPOSSIBLE = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|^~/")  # a component that no path has; a home directory
 
 
 class Part(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from nono.policy.protection import SIGNED
 from nono.session import trust, verification
 from nono.session.verification import Refused, Verified
 from nono.supervisor.whereabouts import find_place
-from nono.trust import signing
+from nono.trust import files, signing
 from nono.trust.bundle import INSTRUCTION_FILE
 from nono.trust.errors import TrustError
 from tests.signing import Signer, digest
@@ -346,6 +347,24 @@ def test_what_changes_between_verification_and_start_is_caught(
         change(tree.skill)
         with pytest.raises(TrustError, match=r"docs/SKILL\.md was changed after it was verified; nothing was started"):
             verified.recheck()
+
+
+def test_a_link_that_is_replaced_while_it_is_looked_at_is_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "SKILL.md").write_bytes(b"x")
+    opened = files.open_file(str(tmp_path), "a/SKILL.md")
+    files.close(opened)
+    assert verification._identity(opened) == opened.identity
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "a").symlink_to("b")
+
+    def gone(*_: object, **__: object) -> str:
+        raise OSError(errno.EINVAL, "")
+
+    monkeypatch.setattr(os, "readlink", gone)
+    assert verification._identity(opened) is None
 
 
 def test_a_policy_that_appears_in_between_is_caught(tree: Tree) -> None:

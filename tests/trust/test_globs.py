@@ -242,7 +242,7 @@ def test_directories_that_a_pattern_spells_out_are_known() -> None:
             if matcher.names(path)] == ["vendor", "vendor/a", "dist"]  # fmt: skip
 
 
-@pytest.mark.parametrize("pattern", ["/a", "a/", "./a", "../a", "a//b", "a/./b", "a/..", "*/../b", "..", "{a,b/}"])
+@pytest.mark.parametrize("pattern", ["/a", "a/", "./a", "../a", "a//b", "a/./b", "*/../b", "..", "{a,b/}", "~/a"])
 def test_a_pattern_that_can_match_nothing_is_refused(pattern: str) -> None:
     with pytest.raises(PolicyError, match="paths are relative to the root"):
         globs.refuse_impossible(pattern)

@@ -12,7 +12,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 
 from nono.audit import ledger
 from nono.audit.log import BUNDLE, encode
-from nono.audit.read import SUFFIX
+from nono.audit.read import SUFFIX, opened
 from nono.audit.sync import fault_of
 from nono.audit.verify import Session
 from nono.errors import StoreError
@@ -22,13 +22,13 @@ def remove(directory: str, session: Session) -> bool:
     """Remove a session's log, as `verify` found it; return whether it could: False while it runs. Raises StoreError."""
     path = os.path.join(directory, session.session + SUFFIX)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = opened(path)
     except FileNotFoundError:
         return True
     except OSError as error:
         raise StoreError(f"cannot open {path}: {error.strerror}") from None
     try:
-        flock(fd, LOCK_EX | LOCK_NB)
+        flock(file, LOCK_EX | LOCK_NB)
         told = {"kind": "removed", "time": time.time(), "session": session.session}
         told |= {"records": session.records, "state": session.state}
         entered = ledger.enter(os.path.join(directory, ledger.NAME), encode(told)[1:-1])
@@ -46,5 +46,5 @@ def remove(directory: str, session: Session) -> bool:
     except OSError as error:
         raise StoreError(f"cannot remove {path}: {error.strerror}") from None
     finally:
-        os.close(fd)
+        file.close()
     return True

@@ -13,7 +13,7 @@ last member `torn` is the SHA-256 of the half: then that is a remark, and the ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from nono.audit import chain
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
 CHANGED, MISSING, MOVED, REPEATED, TORN = "changed", "missing", "out of place", "repeated", "torn"
-_BATCH = 5000  # lines
+_BATCH, _BATCH_BYTES = 5000, 8 << 20  # lines, and what they have together
 _MAX_FAULTS = 1000
 
 
@@ -115,15 +115,14 @@ class _Examination:
         lines = lines_of(file)
         ahead = list(islice(lines, 1))
         while ahead:
-            batch = [*ahead, *islice(lines, _BATCH)]
-            ahead = batch[_BATCH:]  # the record behind one tells of it
-            links = [chain.parse(line[:-1]) if line.endswith(b"\n") else None for line in batch]
+            batch, ahead = _batch(ahead, lines)  # the record behind one tells of it
+            links = [chain.parse(line[:-1]) if line.endswith(b"\n") else None for line in (*batch, *ahead)]
             self._earlier, self._these = self._these, {}
             self._seen_earlier, self._seen = self._seen, {}
             for link in links:
                 if link is not None:
                     self._these.setdefault(link.number, []).append(link)
-            for line, link, after in zip(batch[:_BATCH], links, [*links[1:], None], strict=False):
+            for line, link, after in zip(batch, links, [*links[1:], None], strict=False):
                 self._line += 1
                 if link is not None:
                     if not self._first:
@@ -197,6 +196,17 @@ class _Examination:
     def _are_all_there(self, first: int, end: int) -> bool:
         most = len(self._these) + len(self._earlier)
         return end - first <= most and all(self._known(number) for number in range(first, end))
+
+
+def _batch(begun: list[bytes], lines: Iterator[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """Return the next lines, no more than memory has room for, and the one behind them."""
+    size = sum(map(len, begun))
+    for line in lines:
+        if len(begun) >= _BATCH or size >= _BATCH_BYTES:
+            return begun, [line]
+        begun.append(line)
+        size += len(line)
+    return begun, []
 
 
 def _is_half(line: bytes, number: int, previous: bytes) -> bool:

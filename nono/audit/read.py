@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from errno import EINVAL, ELOOP
 from fcntl import LOCK_NB, LOCK_SH, flock
 from functools import partial
 from heapq import heappop, heappush
+from stat import S_ISREG
 
 from nono.audit import ledger
 from nono.errors import GRANT, StoreError, UsageError
@@ -28,6 +30,10 @@ LONGEST = 1 << 25  # bytes of a line; a start with the longest arguments has 24 
 _ENDS = 8192  # bytes at the end of a log that hold its last record
 _BUFFER = 1 << 18
 _WAITING = 2000  # exchanges that are held back, to be put in the order in which they began
+
+
+class NoFileError(OSError):
+    """What is called like a log is none: a link, a directory, a fifo or a device. nono makes no such thing."""
 
 
 class Brief(Record):
@@ -129,8 +135,17 @@ class _Records:
 
 
 def opened(path: str) -> BinaryIO:
-    """Open one of nono's files, to be read. Raises OSError."""
-    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=_BUFFER)
+    """Open one of nono's files, to be read. Raises OSError: NoFileError for what is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == ELOOP:
+            raise NoFileError(ELOOP, "it is a link", path) from None
+        raise
+    if not S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NoFileError(EINVAL, "it is a directory, a fifo or a device", path)
+    return open(fd, "rb", buffering=_BUFFER)
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
@@ -150,12 +165,15 @@ def object_of(line: bytes) -> dict[str, Any]:
 def brief(directory: str, name: str) -> Brief:
     """Return what a list says of one session. Raises StoreError."""
     path = os.path.join(directory, name)
+    first, last, size = dict[str, object](), dict[str, object](), 0
     try:
         with opened(path) as file:
             first = object_of(file.readline(LONGEST))
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _ENDS))
             last = object_of(file.read().rstrip(b"\n").rpartition(b"\n")[2])
+    except NoFileError:
+        pass  # verify says so
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from None
     start = first if first.get("kind") == "start" else {}

@@ -17,7 +17,19 @@ from io import BytesIO
 
 from nono.audit import chain
 from nono.audit.examine import CHANGED, MISSING, TORN, Fault, Verified, chain_of
-from nono.audit.read import LEDGER, SUFFIX, is_open, lines_of, names_of, number, object_of, opened, session_of, text
+from nono.audit.read import (
+    LEDGER,
+    SUFFIX,
+    NoFileError,
+    is_open,
+    lines_of,
+    names_of,
+    number,
+    object_of,
+    opened,
+    session_of,
+    text,
+)
 from nono.record import Record
 
 TYPE_CHECKING = False
@@ -30,6 +42,7 @@ WHOLE, RUNNING, UNENDED, UNENTERED, FAULTY, VANISHED, REMOVED = (
 )  # fmt: skip
 # Fault.what, besides examine.py's
 TRUNCATED, UNLISTED, RENAMED, HEADLESS, GONE = "truncated", "not in the ledger", "renamed", "no start", "vanished"
+NO_FILE = "no file"
 
 _UNKNOWN = "the ledger does not know of this session: nono did not write it here, or power was lost in that second"
 
@@ -192,8 +205,11 @@ def one(directory: str, name: str, ledger: Ledger) -> Session:
     """Verify the log `name`. Raises OSError."""
     path = os.path.join(directory, name)
     runs = is_open(path)  # before it is read: what ends meanwhile only has more records
-    with _opened(path) as file:
-        verified = chain_of(name, file)
+    try:
+        with _opened(path) as file:
+            verified = chain_of(name, file)
+    except NoFileError as error:
+        return Session(session_of(name), FAULTY, 0, (Fault(name, 0, NO_FILE, str(error.strerror)),))
     found = session(name, verified, ledger, runs=runs)
     is_unknown = any(fault.what == UNLISTED for fault in found.faults)
     if is_unknown or found.state == UNENTERED:  # it may have begun or ended since the ledger was read

@@ -8,19 +8,21 @@ import json
 import os
 import random
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nono.audit import chain, examine, read, verify
+from nono.audit import chain, cleanup, examine, read, verify
 from nono.audit.examine import CHANGED, MISSING, MOVED, REPEATED, TORN, Verified
 from nono.audit.log import AuditLog
 from nono.audit.verify import (
     FAULTY,
     GONE,
     HEADLESS,
+    NO_FILE,
     RENAMED,
     RUNNING,
     TRUNCATED,
@@ -30,6 +32,7 @@ from nono.audit.verify import (
     VANISHED,
     WHOLE,
 )
+from nono.errors import StoreError
 
 FIELDS = ("host", "status", "time")
 
@@ -328,6 +331,24 @@ def test_a_log_without_hashes_is_not_nonos(tmp_path: Path) -> None:
     assert [(f.line, f.what) for f in sessions[old.stem].faults] == [(1, CHANGED), (0, UNLISTED)]
 
 
+@pytest.mark.parametrize("plant", [lambda path: path.symlink_to("/nonexistent"), Path.mkdir, os.mkfifo])
+def test_what_is_called_like_a_log_and_is_none_hides_no_other(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    whole, replaced = write_session(tmp_path, name="a"), write_session(tmp_path, name="b")
+    replaced.unlink()
+    planted = whole.with_name("20260101T000000Z-1-x.jsonl")
+    for path in (replaced, planted):
+        plant(path)
+    ledger, sessions = audit(tmp_path)
+    assert (ledger.faults, sessions[whole.stem].state) == ((), WHOLE)
+    for path in (replaced, planted):
+        assert sessions[path.stem].state == FAULTY
+        assert [(fault.file, fault.what) for fault in sessions[path.stem].faults] == [(path.name, NO_FILE)]
+        assert read.brief(str(path.parent), path.name).started == 0
+        with pytest.raises(StoreError):
+            cleanup.remove(str(path.parent), sessions[path.stem])
+    assert verify.ledger_in(str(whole.parent)) == ledger, "nothing says that they were removed"
+
+
 def test_half_a_line_in_the_ledger_stays_and_the_chain_goes_on(tmp_path: Path) -> None:
     """As a machine leaves it that lost power."""
     write_session(tmp_path, name="a")
@@ -367,6 +388,19 @@ def test_records_are_json_for_anybody(log: bytes) -> None:
         before = hashlib.sha256((before + body).encode()).hexdigest()
         assert rest == f'{before}"}}'
         assert json.loads(line)["hash"] == before
+
+
+def test_a_large_file_that_is_no_log_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (read, examine):
+        monkeypatch.setattr(module, "LONGEST", 1 << 20)
+    with (tmp_path / "holes").open("w+b") as file:
+        file.truncate(64 << 20)
+        tracemalloc.start()
+        try:
+            assert not examine.chain_of("x", file).is_chained
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_large_log_is_not_kept_in_pieces(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nono.kernel import secretmem
-from nono.trust import bundle, keys
+from nono.trust import bundle, keys, signing
 from tests import memscan
 from tests.keyring_service import KeyringService
 from tests.runs import Site, unfolded
@@ -165,6 +165,24 @@ def test_another_key_is_the_wrong_one(site: Site, key: str) -> None:
         file.unlink()
     ((what, detail),) = faults(site)
     assert (what, "not one of yours" in detail) == ("wrong key", True)
+
+
+def test_one_of_the_users_other_keys_is_the_wrong_one_too(site: Site, key: str) -> None:
+    """One may be at hand, and the other not: so the log says by which it is to be signed."""
+    log = run(site, key)
+    other = f"file://{site.vault}/other.pem"
+    assert site.nono(["trust", "keygen", "--keyref", other]).returncode == 0
+    found = bundle.parse(signature_of(log).read_bytes(), "x")
+    signature_of(log).write_bytes(signing.sign(found.payload, private_key(other)))
+    ((what, detail),) = faults(site)
+    assert (what, "its start names the key" in detail) == ("wrong key", True)
+
+
+def test_a_signature_that_is_no_file_is_named(site: Site, key: str) -> None:
+    log, _ = run(site, key), run(site, key)
+    signature_of(log).unlink()
+    signature_of(log).symlink_to("/nonexistent")
+    assert faults(site) == [("bad signature", "its signature is no file: it is a link")]
 
 
 def test_with_a_public_key_every_log_has_to_be_signed(site: Site, key: str) -> None:

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
             ledger = verify.ledger_in(directory)
             sessions = [verify.one(directory, name, ledger)]
     except OSError as error:
-        raise StoreError(f"cannot read {directory}: {error.strerror}") from None
+        raise StoreError(f"cannot read {error.filename or directory}: {error.strerror}") from None
     signed, more, notes = _signatures(directory, sessions, arguments.public_key)
     faults = [*ledger.faults, *(fault for each in sessions for fault in each.faults), *more]
     if arguments.head is not None and arguments.head.encode() not in ledger.hashes:
@@ -97,7 +97,7 @@ def _signatures(
             raise
         return {}, [], [f"signatures were not looked at: {error}"]
     except OSError as error:
-        raise StoreError(f"cannot read {directory}: {error.strerror}") from None
+        raise StoreError(f"cannot read {error.filename or directory}: {error.strerror}") from None
     faults = [fault for each in found.values() for fault in each.faults]
     notes = [each.note for each in found.values() if each.note]
     return {session: each.by for session, each in found.items() if each.by}, faults, notes

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 stay[session.session] = _STAYS[verify.RUNNING]
     except OSError as error:
-        raise StoreError(f"cannot read {directory}: {error.strerror}") from None
+        raise StoreError(f"cannot read {error.filename or directory}: {error.strerror}") from None
     if arguments.json:
         print(json.dumps({"removed": removed, "kept": stay, "bytes": freed}, indent=1))
         return int(bool(stay and arguments.session))

@@ -73,9 +73,13 @@ def check(directory: str, session: Session, trusted: Keys) -> Signed:
     path = os.path.join(directory, name)
     if session.state in (verify.RUNNING, verify.VANISHED, verify.REMOVED):
         return Signed("")
+    if any(fault.what == verify.NO_FILE for fault in session.faults):
+        return Signed("")
     try:
         with read.opened(path + BUNDLE) as file:
             data = file.read(bundle.MOST_BYTES + 1)
+    except read.NoFileError as error:
+        return _fault(name, BAD, f"its signature is no file: {error.strerror}")
     except FileNotFoundError:
         if session.signature or trusted.demanded:
             return _fault(name, NO_SIGNATURE, "its signature is gone" if session.signature else "no key has signed it")
@@ -94,6 +98,9 @@ def check(directory: str, session: Session, trusted: Keys) -> Signed:
         return _fault(name, WRONG_KEY, f"it is signed by {signer}, fingerprint {found.hint or 'unknown'}, not {known}")
     if not keys.verify(public, found.signature, bundle.pae(found.payload_type, found.payload)):
         return _fault(name, BAD, "its signature was changed, or made for something else")
+    if session.signed_by not in ("", found.hint):
+        signer = trusted.names[found.hint]
+        return _fault(name, WRONG_KEY, f"it is signed by {signer}, and its start names the key {session.signed_by}")
     return _about(path, name, found, trusted.names[found.hint])
 
 

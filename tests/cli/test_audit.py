@@ -266,11 +266,14 @@ def test_a_log_that_cannot_be_read_is_an_error_of_one_sentence(site: Site, tmp_p
     log = site.state / "audit" / f"{session}.jsonl"
     log.unlink()
     log.symlink_to(tmp_path)
-    for words in (["list"], ["show", session], ["verify"], ["export", session]):
+    for words in (["show", session], ["export", session]):
         done = site.nono(["audit", *words])
         assert done.returncode == 1, words
         assert done.stderr.count("\n") == 1
         assert "Traceback" not in done.stderr
+    assert session in site.nono(["audit", "list"]).stdout
+    checked = site.nono(["audit", "verify"])
+    assert (checked.returncode, f"{session}.jsonl: no file: it is a link" in checked.stdout) == (1, True)
 
 
 def test_what_changed_is_shown_where_snapshots_were_taken(site: Site) -> None:

@@ -8,11 +8,12 @@ A policy that is there and is not signed like that is no policy: nothing starts.
 whoever can take a signature away could otherwise take the policy away. The user's blocklist holds for the project's
 policy as for any file: an old policy is revoked by its digest.
 
-ROOT is the nearest directory, from the working directory upward, that holds a trust-policy.json; in the home directory
-the search ends there, elsewhere at /. Of the directories above the working directory only those count that belong to
-the user, to root, or to the owner of the working directory, as does the file: a stranger's file in /tmp is nobody's
-policy. Somebody else's format (AWS IAM calls its trust policies so) is passed over and noted, unless a bundle stands
-beside it, or it is the user's own.
+ROOT is the nearest directory, from the working directory upward, that holds a trust-policy.json; in the home
+directory the search ends there, elsewhere at /. Those above it count for nothing, which is noted: whoever can write
+below a project could copy a milder one there, that the same signer has signed for another. Of the directories above
+the working directory only those count that belong to the user, to root, or to the owner of the working directory, as
+does the file: a stranger's file in /tmp is nobody's policy. Somebody else's format (AWS IAM calls its trust policies
+so) is passed over and noted, unless a bundle stands beside it, or it is the user's own.
 """
 
 from __future__ import annotations
@@ -61,20 +62,26 @@ class Loaded(Record):
 
 def find_root(workdir: str, home: str) -> Root:
     """Return where the project's policy is. workdir, home: absolute, without links."""
+    root = ""
     notes = []
     directory = workdir
     trusted = {0, os.geteuid(), _owner(workdir)}
     while True:
         path = f"{directory.rstrip('/')}/{NAME}"
         if os.path.lexists(path):
+            others = ""
             if directory != workdir and not {_owner(directory), _owner(path)} <= trusted:
-                notes.append(f"{path} belongs to somebody else and is passed over")
+                others = "belongs to somebody else"
             elif not os.path.lexists(path + SUFFIX) and _is_foreign(directory):
-                notes.append(f"{path} is not a trust policy of nono's and is passed over")
-            else:
-                return Root(directory, tuple(notes))
+                others = "is not a trust policy of nono's"
+            if not root and others:
+                notes.append(f"{path} {others} and is passed over")
+            elif root and not others:
+                notes.append(f"{path} is not asked, because {root}/{NAME} is nearer")
+            elif not root:
+                root = directory
         if directory in (home, "/"):
-            return Root("", tuple(notes))
+            return Root(root, tuple(notes))
         directory = directory.rpartition("/")[0] or "/"
 
 

@@ -241,6 +241,15 @@ class TestRoot:
         put(below / "trust-policy.json", policy_text())
         assert self.root(world, below) == below
 
+    def test_that_one_above_it_is_not_asked_is_noted(self, world: World) -> None:
+        world.projects()
+        below = world.project / "a" / "b"
+        put(below / "trust-policy.json", policy_text())
+        put(below.parent / "trust-policy.json", IAM)
+        put(world.home.parent / "trust-policy.json", policy_text())
+        note = f"{world.project}/trust-policy.json is not asked, because {below}/trust-policy.json is nearer"
+        assert find_root(str(below), str(world.home)) == (str(below), (note,))
+
     def test_the_home_directory_is_the_last_that_is_looked_at(self, world: World) -> None:
         put(world.home.parent / "trust-policy.json", policy_text())
         assert self.root(world) is None

@@ -240,6 +240,25 @@ def test_a_project_that_brings_its_own_key(user: Signer, tmp_path: Path) -> None
     assert user.statuses() == {"SKILL.md": "untrusted"}  # with a policy of the user's, a project only narrows
 
 
+def test_a_policy_that_nobody_signed_is_not_called_verified(user: Signer) -> None:
+    """--policy asks for no signature of it, so none was verified."""
+    user.with_policy("SKILL.md")
+    assert user.trust("verify", "trust-policy.json").status == 0
+    (user.project / "trust-policy.json.bundle").unlink()
+    done = user.trust("verify", "--policy", "trust-policy.json", "trust-policy.json")
+    assert done.status == 1
+    assert "refused ~/project/trust-policy.json: is a policy, of whose signature nobody is asked" in done.said
+
+
+def test_no_publisher_is_signed_unseen(user: Signer) -> None:
+    user.with_policy("SKILL.md")
+    path = user.project / "trust-policy.json"
+    made = json.loads(path.read_text())
+    made["publishers"] = [made["publishers"][0] | {"name": f"publisher {number}"} for number in range(30)]
+    path.write_text(json.dumps(made))
+    assert "publisher 29 (key " in user.done("sign-policy").said
+
+
 def test_a_policy_in_a_directory_of_somebody_else(user: Signer, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to give a file away")

@@ -75,9 +75,10 @@ def _rows(path: str, signed: Policy) -> list[tuple[str, str]]:
         "publishers": [_described(each) for each in signed.publishers],
     }
     for label, texts in listed.items():
-        rows += [("" if index else label, printable(text)) for index, text in enumerate(texts[:_SHOWN])]
-        if len(texts) > _SHOWN:
-            rows.append(("", f"{len(texts) - _SHOWN} more"))
+        shown = texts if label == "publishers" else texts[:_SHOWN]  # whom he trusts, he is shown to the last
+        rows += [("" if index else label, printable(text)) for index, text in enumerate(shown)]
+        if len(texts) > len(shown):
+            rows.append(("", f"{len(texts) - len(shown)} more"))
         if not texts and label != "files":
             rows.append((label, "none"))
     blocked = len(signed.blocked_digests) + len(signed.blocked_publishers)

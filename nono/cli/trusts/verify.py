@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not found and not unmatched:
             raise UsageError(place.no_match(sight))
     else:
-        found = list(_named(sight, paths, at))
+        found = list(_named(sight, paths, at, by_signature=arguments.policy is None))
     failed = bool(unmatched) or any(each.outcome != errors.VERIFIED for each in found)
     if arguments.json:
         print(json.dumps(verdicts.as_json(sight, found, unmatched, at), indent=1))
@@ -41,14 +41,17 @@ def run(arguments: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _named(sight: Sight, paths: Sequence[str], at: Where) -> Iterator[Verdict]:
-    """Yield the verdicts on files that were named; on all that it names, where that is the bundle of the tree."""
+def _named(sight: Sight, paths: Sequence[str], at: Where, *, by_signature: bool) -> Iterator[Verdict]:
+    """Yield the verdicts on files that were named; on all that it names, where that is the bundle of the tree.
+
+    by_signature: the policies in sight were verified; not with --policy.
+    """
     for path in paths:
         relative = place.below(sight.root, path)
         if relative == bundle.MULTI_NAME:
             yield from place.checked(sight, [], with_multi=True)
         elif os.path.basename(path) == policy.NAME:
-            yield _of_policy(sight, path, at)
+            yield _of_policy(sight, path, at) if by_signature else _unasked(path)
         elif not os.path.lexists(path):
             yield Verdict(path, "", errors.UNSAFE_FILE, reason=place.missing(path))
         elif path.endswith(bundle.SUFFIX):
@@ -66,3 +69,9 @@ def _of_policy(sight: Sight, path: str, at: Where) -> Verdict:
         return Verdict(path, "", errors.VERIFIED, "it is in use here")
     step = "change to its directory, and verify it there"
     return Verdict(path, "", errors.UNTRUSTED, reason="is a policy that is not in use here", next_step=step)
+
+
+def _unasked(path: str) -> Verdict:
+    """Return the verdict on a policy where none had to be signed."""
+    reason = "is a policy, of whose signature nobody is asked with --policy"
+    return Verdict(path, "", errors.UNTRUSTED, reason=reason, next_step="verify it without --policy")

@@ -67,7 +67,7 @@ def _text(extensions: Mapping[str, bytes], oid: str, oid_v1: str = "") -> str:
 
 def _workflow(uri: str, repository: str) -> str:
     """Return the workflow's path in its repository: "https://github.com/org/repo/PATH@REF" -> PATH."""
-    path, at, _ = uri.partition("@refs/")
+    path, at, _ = uri.rpartition("@refs/")  # the last one: a path with another one in it must not pass for a shorter
     if not at:
         path = uri.rpartition("@")[0] or uri
     if repository and "://" not in repository:

@@ -102,6 +102,7 @@ def test_what_the_certificate_does_not_say_is_empty(world: World, root: TrustRoo
     [
         (f"https://github.com/{REPOSITORY}/.github/workflows/a@b.yml@refs/heads/c@d", ".github/workflows/a@b.yml"),
         (f"https://github.com/{REPOSITORY}/.github/workflows/a.yml@0123abc", ".github/workflows/a.yml"),
+        (f"https://github.com/{REPOSITORY}/{WORKFLOW}@refs/evil.yml@{REF}", f"{WORKFLOW}@refs/evil.yml"),
         (f"https://github.com/evil/evil/{WORKFLOW}@{REF}", f"https://github.com/evil/evil/{WORKFLOW}"),
         (f"https://github.com/{REPOSITORY}-evil/{WORKFLOW}@{REF}", f"https://github.com/{REPOSITORY}-evil/{WORKFLOW}"),
         ("https://gitlab.com/acme/skills//.gitlab-ci.yml@refs/heads/main", "https://gitlab.com/acme/skills//.gitlab-ci.yml"),

@@ -245,8 +245,8 @@ def run(
             if errors is not None:
                 is_ended = status > _KILLED or status == _TIMED_OUT
                 errors.finish(lambda: is_ended or not _ENDING.isdisjoint(signals.take()))
-            if not plan.mounts:  # else it was read-only, or covered
-                guard.close_stores((place.state, *destinations(place)[1:]))
+            stores = (place.state, *destinations(place)[1:])
+            guard.close_stores(stores, whole=not plan.mounts)  # with mounts all of it was read-only, or covered
             if learner is not None:
                 learner.ended(plan, expansion, scratch.path)
             trusted.look_again(audit, notice)

@@ -166,8 +166,8 @@ def _contains(text: str, credential: Credential) -> bool:
     return credential.length >= _SHORTEST_RECOGNISABLE_KEY and os.fsencode(text).find(credential.view) >= 0
 
 
-def close_stores(directories: Iterable[str]) -> None:
-    """Give nono's directories, and what is in them, back the modes that keep other users out and the user in.
+def close_stores(directories: Iterable[str], *, whole: bool) -> None:
+    """Give nono's directories back the modes that keep other users out and the user in. whole: and what is in them.
 
     Contents by their hash (rollback/objects.py) may be a million: of those the directories only; Store.open does the
     rest.
@@ -177,7 +177,7 @@ def close_stores(directories: Iterable[str]) -> None:
         directory = waiting.pop()
         try:
             os.chmod(directory, 0o700)
-            if os.path.basename(os.path.dirname(directory)) == "objects":
+            if not whole or os.path.basename(os.path.dirname(directory)) == "objects":
                 continue
             for entry in os.scandir(directory):
                 if entry.is_dir(follow_symlinks=False):

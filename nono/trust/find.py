@@ -86,6 +86,9 @@ class _Walk:
         if len(above) >= _DEEPEST:
             self._tell(name, f"is more than {_DEEPEST} directories deep, where nono does not look", _LEAVE_OUT)
             return
+        if self._left[linked] < 0:
+            self._tell_of_too_many(name, linked)
+            return
         try:
             fd = self._open(place)
             try:
@@ -100,8 +103,7 @@ class _Walk:
             return
         self._left[linked] -= len(listed)
         if self._left[linked] < 0:
-            most = _MOST_THROUGH_LINKS if linked else _MOST_SEEN
-            self._tell(name, f"has more than {most} files below it, and nono does not look at all of them", _LEAVE_OUT)
+            self._tell_of_too_many(name, linked)
             return
         way = (*above, (place, name))
         for entry, kind in listed.items():
@@ -142,6 +144,10 @@ class _Walk:
 
     def _tell(self, path: str, problem: str = "", next_step: str = "") -> None:
         self.found.append(Found(path or ".", problem, next_step))
+
+    def _tell_of_too_many(self, name: str, linked: bool) -> None:
+        most = f"{_MOST_THROUGH_LINKS} files through symlinks" if linked else f"{_MOST_SEEN} files"
+        self._tell(name, f"is not looked into, because nono has seen {most}, and looks at no more", _LEAVE_OUT)
 
     def _open(self, place: str) -> int:
         fd = os.open(self._root, _DIRECTORY)

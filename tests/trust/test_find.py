@@ -214,7 +214,24 @@ class TestSymlinkedDirectories:
             touch(tmp_path, f"d{one}/x")
             for other in range(9):
                 (tmp_path / f"d{one}" / f"to{other}").symlink_to(f"../d{other}")
-        assert any("has more than 500 files below it" in problem for problem in found(tmp_path, "**/y").values())
+        assert any("seen 500 files through symlinks" in problem for problem in found(tmp_path, "**/y").values())
+
+    def test_beyond_the_bound_no_directory_is_listed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        listed = 0
+        scandir = os.scandir
+
+        def counting(fd: int) -> object:
+            nonlocal listed
+            listed += 1
+            return scandir(fd)
+
+        monkeypatch.setattr(find, "_MOST_THROUGH_LINKS", 500)
+        monkeypatch.setattr(os, "scandir", counting)
+        for number in range(100):
+            (tmp_path / f"{number}").symlink_to(".")
+        problems = found(tmp_path, "*/x/y")
+        assert listed < 10
+        assert len(problems) >= 90
 
     def test_a_link_through_the_root_is_inside(self, tmp_path: Path) -> None:
         real = tmp_path / "real"
@@ -244,7 +261,7 @@ def test_depth_and_number_are_bounded_and_said(tmp_path: Path, monkeypatch: pyte
     (problem,) = found(tmp_path, "**/SKILL.md").values()
     assert "more than 64 directories deep" in problem
     monkeypatch.setattr(find, "_MOST_SEEN", 10)
-    assert "has more than 10 files below it" in next(iter(found(tmp_path, "**/SKILL.md").values()))
+    assert "seen 10 files, and looks at no more" in next(iter(found(tmp_path, "**/SKILL.md").values()))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -162,17 +162,12 @@ class Journal:
                 self.plans = [self._plan() for _ in self.roots]
                 at = file.tell()
                 for line in file:
-                    if not line.endswith(b"\n"):
-                        break  # it was being written, so the state is STAGING
-                    entry = json.loads(line)
-                    if "step" in entry:
-                        _rows_of(self.plans[entry["root"]], _step_in(entry["step"])).note(at, len(line))
-                    elif "directory" in entry:
-                        _directory_in(entry["directory"])
-                        self.plans[entry["root"]].directories.note(at, len(line))
-                    elif "opened" in entry:
-                        root, path, meta = entry["opened"]
-                        self.opened.append(Opened(root, os.fsencode(path), _meta_in(meta)))
+                    try:
+                        self._take(line, at)
+                    except (ValueError, KeyError, TypeError, IndexError):
+                        if self.state == STAGING:
+                            break  # it was being written; what was not synced may be anything, and does not count
+                        raise
                     at += len(line)
             except (ValueError, KeyError, TypeError, IndexError):
                 raise StoreError(
@@ -181,6 +176,20 @@ class Journal:
                 ) from None
         for plan in self.plans:
             plan.removes.reverse()  # they are written as they are done: what is in a directory before it
+
+    def _take(self, line: bytes, at: int) -> None:
+        """Take one line, which stands there in the file. Raises ValueError, KeyError, TypeError, IndexError."""
+        if not line.endswith(b"\n"):
+            raise ValueError(line)
+        entry = json.loads(line)
+        if "step" in entry:
+            _rows_of(self.plans[entry["root"]], _step_in(entry["step"])).note(at, len(line))
+        elif "directory" in entry:
+            _directory_in(entry["directory"])
+            self.plans[entry["root"]].directories.note(at, len(line))
+        elif "opened" in entry:
+            root, path, meta = entry["opened"]
+            self.opened.append(Opened(root, os.fsencode(path), _meta_in(meta)))
 
     def _plan(self) -> Plan:
         """Return a plan whose rows are the journal's."""

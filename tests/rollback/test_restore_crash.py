@@ -178,3 +178,23 @@ def test_what_came_into_a_directory_as_it_went_stays(world: World) -> None:
     with pytest.raises(StoreError, match="was changed while it was being restored"):
         recover(world.journal)
     assert (world.root / "new/in/depth/mine").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("rest", [bytes(4096), b'{"root":0,"step":["rem', b'{"root":7,"directory":[]}\n', b"\xff\n"])
+def test_what_power_took_of_a_journal_that_was_not_synced_does_not_count(world: World, rest: bytes) -> None:
+    def begin() -> None:
+        Journal.go_on = lambda journal, state: os._exit(0)  # type: ignore[method-assign]
+        world.restore()
+
+    assert in_child(begin) == 0
+    journal = Path(world.journal)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[: len(lines) // 2]) + rest)
+    assert recover(world.journal) == "reverted"
+    assert picture(world.root) == world.state
+    journal.write_bytes(b"".join([b"applying       \n", *lines[1:5], rest]))  # what was synced, and is not whole
+    with pytest.raises(StoreError, match="is damaged"):
+        recover(world.journal)
+    journal.unlink()
+    world.restore()
+    assert picture(world.root) == world.baseline

@@ -44,6 +44,7 @@ WHOLE, RUNNING, UNENDED, UNENTERED, FAULTY, VANISHED, REMOVED = (
 TRUNCATED, UNLISTED, RENAMED, HEADLESS, GONE = "truncated", "not in the ledger", "renamed", "no start", "vanished"
 NO_FILE = "no file"
 
+_REMOVED_FAULTY = "it was not as it was written when it was removed"
 _UNKNOWN = "the ledger does not know of this session: nono did not write it here, or power was lost in that second"
 
 
@@ -189,7 +190,8 @@ def everything(directory: str) -> tuple[Ledger, list[Session]]:
             continue
         if each in ledger.removed:
             entry = ledger.removed[each]
-            sessions.append(Session(each, REMOVED, int(number(entry, "records")), (), (), number(entry, "time")))
+            remarks = (_REMOVED_FAULTY,) if entry.get("state") == FAULTY else ()
+            sessions.append(Session(each, REMOVED, int(number(entry, "records")), (), remarks, number(entry, "time")))
         elif each in ledger.starts:
             fault = Fault(each + SUFFIX, 0, GONE, "the ledger knows of this session, and its log is gone")
             sessions.append(Session(each, VANISHED, 0, (fault,)))

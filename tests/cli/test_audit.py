@@ -167,6 +167,7 @@ def test_old_logs_are_removed_and_not_missed(site: Site) -> None:
     checked = site.nono(["audit", "verify"])
     assert checked.returncode == 0, checked.stdout
     assert re.search(rf"2 removed by nono audit cleanup: \S+ on 20\d\d-.*{old} on 20", unfolded(checked.stdout))
+    assert f"{odd}: it was not as it was written when it was removed" in unfolded(checked.stdout)
     told = json.loads(site.nono(["audit", "verify", "--json"]).stdout)["sessions"]
     assert [each["state"] for each in told if "removed" in each] == ["removed"] * 2
     (directory / f"{new}.jsonl").unlink()

@@ -315,14 +315,17 @@ def _list_once(session: Session, path: str, before: Manifest, after: Manifest | 
                 with _opened(root.path) as (walked, reach):
                     ignore = Ignore(rules_of(session), texts.get(os.fsdecode(root.path), {}))
                     walk = Walk(ignore.rule_for, ignore.enter, never, across)
+                    gone = b"/"  # what is in a directory that went meanwhile
                     for left, entry in merge(_entries_of(known, root.path)(), walk.entries(walked)):
-                        if entry is None:
+                        if entry is None or entry.path.startswith(gone):
                             continue
                         filled = _filled(reach, left, entry, known.started_ns)
-                        if filled is not None:
-                            writer.add(filled)
-                            if filled.reason == UNREADABLE and filled.kind in (FILE, DIRECTORY):
-                                closed.append((index, filled))
+                        if filled is None:
+                            gone = entry.path + b"/"
+                            continue
+                        writer.add(filled)
+                        if filled.reason == UNREADABLE and filled.kind in (FILE, DIRECTORY):
+                            closed.append((index, filled))
             writer.finish(started_ns)
     except OSError as error:
         raise StoreError(f"{error.filename or path} cannot be looked at: {error.strerror}") from None

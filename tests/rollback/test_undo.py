@@ -10,7 +10,9 @@ import pytest
 from nono.errors import StoreError, UsageError
 from nono.rollback import sessions, snapshot, undo
 from nono.rollback.objects import Store
+from nono.rollback.reach import Reach
 from nono.rollback.sessions import Session
+from nono.rollback.tree import Entry
 from nono.rollback.undo import Selection
 from tests.rollback.killing import as_nobody, in_child, interrupt
 from tests.rollback.trees import grow, picture, ravage
@@ -159,6 +161,25 @@ def test_a_root_that_went_is_said(place: Place, tmp_path: Path) -> None:
     place.root.rename(tmp_path / "moved")
     with pytest.raises(StoreError, match="root"):
         place.restore()
+
+
+def test_a_directory_that_goes_while_it_is_looked_at_is_no_damage(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = undo._filled
+
+    def filled(reach: Reach, left: Entry | None, entry: Entry, known_ns: int) -> Entry | None:
+        if entry.path == b"new":
+            (place.root / "new").rename(tmp_path / "moved")
+        if entry.path == b"new/in":
+            (tmp_path / "moved").rename(place.root / "new")
+        return real(reach, left, entry, known_ns)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(undo, "_filled", filled)
+        place.restore()
+    place.restore()
+    assert picture(place.root) == place.baseline
 
 
 def test_what_was_saved_goes_with_its_session(place: Place) -> None:

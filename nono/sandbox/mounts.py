@@ -7,8 +7,9 @@ Landlock says what may be read and written; what it cannot do is done here, on t
   what was opened that is writable before it is anywhere to be seen;
 - a pinned file is mounted on itself, read-only: a mount point cannot be written, removed, renamed, or replaced by
   renaming something over it, while other files can be made beside it. The directories between the grant and the file
-  are mounted on themselves as well, writable: else one of them could be renamed, and another made in its place. What
-  that costs: rename(2) and link(2) out of such a directory are EXDEV (mv copies then);
+  are mounted on themselves as well, writable, and so are those between the agent's own /tmp and a grant in it: else one
+  of them could be renamed, and another made in its place. What that costs: rename(2) and link(2) out of such a
+  directory are EXDEV (mv copies then);
 - what is denied inside a granted directory is covered by something empty that nobody may open, so that not even its
   names show. Landlock denies it as well. Where /dev, which holds that something, stays the machine's, it is read-only;
 - /proc is that of the PID namespace: the agent sees its own processes;
@@ -100,14 +101,15 @@ def private_view(expansion: Expansion, temporary_directory: str, workdir: str) -
     if own_tmp:
         mounts += _tmp(replaced, temporary_directory, workdir)
     mounts.append(Mount(MOUNT_NEW, "/proc", "proc", _NOSUID | _NODEV | _NOEXEC))
+    alone = (*(("/dev/shm", "/dev/pts") if own_devices else ()), *(("/tmp",) if own_tmp else ()))
     if is_confined:
         mounts.append(Mount(MOUNT_READ_ONLY, "/"))
-        alone = (*(("/dev/shm", "/dev/pts") if own_devices else ()), *(("/tmp",) if own_tmp else ()))
         mounts += (Mount(MOUNT_WRITABLE, path) for path in alone)
         granted = _topmost(expansion.writable)
         mounts += [Mount(MOUNT_BIND_WRITABLE, path, path, 0, "", True) for path in granted if _can_be_written(path)]
     pinned = _by_all_names(expansion.pinned, temporary_directory if own_tmp else "")
-    mounts += (Mount(MOUNT_BIND, path, path, optional=True) for path in _on_the_way(pinned, expansion.writable))
+    tops = (*expansion.writable, *alone)  # in its own /tmp, what leads to a grant is the agent's as well
+    mounts += (Mount(MOUNT_BIND, path, path, optional=True) for path in _on_the_way(pinned, tops))
     if expansion.opened:
         mounts += _opened(expansion)
     mounts += (Mount(MOUNT_BIND_READ_ONLY, path, path, optional=True) for path in (*expansion.read_only, *pinned))
@@ -132,7 +134,7 @@ def _by_all_names(pinned: Iterable[str], temporary_directory: str) -> list[str]:
 
 
 def _on_the_way(paths: Iterable[str], writable: Iterable[str]) -> list[str]:
-    """Return the directories between the writable grants, which are mount points, and what lies in them; upper first"""
+    """Return the directories between what may be written, which are mount points, and paths in it; upper first."""
     tops = set(_topmost(writable))
     found: set[str] = set()
     for path in paths:

@@ -165,8 +165,8 @@ def test_what_comes_out_is_what_was_granted(
         elif granted or not ((own_tmp and covers("/tmp", path)) or (own_devices and covers("/dev", path))):
             assert shown == path
             assert is_read_only != may_write, path
-    for path in pinned:  # nor can what is around them take another name
-        for above in itertools.takewhile(lambda above: above not in writable, ancestors(path)):
+    for above in {above for path in pinned for above in ancestors(path) if above != "/"}:
+        if not model.look(os.path.dirname(above)).read_only:  # nor can what is around them take another name
             assert above in model.at or any(covers(by, above) for by in masked)
     for path, on in model.made:  # nothing is made on the user's disk
         assert on.startswith("tmpfs:") or covers(SCRATCH, path)
@@ -240,6 +240,17 @@ def test_a_pinned_file_is_read_only_by_every_name_that_it_has() -> None:
         for path in ("/tmp/shared/one/new", "/home/u/a/one/new", f"{scratch}/shared/one/new", "/home/u/a/new"):
             assert not model.look(path).read_only
         assert {"/tmp/shared/one", "/home/u/a/one"} <= model.at.keys()
+
+
+@pytest.mark.parametrize("granted", ["/tmp/my/work/app", "/dev/shm/my/work/app"])
+@pytest.mark.parametrize("scratch", [SCRATCH, "/srv/t"])
+def test_what_leads_to_a_pinned_file_in_the_agents_own_tmp_is_a_mount_point(granted: str, scratch: str) -> None:
+    """It is made for the grant, in a directory that the agent may do anything in."""
+    made = expansion((granted,), pinned=(f"{granted}/docs/one",), pieces=(Piece("/srv/t", DIRECTORY, READ | WRITE),))
+    model = Model(private_view(made._replace(writable=(granted, scratch)), scratch, "/home/u").mounts)
+    directories = [granted.removesuffix(end) for end in ("/work/app", "/app", "")]
+    assert {*directories, f"{granted}/docs", f"{granted}/docs/one"} <= model.at.keys()
+    assert [model.look(path).read_only for path in (*directories, f"{granted}/docs/one")] == [False] * 3 + [True]
 
 
 def test_under_a_grant_of_everything_all_above_a_pinned_file_is_a_mount_point() -> None:

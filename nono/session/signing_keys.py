@@ -31,7 +31,7 @@ def denies(place: Place) -> tuple[PathDeny, ...]:
     decide = [os.path.realpath(path) for path in deciding(place) if os.path.realpath(path) != path]
     sign = _in_files(deciding(place)[0])
     return (
-        *(PathDeny(path, NONO) for path in decide if os.path.lexists(path)),
+        *(PathDeny(path, NONO) for path in decide),  # also where nothing is yet: it would be made there
         *(PathDeny(path, "credential_files") for path in sign),
     )
 

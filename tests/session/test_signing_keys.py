@@ -36,6 +36,14 @@ def test_own_keys_that_a_link_leads_to_are_closed(site: Site, config: Path) -> N
     assert os.listdir(kept.parent) == ["trust"]
 
 
+def test_so_is_where_a_link_leads_when_nothing_is_there_yet(site: Site, config: Path) -> None:
+    kept = site.home / "dotfiles/trust"
+    kept.parent.mkdir()
+    (config / "trust").symlink_to(kept)
+    run(site, "--allow", str(kept.parent), "--", "sh", "-c", 'mkdir "$1"; echo x > "$1/evil.pub"', "sh", str(kept))
+    assert os.listdir(kept.parent) == []
+
+
 @pytest.mark.parametrize("name", ["trust-policy.json", "trust-policy.json.bundle"])
 def test_a_policy_that_a_link_leads_to_is_closed(site: Site, config: Path, name: str) -> None:
     kept = site.home / "dotfiles/kept.json"

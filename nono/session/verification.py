@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from resource import RLIMIT_NOFILE, getrlimit
-from time import time
+from time import monotonic, time
 
 from nono.audit.redact import without_keys
 from nono.errors import NonoError
@@ -30,6 +30,7 @@ from nono.policy.protection import SIGNED
 from nono.policy.verdict import show
 from nono.record import Record
 from nono.session.trust import Trusted, in_sight
+from nono.supervisor.guard import links_on_the_way
 from nono.trust import anchors, check, files, find, globs
 from nono.trust.anchors import Loaded
 from nono.trust.check import Multi, Verdict
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 12  # files in one message
 _MOST_TOLD = 1000  # that a run has left: an agent may make any number, and would keep its user waiting
+_LONGEST_S = 10  # that he waits for it: copies of signed files verify, so they are not told, and not counted
 _MOST_HELD = 128  # files that stay open, and a quarter of those that may; of more, the path alone is looked at again
 _SEE_ALL = "nono trust list"
 NEW, EDITED, GONE = "new", "changed", "gone"  # since the start
@@ -144,7 +146,10 @@ class Verified(Trusted):
                     opened = None
             _close(opened, *bundles)
         self._miss()
-        self.denies = tuple(PathDeny(path, SIGNED, WRITE, pinned=True) for path in self._protected)
+        self.denies = (
+            *(PathDeny(path, SIGNED, WRITE, pinned=True) for path in self._protected),
+            *(PathDeny(link, SIGNED, WRITE, is_link=True) for link in dict.fromkeys(self._links())),
+        )
         self.rows = tuple(self._rows())
 
     def _protect(self, these: Iterable[Opened]) -> None:
@@ -161,6 +166,11 @@ class Verified(Trusted):
         for text in self._rules.files:
             path = expand(text, self._place)
             yield _Subject(self._shown(path), path=path)
+
+    def _links(self) -> Iterator[str]:
+        """Yield the links on the way to files elsewhere: whoever replaces one says what such a path means."""
+        for text in self._rules.files:
+            yield from links_on_the_way(expand(text, self._place))
 
     def _check(self, subject: _Subject) -> Checked:
         if subject.found is not None:
@@ -273,12 +283,14 @@ class Verified(Trusted):
         """See Trusted."""
         if not self.is_running:
             return
+        changes: list[tuple[str, Verdict]] = []
         try:
-            changes = list(islice(self._changes(), _MOST_TOLD))
+            for change, verdict in islice(self._changes(monotonic() + _LONGEST_S), _MOST_TOLD):
+                changes.append((change, verdict))
         except (NonoError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            notice(f"what the run has left unsigned is not known: {reason}. See: {_SEE_ALL}")
-            return
+            else_ = "else " if changes else ""
+            notice(f"what {else_}the run has left unsigned is not known: {reason}. See: {_SEE_ALL}")
         now = time()
         for change, verdict in changes:
             _write(audit, now, change, verdict)
@@ -289,8 +301,11 @@ class Verified(Trusted):
         if changes and self._rules.enforcement == DENY:
             notice("the next run does not start until these are verified")
 
-    def _changes(self) -> Iterator[tuple[str, Verdict]]:
-        """Yield what is not as it was at the start, and not verified now: how, and what it is now."""
+    def _changes(self, until: float) -> Iterator[tuple[str, Verdict]]:
+        """Yield what is not as it was at the start, and not verified now: how, and what it is now.
+
+        until: a time of monotonic(). Raises NonoError when it has come.
+        """
         for path in in_sight(self._place):
             if path not in self._sight:
                 yield NEW, Verdict(self._shown(path), "", UNSIGNED, "", "is a policy from the next run on", "read it")
@@ -300,6 +315,8 @@ class Verified(Trusted):
             before = self._seen.get(subject.name)
             if before is not None and before.opened is not None and _identity(before.opened) == before.opened.identity:
                 continue
+            if monotonic() > until:
+                raise NonoError(f"there is more than can be looked at in {_LONGEST_S} s")
             now, opened, bundles = self._check(subject)
             _close(opened, *bundles)
             if now.outcome == VERIFIED:

@@ -7,8 +7,10 @@ without the sandbox that it works, on a fresh copy of the same tree.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -129,6 +131,22 @@ def test_it_is_verified_with_the_network_unplugged(site: Site, signer: Signer) -
     assert site.run(["--allow-cwd"], ["true"], wrap=unplugged).returncode == 1
 
 
+def test_a_file_elsewhere_stays_where_a_link_leads_to_it(site: Site, signer: Signer) -> None:
+    """The agent may write the directory that the link is in."""
+    kept, link = site.vault / "kept", site.home / "shared/docs"
+    kept.mkdir()
+    link.parent.mkdir()
+    link.symlink_to(kept)
+    (kept / "AGENTS.md").write_text(CONTENT)
+    signer.sign(kept / "AGENTS.md")
+    signer.policy(site.home / ".config/nono", signer, includes=[], files=["~/shared/docs/AGENTS.md"])
+    flags = ["--allow", str(link.parent), "--read", str(kept), "--allow-cwd", "--block-net"]
+    replace = ["sh", "-c", 'mv "$1" "$1.old"; mkdir "$1"; echo evil > "$1/AGENTS.md"; cat "$1/AGENTS.md"', "sh"]
+    done = site.run(flags, [*replace, str(link)])
+    assert done.stdout == CONTENT, done.stderr
+    assert os.listdir(link.parent) == ["docs"]
+
+
 class Project:
     """A project of `owner` with signed files, and others beside them."""
 
@@ -186,6 +204,20 @@ def test_a_signed_file_stays_as_it_is_and_where_it_is(
     confined = run([place.attack, *projects[1].fill(attack)], projects[1].wall(around=around), user=user)
     assert confined.answer in ({"EROFS", "EBUSY", "EXDEV", "EPERM"} if TESTED.mounts else {"EACCES", "EPERM"}), confined
     assert projects[1].is_whole()
+
+
+@pytest.mark.skipif(not TESTED.mounts, reason="without mounts /tmp is the machine's, and the agent has its grant of it")
+def test_nor_does_what_leads_to_it_in_the_agents_own_tmp(place: Place, user: int) -> None:
+    answers = []
+    for is_confined in (False, True):
+        with TemporaryDirectory(prefix="nono-test-", dir="/tmp") as directory:
+            os.chown(directory, user, user)
+            root = Path(directory, "my/project")
+            signed = write(root / NAMES[0], CONTENT, user)
+            wall = Wall(denies=(PathDeny(str(signed), SIGNED, WRITE, pinned=True),)).with_access(root, READ | WRITE)
+            attack = [place.attack, "replace_directory", f"{directory}/my", f"{directory}/old", "project"]
+            answers.append(run(attack, wall if is_confined else None, user=user).answer)
+    assert answers == ["LEAK", "EBUSY"]
 
 
 @pytest.mark.parametrize("attack", METADATA)

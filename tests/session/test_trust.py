@@ -270,6 +270,19 @@ def test_files_that_the_users_policy_names_are_verified_wherever_they_are(tree: 
     assert "~/.claude/CLAUDE.md is not there" in refusal(tree.verify)
 
 
+def test_so_are_the_links_that_lead_to_them(tree: Tree) -> None:
+    """Whoever replaces one says what the path means, to whoever reads it there."""
+    kept = tree.home / "dotfiles/claude"
+    kept.mkdir(parents=True)
+    (tree.home / ".claude").symlink_to("dotfiles/claude")
+    (kept / "CLAUDE.md").write_text("mine")
+    tree.signer.sign(kept / "CLAUDE.md")
+    tree.signer.policy(tree.config, tree.signer, includes=[], files=["~/.claude/CLAUDE.md"])
+    with tree.verify() as verified:
+        assert [deny.path for deny in verified.denies if deny.is_link] == [f"{tree.home}/.claude"]
+        assert str(kept / "CLAUDE.md") in {deny.path for deny in verified.denies if deny.pinned}
+
+
 def test_an_include_of_the_project_without_wildcards_must_be_there(tree: Tree) -> None:
     tree.policy(includes=[*INCLUDES, "AGENTS.md", "*.mdc"])
     said = refusal(tree.verify)
@@ -447,6 +460,18 @@ def test_nobody_waits_for_all_that_an_agent_can_make(tree: Tree, monkeypatch: py
         for number in range(30):
             tree.write(f"{number:02}/SKILL.md")
         assert len(left(verified).records) == 5
+
+
+def test_nor_for_long(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even for what verifies, as a copy of a signed file does: it is not told, and so not counted."""
+    with tree.verify() as verified:
+        tree.write("new/SKILL.md")
+        for number in range(30):
+            tree.signer.sign(tree.write(f"{number:02}/SKILL.md"))
+        assert [record["path"] for record in left(verified).records] == ["new/SKILL.md"]
+        monkeypatch.setattr(verification, "_LONGEST_S", -1)
+        (told,) = left(verified).told
+    assert told.startswith("what the run has left unsigned is not known: there is more than can be looked at in ")
 
 
 def test_a_tree_that_cannot_be_looked_at_again_is_said_and_no_failure(

@@ -308,7 +308,7 @@ def _list_once(session: Session, path: str, before: Manifest, after: Manifest | 
     texts = meta.get("gitignore", {})
     started_ns = time.time_ns()
     try:
-        with open(path, "wb") as file:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
             writer = Writer(file)
             for index, root in enumerate(before.roots):
                 writer.begin_root(root.path)
@@ -327,6 +327,7 @@ def _list_once(session: Session, path: str, before: Manifest, after: Manifest | 
                         if filled.reason == UNREADABLE and filled.kind in (FILE, DIRECTORY):
                             closed.append((index, filled))
             writer.finish(started_ns)
+            os.fsync(file.fileno())  # it may stay, as what a restore can be undone by
     except OSError as error:
         raise StoreError(f"{error.filename or path} cannot be looked at: {error.strerror}") from None
     return closed

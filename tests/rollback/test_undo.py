@@ -91,6 +91,28 @@ def test_modes_and_attributes_that_were_set_since_stay(place: Place) -> None:
     assert picture(place.root) == place.baseline
 
 
+def test_what_was_listed_is_on_the_disk_before_anything_gives_way(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no contents are new to the store, which would have all of it synced."""
+    synced = set()
+    real, fsync = os.rename, os.fsync
+
+    def rename(source: str, target: str, **named: int) -> None:
+        if str(target).endswith(".pending"):
+            assert os.stat(source).st_ino in synced
+        real(source, target, **named)
+
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.add(os.fstat(fd).st_ino), fsync(fd))[1])
+    monkeypatch.setattr(os, "rename", rename)
+    before = os.umask(0)
+    try:
+        place.restore()
+    finally:
+        os.umask(before)
+    assert os.stat(os.path.join(place.session.directory, "saved-1")).st_mode & 0o777 == 0o600
+
+
 def test_undoing_leaves_alone_what_came_since(place: Place) -> None:
     place.restore()
     (place.root / "notes").write_bytes(b"mine")

@@ -320,6 +320,9 @@ class AuditLog:
             if fault:
                 raise OSError(0, fault)
             os.rename(new, self.path + BUNDLE)
+            fd = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
+            fault_of(fd)  # its name, before the ledger says that there is one
+            os.close(fd)
             told = {"time": time.time(), "session": self.session, "signature": chain.sha256(made).hexdigest()}
             fd = self._enter("signed", told)
             fault_of(fd)

@@ -253,3 +253,23 @@ def _wait_for(what: Callable[[], Any]) -> Any:
         assert time.monotonic() < until
         time.sleep(0.01)
     return found
+
+
+def test_a_signature_has_its_name_on_the_disk_before_the_ledger_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what a power failure took would be missed, as if somebody had."""
+    done: list[object] = []
+    rename, enter, fdatasync = os.rename, ledger.enter, os.fdatasync
+
+    def entered(path: str, members: str) -> int:
+        done.append("signed" if '"signed"' in members else "")
+        return enter(path, members)
+
+    monkeypatch.setattr(os, "rename", lambda *names: (done.append("renamed"), rename(*names))[1])
+    monkeypatch.setattr(ledger, "enter", entered)
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (done.append(os.fstat(fd).st_ino), fdatasync(fd))[1])
+    with AuditLog(str(tmp_path), print, signer=Signer("f" * 64, lambda *_: b"signed")) as log:
+        log.begin({"argv": ["true"]})
+    directory = (tmp_path / "audit").stat().st_ino
+    assert done[done.index("renamed") : done.index("signed")] == ["renamed", directory]

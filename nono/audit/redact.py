@@ -248,7 +248,7 @@ def _shapes(value: str) -> Iterator[Place]:
             end = _run(value, at, _KEY)
             if end - at >= len(prefix) + min(rest, 16) and not _is_words(value[at + len(prefix) : end]):
                 yield at, end
-            at = value.find(prefix, at + len(prefix))
+            at = value.find(prefix, max(end, at + len(prefix)))  # what is no key is none from a later prefix on, too
     for parts in shapes.SEQUENCES:
         at = value.find(str(parts[0]))
         while at >= 0:

@@ -125,6 +125,24 @@ def test_hexadecimal_that_stands_alone_is_taken_for_a_key(text: str) -> None:
     assert "***" in shown
 
 
+def test_a_name_full_of_prefixes_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent chooses the names that it is denied, and waits for nothing: nono does, at the end."""
+    looked_at = 0
+    real = redact._run
+
+    def run(value: str, at: int, of: frozenset[str]) -> int:
+        nonlocal looked_at
+        end = real(value, at, of)
+        looked_at += end - at
+        return end
+
+    monkeypatch.setattr(redact, "_run", run)
+    text = "/" + "sk-" * 1000
+    assert redact.without_keys(text) == text
+    assert looked_at < 3 * len(text)
+    assert redact.without_keys(f"{text}{KEYS[0]}") == "/***"
+
+
 def test_a_secret_in_a_path_of_a_start_is_taken_out() -> None:
     assert redact.without_keys(f"/home/me/{KEYS[0]}/x") == "/home/me/***/x"
 

@@ -46,6 +46,7 @@ _MOST_LINKS = 40  # on the way to one place: more leads nowhere, path_resolution
 _PROC = "/proc"
 _OTHER_CASE = str.maketrans(ascii_letters, ascii_letters.swapcase())
 _LEAVE_OUT = "leave it out with --skip-dir, if no agent reads instructions there"
+_OPEN = "make it readable (chmod u+rx), and see what is in it"  # an agent that closed it can open it again
 _COPY_DIRECTORY = "put a copy of the directory in its place, or leave it out with --skip-dir"
 _LINK, _LINK_TO_DIRECTORY = _LINKS = ("link", "link to a directory")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -99,7 +100,8 @@ class _Walk:
                 os.close(fd)
         except (OSError, UnicodeEncodeError) as error:
             why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "its name is not UTF-8"
-            self._tell(name, f"cannot be looked into ({why})", _LEAVE_OUT)
+            next_step = _OPEN if isinstance(error, PermissionError) else _LEAVE_OUT
+            self._tell(name, f"cannot be looked into ({why})", next_step)
             return
         self._left[linked] -= len(listed)
         if self._left[linked] < 0:

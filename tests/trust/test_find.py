@@ -272,6 +272,21 @@ def test_a_directory_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
     assert found(tmp_path, "CLAUDE.md") == {}
 
 
+def test_nobody_is_asked_to_leave_out_what_an_agent_may_have_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the next run it would open it again, and change what was verified in it."""
+    touch(tmp_path, "closed/SKILL.md")
+
+    def fail(walk: object, place: str) -> int:
+        raise PermissionError(13, "Permission denied", place)
+
+    monkeypatch.setattr(find._Walk, "_open", fail)
+    (told,) = find.find(str(tmp_path), globs.compile(["**/SKILL.md"]))
+    assert told.problem == "cannot be looked into (Permission denied)"
+    assert told.next_step.startswith("make it readable")
+
+
 def test_a_root_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     assert "cannot be looked into" in found(tmp_path / "none", "a")["."]
 

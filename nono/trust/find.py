@@ -45,9 +45,9 @@ _MOST_THROUGH_LINKS = 50_000  # of those, below symlinked directories
 _MOST_LINKS = 40  # on the way to one place: more leads nowhere, path_resolution(7)
 _PROC = "/proc"
 _OTHER_CASE = str.maketrans(ascii_letters, ascii_letters.swapcase())
-_LEAVE_OUT = "leave it out with --skip-dir, if no agent reads instructions there"
+_LEAVE_OUT = "if no agent reads instructions there, nor in any other directory of this name: --skip-dir"
 _OPEN = "make it readable (chmod u+rx), and see what is in it"  # an agent that closed it can open it again
-_COPY_DIRECTORY = "put a copy of the directory in its place, or leave it out with --skip-dir"
+_COPY_DIRECTORY = f"put a copy of the directory in its place; {_LEAVE_OUT}"
 _LINK, _LINK_TO_DIRECTORY = _LINKS = ("link", "link to a directory")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

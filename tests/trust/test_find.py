@@ -287,6 +287,14 @@ def test_nobody_is_asked_to_leave_out_what_an_agent_may_have_closed(
     assert told.next_step.startswith("make it readable")
 
 
+def test_that_a_name_is_left_out_everywhere_is_said(tmp_path: Path) -> None:
+    """An agent may make a link, so that its user leaves out what is called as the directory of his signed files is."""
+    touch(tmp_path, ".claude/skills/SKILL.md")
+    (tmp_path / "skills").symlink_to("/proc")
+    (step,) = (told.next_step for told in find.find(str(tmp_path), globs.compile(["**/SKILL.md"])) if told.problem)
+    assert "nor in any other directory of this name: --skip-dir" in step
+
+
 def test_a_root_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     assert "cannot be looked into" in found(tmp_path / "none", "a")["."]
 

@@ -26,7 +26,7 @@ from tests.runs import missing
 pytestmark = [pytest.mark.long, pytest.mark.skipif(os.uname().machine != "x86_64", reason="the lab is for x86-64")]
 
 PROMISES = "tests/promises/test_p"
-ATTACKS = tuple(f"{PROMISES}{name}.py" for name in ("1_processes", "3_network", "6_files"))
+ATTACKS = tuple(f"{PROMISES}{name}.py" for name in ("1_processes", "3_network", "6_files", "11_provenance"))
 RUNS = tuple(
     f"{PROMISES}{name}.py" for name in ("1_credentials", "2_one_copy", "4_hosts", "5_own_upstream", "7_fail_closed")
 )

@@ -316,6 +316,8 @@ class Walk:
         opened = os.fstat(fd)
         if (opened.st_dev, opened.st_ino) != identity:  # another one was put there; what it is, was not asked
             raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
+        if path:
+            os.stat(b".", dir_fd=fd)  # whoever may read its names, and not search it, knows nothing of what they are
         if self._enter:
             self._enter(path, fd)
         return _sorted_names(fd)

@@ -252,10 +252,12 @@ def test_what_vanishes_while_it_walks_was_not_there(tmp_path: Path) -> None:
     assert found == [b"", b"a", b"c"]
 
 
-def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0, 0o400, 0o600, 0o100])
+def test_what_may_not_be_read_is_named(tmp_path: Path, mode: int) -> None:
     (tmp_path / "closed").mkdir()
     (tmp_path / "closed" / "x").write_text("")
-    (tmp_path / "closed").chmod(0)
+    (tmp_path / "closed").chmod(mode)
+    os.chown(tmp_path / "closed", 65534, 65534) if os.geteuid() == 0 else None
     tmp_path.chmod(0o755)
     reads, writes = os.pipe()
     pid = os.fork()

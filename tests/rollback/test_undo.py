@@ -157,14 +157,15 @@ def test_one_that_was_killed_is_taken_back_like_any_other(tmp_path: Path) -> Non
     assert at > 400
 
 
-def test_what_the_agent_closed_is_opened(tmp_path: Path) -> None:
-    """Its files and directories without any right, as an ordinary user finds them."""
+@pytest.mark.parametrize("mode", [0, 0o100, 0o400, 0o600], ids=oct)
+def test_what_the_agent_closed_is_opened(mode: int) -> None:
+    """Its files and directories without any right, or without one of them, as an ordinary user finds them."""
 
     def everything(home: Path) -> None:
         place = Place(home)
         os.chmod(place.root / "kept", 0)
-        os.chmod(place.root / "new", 0)
-        os.chmod(place.root / "sealed", 0)
+        for name in ("new", "sealed", "deep"):
+            os.chmod(place.root / name, mode)
         place.restore(force=True)
         assert picture(place.root) == place.baseline
 

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 _SIGNED_BY = "is signed by "
 _GET_TRUSTED = "have a publisher sign it, or make the signer one"
 _MOST_SHOWN = 300
+_SIGN_IT = "read it, then sign it: "  # it may be an agent's work
 _SIGN_TREE = "nono trust sign --multi-subject --all"
 _OF_ONE_FILE = (bundles.INSTRUCTION_FILE,)
 _OF_A_TREE = (bundles.MULTI_FILE,)
@@ -150,7 +151,7 @@ def check(opened: Opened, vouched: Vouched | None, rules: Rules, command: str = 
         return _on_blocklist(path, digest, rules)
     command = command or _sign(path, vouched)
     if vouched is None:
-        return Verdict(path, digest, UNSIGNED, "", "is not signed", f"sign it: {command}")
+        return Verdict(path, digest, UNSIGNED, "", "is not signed", f"{_SIGN_IT}{command}")
     if vouched.bundle is None or vouched.error is not None:
         return _not_vouched(path, digest, vouched.error, command)
     signed = _signed_digest(vouched.bundle, path)
@@ -158,7 +159,7 @@ def check(opened: Opened, vouched: Vouched | None, rules: Rules, command: str = 
         others = vouched.bundle.statement.subjects
         name = strict.name(others[0][0]) if len(others) == 1 else f"{len(others)} other files"
         reason = f"has a bundle that is for {name}"
-        return Verdict(path, digest, WRONG_FILE, vouched.by, reason, f"sign it: {command}")
+        return Verdict(path, digest, WRONG_FILE, vouched.by, reason, f"{_SIGN_IT}{command}")
     if signed != digest:
         reason = f"was changed after '{vouched.by}' signed it"
         return Verdict(path, digest, CHANGED, vouched.by, reason, f"sign it again, if the change is yours: {command}")
@@ -323,7 +324,7 @@ def _untrusted(bundle: Bundle, signer: Signer, rules: Rules) -> BundleError:
 def _not_vouched(path: str, digest: str, error: TrustError | None, command: str) -> Verdict:
     """Return the verdict on a file whose bundle counts for nothing."""
     if error is None:
-        return Verdict(path, digest, UNSIGNED, "", "is not signed", f"sign it: {command}")
+        return Verdict(path, digest, UNSIGNED, "", "is not signed", f"{_SIGN_IT}{command}")
     itself = error.source == path or error.reason.startswith(_SIGNED_BY)
     reason = error.reason if itself else f"has a bundle that {error.reason}"
     return Verdict(path, digest, error.outcome, "", reason, error.next_step or f"sign it again: {command}")

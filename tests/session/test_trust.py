@@ -169,7 +169,7 @@ def test_with_deny_nothing_starts_and_each_file_is_named(tree: Tree) -> None:
     assert said[0].startswith("2 files that would instruct the agent are not verified (~/project/trust-policy.json: d")
     assert said[0].endswith("; nothing was started")
     assert said[1].startswith("CLAUDE.md was changed after 'default' signed it; ")
-    assert said[2] == "more/SKILL.md is not signed; sign it: nono trust sign more/SKILL.md"
+    assert said[2] == "more/SKILL.md is not signed; read it, then sign it: nono trust sign more/SKILL.md"
     assert "--trust-override" in said[3]
 
 
@@ -407,7 +407,10 @@ def test_what_a_run_leaves_unsigned_is_told_and_refused_the_next_time(tree: Tree
         ("new", "more/SKILL.md", "unsigned"), ("changed", "CLAUDE.md", "changed"), ("gone", "docs/SKILL.md", "changed"),
     }  # fmt: skip
     assert {record["path"]: record["sha256"] for record in log.records}["CLAUDE.md"] == digest(tree.claude)
-    assert "more/SKILL.md, new since this run, is not signed; sign it: nono trust sign more/SKILL.md" in log.told
+    assert (
+        "more/SKILL.md, new since this run, is not signed; read it, then sign it: nono trust sign more/SKILL.md"
+        in log.told
+    )
     assert any(text.startswith("docs/SKILL.md, which was there before this run, is gone") for text in log.told)
     assert log.told[-1] == "the next run does not start until these are verified"
     assert "more/SKILL.md" in refusal(tree.verify)

@@ -153,11 +153,11 @@ def test_unsigned_policies_are_refused_with_the_command(world: World) -> None:
     world.projects(signer=None)
     error = world.refusal()
     path = world.project / "trust-policy.json"
-    assert (error.outcome, error.next_step) == (UNSIGNED, f"sign it: nono trust sign-policy {path}")
-    assert str(error) == f"{path} is not signed; sign it: nono trust sign-policy {path}"
+    assert (error.outcome, error.next_step) == (UNSIGNED, f"read it, then sign it: nono trust sign-policy {path}")
+    assert str(error) == f"{path} is not signed; read it, then sign it: nono trust sign-policy {path}"
     world.user(signer=None)
     error = world.refusal()
-    assert (error.outcome, error.next_step) == (UNSIGNED, "sign it: nono trust sign-policy --user")
+    assert (error.outcome, error.next_step) == (UNSIGNED, "read it, then sign it: nono trust sign-policy --user")
 
 
 def test_a_user_without_a_key_is_told_how_to_get_one(tmp_path: Path) -> None:

@@ -129,13 +129,13 @@ class TestOwnBundle:
         (root / "AGENTS.md.bundle").replace(root / "CLAUDE.md.bundle")
         verdict = judged(root)
         assert (verdict.outcome, verdict.reason) == (WRONG_FILE, "has a bundle that is for 'AGENTS.md'")
-        assert verdict.next_step == "sign it: nono trust sign CLAUDE.md"
+        assert verdict.next_step == "read it, then sign it: nono trust sign CLAUDE.md"
 
     def test_unsigned(self, root: Path) -> None:
         put(root / "it's.md", CONTENT)
         verdict = judged(root, "it's.md")
         assert (verdict.outcome, verdict.reason) == (UNSIGNED, "is not signed")
-        assert verdict.next_step == r"sign it: nono trust sign 'it'\''s.md'"
+        assert verdict.next_step == r"read it, then sign it: nono trust sign 'it'\''s.md'"
 
     def test_changed_after_it_was_signed(self, root: Path) -> None:
         put(root / "CLAUDE.md", CONTENT, ALICE)
@@ -301,7 +301,7 @@ class TestFile:
                 files.close(opened)
         put(root / "none.md", CONTENT)
         checked = check_file(str(root / "none.md"), RULES, no_keyless)
-        assert checked.verdict.next_step == f"sign it: nono trust sign {root}/none.md"
+        assert checked.verdict.next_step == f"read it, then sign it: nono trust sign {root}/none.md"
         assert checked.opened is not None
         files.close(checked.opened)
         assert check_file(str(root / "nothing"), RULES, no_keyless).verdict.reason == "is not there"

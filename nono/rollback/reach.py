@@ -64,9 +64,13 @@ class Reach:
             finally:
                 os.close(fd)
         except OSError as error:
+            to_do = (
+                "where it was moved, move it back; where it was removed, make it again (mkdir; touch, if it was a file)"
+            )
+            if error.errno == EACCES:  # as an agent can leave it; what it was is not known, so nobody else opens it
+                to_do = "if it is yours, say chmod u+rwx"
             raise StoreError(
-                f"{os.fsdecode(directory)} cannot be opened: {error.strerror}. Where it was moved, move it back; where "
-                "it was removed, make it again (mkdir; touch, if it was a file), and run this again"
+                f"{os.fsdecode(directory)} cannot be opened: {error.strerror}; {to_do}, and run this again"
             ) from None
         self.device = os.fstat(self.fd).st_dev
         self._ladders: dict[bool, Ladder] = {}  # the way to what was used last: to look, and to write

@@ -172,6 +172,20 @@ def test_what_the_agent_closed_is_opened(mode: int) -> None:
     as_nobody(everything)
 
 
+def test_a_root_that_the_agent_closed_is_the_users_to_open() -> None:
+    def everything(home: Path) -> None:
+        place = Place(home)
+        for mode in (0, 0o600):
+            place.root.chmod(mode)
+            with pytest.raises(StoreError, match=r"chmod u\+rwx"):
+                place.restore()
+        place.root.chmod(0o700)
+        place.restore(force=True)
+        assert picture(place.root) == place.baseline
+
+    as_nobody(everything)
+
+
 def test_two_at_once_do_not_mix(place: Place) -> None:
     fd = sessions.hold(place.session)
     with pytest.raises(StoreError, match="running or being restored"):

@@ -66,7 +66,7 @@ MACHINES = {
 KNOWN_SKIPS = re.compile(
     r"was stopped, but without the sandbox the kernel itself says"
     r"|without LANDLOCK_ACCESS_FS_TRUNCATE|Landlock \d does not confine signals|this kernel has no memfd_secret"
-    r"|this wall has no|only root can|(dbus-daemon|secret-tool|gnome-keyring-daemon|gdbus) is missing"
+    r"|this wall has no|only root can|(dbus-daemon|secret-tool|gnome-keyring-daemon|gdbus|unshare) is missing"
 )
 
 

@@ -222,17 +222,21 @@ def rust_without_routes(stage: Stage) -> Iterator[Peer]:
 
 @contextmanager
 def nono_proxy(
-    stage: Stage, network: Mapping[str, Any], flags: Sequence[str] = ()
+    stage: Stage, network: Mapping[str, Any], flags: Sequence[str] = (), program: Sequence[str] = ()
 ) -> Iterator[tuple[Peer, dict[str, str]]]:
-    """Start `nono proxy` with this network in its profile; yield it, and the variables that it hands over."""
+    """Start `nono proxy` with this network in its profile; yield it, and the variables that it hands over.
+
+    program: in place of the command `nono`.
+    """
     home = stage.directory / "home"
     home.mkdir(mode=0o700, exist_ok=True)
     profile = home / "profile.json"
     profile.write_text(json.dumps({"meta": {"name": "bench"}, "network": network}))
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "LANG": "C.UTF-8"}
-    program = [str(Path(sys.executable).with_name("nono")), "proxy", "--profile", str(profile), "--json", *flags]
+    program = program or [str(Path(sys.executable).with_name("nono"))]
+    command = [*program, "proxy", "--profile", str(profile), "--json", *flags]
     began = time.perf_counter()
-    with _running(program, stage.directory, environment) as process:
+    with _running(command, stage.directory, environment) as process:
         said = _first_line(process)
         yield _proxy(NONO, said["port"], said["env"]["NONO_PROXY_TOKEN"], process, began, ""), said["env"]
 

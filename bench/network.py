@@ -4,6 +4,7 @@
                   no proxy, and the Rust proxy from PyPI
     allowlist     100,000 suffixes beside 10: a verdict, and what it takes to load them
     interception  a request through CONNECT whose TLS the proxy ends, beside the same request on the reverse route
+    audit         the proxy's CPU for a request, beside that of the same proxy when it writes no audit log
 
 What is compared is measured in turn, in rounds, in one order and then in the reverse, on two cores, as bench/proxy.py
 does it; a ratio is the median of the rounds' ratios. Every tunnel carries TLS between the client and the upstream
@@ -38,7 +39,16 @@ from nono.policy.allowlist import Allowlist
 CORES = 2
 SUFFIXES, FEW = 100_000, 10
 # The targets: ratios to the Rust proxy's; KiB; a ratio to the short list's; ms; a ratio to the reverse route's.
-RATE, CPU, SET_UP, TUNNEL_KIB, VERDICT, LOAD_MS, INTERCEPTED = 1.0, 0.5, 1.0, 20.0, 2.0, 200.0, 1.5
+RATE, CPU, SET_UP, TUNNEL_KIB, VERDICT, LOAD_MS, INTERCEPTED, AUDITED = 1.0, 0.5, 1.0, 20.0, 2.0, 200.0, 1.5, 1.05
+# nono, but for its log of exchanges.
+UNLOGGED = """
+import sys
+from nono.__main__ import main
+from nono.audit.log import AuditLog
+AuditLog.append = lambda *_: False
+sys.argv[0] = "nono"
+sys.exit(main())
+"""
 
 
 class Size(NamedTuple):
@@ -49,10 +59,11 @@ class Size(NamedTuple):
     open: int = 1000
     verdicts: int = 20_000
     requests: int = 400
+    seconds: int = 2  # of load from eight connections
     share: int = 4  # of downloads, set-ups and requests, which vary most
 
 
-SMOKE = Size(4_000_000, 10, 20, 500, 30, 1)
+SMOKE = Size(4_000_000, 10, 20, 500, 30, 1, 1)
 Samples = dict[str, dict[str, list[float]]]  # by field, then by who was measured
 
 
@@ -218,13 +229,32 @@ def interception(stage: Stage, size: Size, count: int) -> list[Figure]:
     return compared(samples, "p50", "a request, p50", "µs", "intercepted", "reverse route", INTERCEPTED)
 
 
+def audit(stage: Stage, size: Size, count: int) -> list[Figure]:
+    """Measure what the audit log adds to a request."""
+    routes = _peers.nono_routes(stage)
+    with (
+        _peers.nono_proxy(stage, routes) as (logged, _),
+        _peers.nono_proxy(stage, routes, program=[sys.executable, "-c", UNLOGGED]) as (unlogged, _),
+    ):
+        peers = {"with its audit log": logged, "without": unlogged}
+        measured: dict[str, Callable[[], Sample]] = {
+            name: partial(_load.throughput, peer, stage.directory, 8, size.seconds, unique=False)
+            for name, peer in peers.items()
+        }
+        samples = rounds(count * 2, measured)
+    label = "CPU of the proxy for a request, 8 connections"
+    return compared(samples, "cpu", label, "µs", "with its audit log", "without", AUDITED)
+
+
 def main() -> None:
     """Measure, print the table, and write it to bench/README.md unless only a part or smoke is asked for."""
     parser = argparse.ArgumentParser(prog="ci/bench network", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of each measurement (default: 5)")
     parser.add_argument("--smoke", action="store_true", help="little of everything, to see that it works; no file")
     parser.add_argument("--guard", action="store_true", help="exit with 1 where a target is missed")
-    parser.add_argument("--only", choices=("tunnels", "allowlist", "interception"), help="only this part; no file")
+    parser.add_argument(
+        "--only", choices=("tunnels", "allowlist", "interception", "audit"), help="only this part; no file"
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was started is ended
     _load.allow_many_files()
@@ -241,6 +271,7 @@ def main() -> None:
             "tunnels": lambda: tunnels(stage, size, count),
             "allowlist": lambda: allowlist(size, count),
             "interception": lambda: interception(stage, size, count),
+            "audit": lambda: audit(stage, size, count),
         }
         for name, part in parts.items():
             if arguments.only in (None, name):

@@ -2,8 +2,8 @@
 
 Directories are opened one below the other, without following a link, and only where a pattern may match something in
 them. Left out are: bundles beside what they are for, the policy itself where it has a bundle (it is verified as a
-policy), directories that SKIPPED names, unless a pattern spells them out, and those that the caller names: what is in
-them was installed or made by a tool, not written for an agent.
+policy), directories that SKIPPED names, unless a pattern spells them out or an agent's own directory holds them, and
+those that the caller names: what is in them was installed or made by a tool, not written for an agent.
 
 A Found with a problem is a path that an agent could read as instructions, and that nono does not vouch for:
 - a matching path that is a symlink, or is not a regular file, or whose name is not UTF-8;
@@ -37,7 +37,8 @@ SKIPPED = (
     ".terraform", ".tox", ".venv", "__pycache__", "dist", "node_modules", "target", "vendor", "venv",
 )  # fmt: skip
 """The names of directories that nobody looks into: the Rust tool's."""
-
+AGENTS = frozenset((".agents", ".claude", ".codex", ".cursor", ".gemini", ".opencode"))
+"""The names of directories in which agents look for instructions: all of each is looked into."""
 
 _DEEPEST = 64  # directories below each other
 _MOST_SEEN = 1_000_000  # entries of directories
@@ -127,7 +128,7 @@ class _Walk:
         """Whether something that matches may be in the directory `name`, and it is looked for there."""
         if entry in self._skip or not self._matcher.may_match_below(name, folded=folds):
             return False
-        return entry not in SKIPPED or self._matcher.names(name)
+        return entry not in SKIPPED or self._matcher.names(name) or not AGENTS.isdisjoint(name.split("/"))
 
     def _follow(self, kind: str, place: str, name: str, above: tuple[tuple[str, str], ...], folds: bool) -> None:
         target = _destination(f"{self._root.rstrip('/')}/{place}")

@@ -45,6 +45,15 @@ def test_leaves_out_what_was_installed_and_what_the_caller_names(tmp_path: Path)
     assert list(found(tmp_path, "**/dist")) == ["distant/dist"]  # a file of that name
 
 
+@pytest.mark.parametrize("agent", sorted(find.AGENTS))
+def test_looks_into_all_of_an_agents_own_directory(tmp_path: Path, agent: str) -> None:
+    touch(tmp_path, f"{agent}/skills/vendor/SKILL.md", f"a/{agent}/dist/target/SKILL.md", f"dist/{agent}/SKILL.md")
+    touch(tmp_path, f"{agent}/mine/SKILL.md")
+    assert list(found(tmp_path, "**/SKILL.md", skip=("mine",))) == sorted(
+        [f"{agent}/skills/vendor/SKILL.md", f"a/{agent}/dist/target/SKILL.md"]
+    )
+
+
 def test_bundles_are_no_instructions(tmp_path: Path) -> None:
     touch(tmp_path, "a.md", "a.md.bundle", ".nono-trust.bundle", "b.bundle/a.md")
     assert list(found(tmp_path, "**")) == ["a.md", "b.bundle/a.md"]

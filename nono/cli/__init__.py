@@ -39,10 +39,15 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     reserve = bytes(_RESERVE_BYTES)
+    status = None
     try:
         status = run(sys.argv[1:])
-    except MemoryError:  # also where there was too little left to make a sentence
+    except MemoryError:
+        pass  # also where there was too little left to make a sentence
+    if status is None:  # by now what the error held on to is free
         del reserve
+        if "nono.supervisor.scratch" in sys.modules:
+            sys.modules["nono.supervisor.scratch"].remove_left()
         status = _say(_NO_MEMORY, 1)
     for stream in (sys.stdout, sys.stderr):
         try:

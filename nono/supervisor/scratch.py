@@ -10,7 +10,8 @@ directory around it, so:
 - no path gets long and nothing recurses: a directory inside a directory is first moved up to the top, so any depth is
   removed in steps of the same size;
 - what cannot be removed is left, without a word: the run is over and its result stands. That this process has run out
-  of descriptors or of memory is no such reason: what a removal needs is kept from the start.
+  of descriptors or of memory is no such reason: what a removal needs is kept from the start, and where memory ran out
+  on the way to it, or in it, `remove_left` is for when all that held some is gone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _PATH_ONLY: int = getattr(os, "O_PATH", os.O_RDONLY)  # TMPDIR need not be reada
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPARE_FDS = 3  # open at once in _empty: the directory, one inside, and what scandir makes of either
 _SPARE_BYTES = 1 << 18  # calloc(3), so address space only; opendir(3) takes 32 KiB
+_left: list[ScratchDirectory] = []
 
 
 class ScratchDirectory:
@@ -47,6 +49,7 @@ class ScratchDirectory:
                 self._memory = bytes(_SPARE_BYTES)
                 os.mkdir(name, 0o700, dir_fd=self._fds[0])
                 self._made = os.lstat(self.path)
+                _left.append(self)
             except OSError as error:
                 self._close()
                 if error.errno == EMFILE:
@@ -67,12 +70,18 @@ class ScratchDirectory:
             _remove(os.path.basename(self.path), self._fds[0], self._made)
         except OSError:
             pass
-        finally:
-            self._close()
+        self._close()
+        _left.remove(self)
 
     def _close(self) -> None:
         while self._fds:
             os.close(self._fds.pop())
+
+
+def remove_left() -> None:
+    """Remove the directories whose context managers ended without doing so, or were never ended: memory ran out."""
+    for directory in tuple(_left):
+        directory.__exit__()
 
 
 def sweep(parent: str, prefix: str) -> None:

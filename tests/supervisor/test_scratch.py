@@ -176,6 +176,22 @@ def test_says_what_to_do_when_it_cannot_be_made(tmp_path: Path) -> None:
         pass
 
 
+def test_what_ran_out_of_memory_is_removed_when_there_is_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    never_ended = ScratchDirectory(str(tmp_path), create=True).__enter__()
+    Path(never_ended.path, "file").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(supervisor_scratch, "_remove", no_memory)
+        with pytest.raises(MemoryError), ScratchDirectory(str(tmp_path), create=True):
+            pass
+    assert len(list(tmp_path.iterdir())) == 2
+    supervisor_scratch.remove_left()
+    assert list(tmp_path.iterdir()) == []
+    supervisor_scratch.remove_left()
+
+
 def test_is_removed_by_who_has_run_out_of_descriptors(tmp_path: Path) -> None:
     taken = []
     with ScratchDirectory(str(tmp_path), create=True) as scratch:

@@ -197,6 +197,7 @@ def run(
         kernel = _kernel_records() if footer is not None else None
         if kernel is not None:
             undo.callback(kernel.close)
+        stores = (place.state, *destinations(place)[1:])
         status, spare = 1, [bytes(_SPARE_BYTES)]
         try:
             ruleset = filesystem.open_ruleset(plan)
@@ -245,7 +246,6 @@ def run(
             if errors is not None:
                 is_ended = status > _KILLED or status == _TIMED_OUT
                 errors.finish(lambda: is_ended or not _ENDING.isdisjoint(signals.take()))
-            stores = (place.state, *destinations(place)[1:])
             guard.close_stores(stores, whole=not plan.mounts)  # with mounts all of it was read-only, or covered
             if learner is not None:
                 learner.ended(plan, expansion, scratch.path)

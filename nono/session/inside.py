@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from nono.errors import UsageError
 from nono.kernel.probe import Connect, Create, List, Open, Reply
 from nono.policy.capabilities import NETWORK_OPEN, NETWORK_PROXY, READ, WRITE, is_at_or_below
-from nono.policy.verdict import FILE_PERMISSIONS, PRIVATE_DIRECTORY, Verdict, judge_path
+from nono.policy.verdict import FILE_PERMISSIONS, PRIVATE_DIRECTORY, SENSITIVE_PATH, Verdict, judge_path
 from nono.sandbox.filesystem import Disk
 from nono.session import policy_file, probe, why
 from nono.session.policy_file import Left
@@ -73,7 +73,8 @@ def _about_path(left: Left, question: Question) -> Answer:
     if verdict.allowed and own and not covered:
         detail = f"The agent has a {own} of its own, which is gone after the run."
         verdict = Verdict(True, PRIVATE_DIRECTORY, "built-in", detail, own)
-    if reached is not None and not verdict.allowed and covered and question.access & ~why.permitted(subject):
+    told = verdict.allowed or verdict.reason == SENSITIVE_PATH  # whose mount looks like the file's permissions to a user
+    if reached is not None and not told and covered and question.access & ~why.permitted(subject):
         detail = "The permissions of the file forbid it, to the user himself."
         verdict = Verdict(False, FILE_PERMISSIONS, "", detail, verdict.closest)
     answer = Answer(verdict, place, subject.path, subject.real_path)

@@ -73,7 +73,7 @@ def _about_path(left: Left, question: Question) -> Answer:
     if verdict.allowed and own and not covered:
         detail = f"The agent has a {own} of its own, which is gone after the run."
         verdict = Verdict(True, PRIVATE_DIRECTORY, "built-in", detail, own)
-    told = verdict.allowed or verdict.reason == SENSITIVE_PATH  # whose mount looks like the file's permissions to a user
+    told = verdict.allowed or verdict.reason == SENSITIVE_PATH  # whose mount looks like permissions to a user
     if reached is not None and not told and covered and question.access & ~why.permitted(subject):
         detail = "The permissions of the file forbid it, to the user himself."
         verdict = Verdict(False, FILE_PERMISSIONS, "", detail, verdict.closest)

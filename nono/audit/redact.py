@@ -300,7 +300,8 @@ def _users(value: str) -> Iterator[Place]:
             end += 1
         authority = min((place for c in "/?#" if (place := value.find(c, begin, end)) >= 0), default=end)
         user = value.rfind("@", begin, authority)
-        if user < 0 and ":" in value[begin:authority] and not _is_host(value[begin:authority]):
+        is_cut = ":" in value[begin:authority] and not _is_host(value[begin:authority])
+        if is_cut if user < 0 else value[user - 1] == ":":  # by a / in the password, or by an @ that it begins with
             user = value.rfind("@", begin, end)
         if user >= 0:
             yield begin, user

@@ -239,6 +239,7 @@ SHAPES = st.sampled_from(
 @settings(max_examples=600, deadline=None)
 @given(shape=SHAPES, name=NAMES, value=VALUES, before=FILLERS, after=FILLERS)
 @example(shape=lambda n, v: [f"--{n}", v], name="token", value="--a=bc", before=[], after=[])
+@example(shape=lambda n, v: [f"https://user:{v}@e.example/a"], name="pwd", value="@0000/", before=[], after=[])
 def test_no_value_stays_wherever_it_stands(
     shape: object, name: str, value: str, before: list[str], after: list[str]
 ) -> None:

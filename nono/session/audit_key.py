@@ -12,10 +12,9 @@ last, as its ledger says them. audit/ knows nothing of keys: it is handed a Sign
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
-from json import dumps
 
 from nono.credentials.reference import FILE, KEYRING, SIGNING, Reference, parse
 from nono.errors import NonoError, UsageError
@@ -50,31 +49,38 @@ def signer(text: str, credentials: Mapping[str, Credential]) -> Signer | None:
         return None
     key = credentials[NAME].view
     key_id = text.removeprefix(_KEYSTORE)
-    made: Signer = import_module("nono.audit.log").Signer(_apart(key, b"").decode(), partial(_sign, key, key_id))
+    fingerprint = _apart(key, _fingerprint).decode()
+    made: Signer = import_module("nono.audit.log").Signer(fingerprint, partial(_sign, key, key_id))
     return made
 
 
 def _sign(key: memoryview, key_id: str, name: str, sha256: str, records: int, last: str) -> bytes:
-    told = {
-        "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{"name": name, "digest": {"sha256": sha256}}],
-        "predicateType": PREDICATE_TYPE,
-        "predicate": {
-            "version": 1, "signer": {"kind": "keyed", "key_id": key_id}, "records": records, "last": last,
-        },
-    }  # fmt: skip
-    return _apart(key, dumps(told, separators=(",", ":")).encode())
+    return _apart(key, partial(_bundle, key_id, name, sha256, records, last))
 
 
-def _apart(key: memoryview, statement: bytes) -> bytes:
-    """Return the bundle for a statement or, of an empty one, the key's fingerprint. Raises UsageError, OSError."""
+def _fingerprint(private: bytes) -> bytes:
+    keys = import_module("nono.trust.keys")
+    mark: str = keys.fingerprint(keys.public_of(private))
+    return mark.encode()
+
+
+def _bundle(key_id: str, name: str, sha256: str, records: int, last: str, private: bytes) -> bytes:
+    signing = import_module("nono.trust.signing")
+    signer = signing.keyed(key_id)
+    payload = signing.statement([(name, sha256)], PREDICATE_TYPE, signer, records=records, last=last)
+    made: bytes = signing.sign(payload, private)
+    return made
+
+
+def _apart(key: memoryview, made_of: Callable[[bytes], bytes]) -> bytes:
+    """Return what another process makes of the key (PKCS#8 DER). Raises UsageError, OSError."""
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
     pid = os.fork()
     if not pid:
         os.close(to_write)
         os.close(from_read)
-        _work(to_read, from_write, statement)
+        _work(to_read, from_write, made_of)
     for fd in (to_read, from_write):
         os.close(fd)
     try:
@@ -95,18 +101,12 @@ def _apart(key: memoryview, statement: bytes) -> bytes:
     return answer[1:]
 
 
-def _work(to_read: int, from_write: int, statement: bytes) -> None:
-    """Child: sign, answer, and end, whatever happens. It runs nothing else of its parent's."""
+def _work(to_read: int, from_write: int, made_of: Callable[[bytes], bytes]) -> None:
+    """Child: answer, and end, whatever happens. It runs nothing else of its parent's."""
     try:
         answer = _FAILED
         try:
-            keys = import_module("nono.trust.keys")
-            private = keys.load_private(_all_of(to_read))
-            if statement:
-                made = import_module("nono.trust.signing").sign(statement, private)
-            else:
-                made = keys.fingerprint(keys.public_of(private)).encode()
-            answer = _OK + made
+            answer = _OK + made_of(import_module("nono.trust.keys").load_private(_all_of(to_read)))
         except NonoError as error:
             answer = _FAILED + f"{NAME}: {error}".encode()
         while answer:

@@ -23,17 +23,20 @@ def keyed(key_id: str) -> dict[str, str]:
     return {"kind": "keyed", "key_id": key_id}
 
 
-def statement(subjects: Sequence[tuple[str, str]], predicate_type: str, signer: Mapping[str, str]) -> bytes:
+def statement(
+    subjects: Sequence[tuple[str, str]], predicate_type: str, signer: Mapping[str, str], **more: object
+) -> bytes:
     """Return the in-toto statement, the payload that is to be signed.
 
     subjects: (name, SHA-256); the base name for one file or a policy, paths relative to the root for MULTI_FILE.
+    more: members of the predicate, as JSON has them.
     Raises UsageError for subjects of which there can be no bundle: none, too many, twice the same.
     """
     value = {
         "_type": bundle.STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in subjects],
         "predicateType": predicate_type,
-        "predicate": {"version": 1, "signer": dict(signer)},
+        "predicate": {"version": 1, "signer": dict(signer), **more},
     }
     payload = json.dumps(value, separators=(",", ":")).encode()
     try:

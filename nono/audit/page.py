@@ -19,6 +19,7 @@ from itertools import islice
 
 from nono.audit import read, signed
 from nono.audit.summary import MOST, Summary
+from nono.policy.quantities import shown_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -273,10 +274,4 @@ def _duration(ms: float) -> str:
 
 
 def _size(count: float) -> str:
-    if not count:
-        return ""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+    return shown_bytes(count) if count else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from nono.audit import read
+from nono.policy.quantities import counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ def rows(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     files = [each for each in records if each.get("what") == "file"]
     verified = [each for each in files if each.get("outcome") == VERIFIED]
     by = ", ".join(_words(verified, "publisher"))
-    count = "1 file" if len(verified) == 1 else f"{len(verified)} files"
-    text = f"{count} verified{f', signed by {by}' if by else ''}"
+    text = f"{counted(len(verified), 'file')} verified{f', signed by {by}' if by else ''}"
     rules = next((each for each in records if each.get("what") == "rules"), {})
     found = [("signed", f"{text}  ({read.text(rules, 'enforcement') or 'no rules are recorded'})")]
     if rules.get("override") is True:

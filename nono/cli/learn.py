@@ -24,6 +24,7 @@ from nono.cli.messages import Messages, add_message_arguments
 from nono.cli.new_file import NewFile
 from nono.errors import UsageError
 from nono.policy.capabilities import NETWORK_BLOCKED
+from nono.policy.quantities import counted
 from nono.policy.verdict import show
 from nono.session import learn
 from nono.session.policy import Order
@@ -124,11 +125,11 @@ def _with_network(rows: list[tuple[str, str]], what: Summary) -> list[tuple[str,
 def _summary(found: learn.Found, path: str, is_named: bool, name: str, argv: tuple[str, ...]) -> list[tuple[str, str]]:
     learned, hosts = found.learned, found.hosts
     denied = len(learned.wanted) + learned.left_out + len(hosts.refused) + len(found.sockets)
-    counts = f"{_count(len(learned.lines), 'path')}, {_count(len(hosts.allowed), 'host')}"
+    counts = f"{counted(len(learned.lines), 'path')}, {counted(len(hosts.allowed), 'host')}"
     if hosts.credentials:
-        counts += f", {_count(len(hosts.credentials), 'credential')}"
+        counts += f", {counted(len(hosts.credentials), 'credential')}"
     if denied:
-        counts += f"; {_count(denied, 'thing')} wanted but denied, as comments"
+        counts += f"; {counted(denied, 'thing')} wanted but denied, as comments"
     rows = [("learned", f"{counts}. Read it before you use it")]
     rows += [("note", render.printable(note)) for note in found.notes]
     rows.append(("profile", render.printable(show(path, found.place))))
@@ -136,7 +137,3 @@ def _summary(found: learn.Found, path: str, is_named: bool, name: str, argv: tup
     command = shlex.quote(argv[0]) + (" …" if len(argv) > 1 else "")
     rows.append(("use", f"nono run -p {render.printable(use)} -- {render.printable(command)}"))
     return rows
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -18,6 +18,7 @@ from time import monotonic
 
 from nono.cli.render import printable
 from nono.errors import GRANT
+from nono.policy.quantities import shown_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def line(exchange: Exchange) -> str:
     what = _cut(f"{exchange.method} {exchange.host}{exchange.path}" if exchange.method else "a connection", _TARGET)
     text = f"nono  {label:<11} {what:<44}  {exchange.status or '-':>3}  {_duration(exchange.duration_ms):>7}"
     if exchange.bytes_up or exchange.bytes_down:
-        text += f"  {_size(exchange.bytes_up)} up, {_size(exchange.bytes_down)} down"
+        text += f"  {shown_bytes(exchange.bytes_up)} up, {shown_bytes(exchange.bytes_down)} down"
     if exchange.reason:
         flag = exchange.flag
         text += f"  {_cut(exchange.reason.removesuffix(f'{GRANT}{flag}'), _REASON)}"
@@ -121,11 +122,3 @@ def _duration(ms: float) -> str:
     if ms < 1000:
         return f"{ms:.0f} ms"
     return f"{ms / 1000:.1f} s" if ms < 100_000 else f"{ms / 1000:.0f} s"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

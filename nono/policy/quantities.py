@@ -1,6 +1,6 @@
-"""Sizes, durations and counts as a user writes them -> numbers.
+"""Sizes, durations and counts as a user writes them -> numbers; and numbers as he reads them.
 
-Pure. Each function raises UsageError with one sentence that shows how it is written; `flag` is named in it.
+Pure. What parses raises UsageError with one sentence that shows how it is written; `flag` is named in it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,20 @@ def parse_count(text: str, flag: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= _SHOWN and 0 < int(text) <= _MAX_PROCESSES):
         raise UsageError(f"{flag} {_quoted(text)} is not a count; write a whole number from 1 to {_MAX_PROCESSES}")
     return int(text)
+
+
+def counted(number: int, what: str) -> str:
+    """Return how many: 1 file, 2 files."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def shown_bytes(count: float) -> str:
+    """Return an amount of data: 12 B, 1.5 kB, 20 MB; units are powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
 
 
 def _split(text: str) -> tuple[float | None, str]:

@@ -27,6 +27,7 @@ from nono.errors import NonoError
 from nono.policy.capabilities import WRITE, PathDeny, is_at_or_below
 from nono.policy.paths import Place, expand
 from nono.policy.protection import SIGNED
+from nono.policy.quantities import counted
 from nono.policy.verdict import show
 from nono.record import Record
 from nono.session.trust import Trusted, in_sight
@@ -34,7 +35,7 @@ from nono.supervisor.guard import links_on_the_way
 from nono.trust import anchors, check, files, find, globs
 from nono.trust.anchors import Loaded
 from nono.trust.check import Multi, Verdict
-from nono.trust.errors import BLOCKED, CHANGED, UNSIGNED, VERIFIED, TrustError
+from nono.trust.errors import BLOCKED, CHANGED, UNSIGNED, VERIFIED, TrustError, sentence
 from nono.trust.files import Opened
 from nono.trust.find import Found
 from nono.trust.policy import DENY, NAME, WARN, Rules
@@ -295,7 +296,7 @@ class Verified(Trusted):
         for change, verdict in changes:
             _write(audit, now, change, verdict)
         for change, verdict in changes[:_SHOWN]:
-            notice(f"{verdict.path}, {_HOW[change]}, {_end(verdict)}")
+            notice(f"{verdict.path}, {_HOW[change]}, {sentence(verdict.reason, verdict.next_step)}")
         if len(changes) > _SHOWN:
             notice(f"{len(changes) - _SHOWN} more files that would instruct an agent changed in this run: {_SEE_ALL}")
         if changes and self._rules.enforcement == DENY:
@@ -392,18 +393,14 @@ def _close(*these: Opened | None) -> None:
 
 def _lines(verdicts: Sequence[Verdict]) -> list[str]:
     """Return a line for each, of very many for the first."""
-    lines = [f"{verdict.path} {_end(verdict)}" for verdict in verdicts[:_SHOWN]]
+    lines = [f"{verdict.path} {sentence(verdict.reason, verdict.next_step)}" for verdict in verdicts[:_SHOWN]]
     if len(verdicts) > _SHOWN:
         lines.append(f"and {len(verdicts) - _SHOWN} more: {_SEE_ALL}")
     return lines
 
 
-def _end(verdict: Verdict) -> str:
-    return f"{verdict.reason}; {verdict.next_step}" if verdict.next_step else verdict.reason
-
-
 def _files(verdicts: Sequence[Verdict]) -> str:
-    return "1 file" if len(verdicts) == 1 else f"{len(verdicts)} files"
+    return counted(len(verdicts), "file")
 
 
 def _are(verdicts: Sequence[Verdict]) -> str:

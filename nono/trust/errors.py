@@ -24,11 +24,16 @@ OUTCOMES = (
 )  # fmt: skip
 
 
+def sentence(reason: str, next_step: str) -> str:
+    """Return how a sentence about a file ends."""
+    return f"{reason}; {next_step}" if next_step else reason
+
+
 class TrustError(NonoError):
     """What was to be verified is not. outcome: one of OUTCOMES. source: which file it is about, as a user reads it."""
 
     def __init__(self, outcome: str, source: str, reason: str, next_step: str = "") -> None:
-        super().__init__(f"{source} {reason}{f'; {next_step}' if next_step else ''}")
+        super().__init__(f"{source} {sentence(reason, next_step)}")
         self.outcome = outcome
         self.source = source
         self.reason = reason

@@ -11,6 +11,7 @@ from nono.cli import render
 from nono.cli.trusts import place, writing
 from nono.cli.trusts.place import Where
 from nono.errors import StoreError, UsageError
+from nono.policy.quantities import counted
 from nono.policy.verdict import shell_quoted
 from nono.trust import bundle, find, globs, policy
 from nono.trust.policy import Publisher
@@ -61,7 +62,7 @@ def _rows(
     if len(includes) > _SHOWN:
         rows.append(("", f"{len(includes) - _SHOWN} more"))
     if found:
-        rows.append(("matches", "1 file" if len(found) == 1 else f"{len(found)} files"))
+        rows.append(("matches", counted(len(found), "file")))
     rows.append(("publisher", render.printable(key.key_id)))
     if user:
         rows.append(("next", render.printable(f"nono trust sign-policy --user{flag}")))

@@ -22,6 +22,7 @@ from nono.cli.trusts import keep, place, verdicts, writing
 from nono.cli.trusts.keyref import KeyReference
 from nono.cli.trusts.place import Sight, Where
 from nono.errors import NonoError, StoreError, UsageError
+from nono.policy.quantities import counted
 from nono.policy.verdict import shell_quoted
 from nono.record import Record
 from nono.trust import bundle, errors, files, policy, signing, trusted_root
@@ -144,7 +145,7 @@ def _chosen(arguments: argparse.Namespace, sight: Sight | None) -> tuple[list[st
         if verdict.outcome == errors.VERIFIED and not arguments.multi_subject:
             done.append(Done(path, _KEPT, f"signed by {verdict.publisher}"))
         elif verdict.outcome in (errors.UNSAFE_FILE, errors.BLOCKED):
-            done.append(Done(path, _REFUSED, reason=_sentence(verdict.reason, verdict.next_step)))
+            done.append(Done(path, _REFUSED, reason=errors.sentence(verdict.reason, verdict.next_step)))
         else:
             before[path] = verdict.outcome
             paths.append(path)
@@ -290,12 +291,8 @@ def write_beside(opened: Opened, data: bytes) -> None:
 
 def _failed(path: str, error: NonoError) -> Done:
     if isinstance(error, errors.TrustError):
-        return Done(path, _REFUSED, reason=_sentence(error.reason, error.next_step))
+        return Done(path, _REFUSED, reason=errors.sentence(error.reason, error.next_step))
     return Done(path, _REFUSED, reason=str(error))
-
-
-def _sentence(reason: str, next_step: str) -> str:
-    return f"{reason}; {next_step}" if next_step else reason
 
 
 def _afterwards(arguments: argparse.Namespace, at: Where, done: Sequence[Done], blind: str) -> list[tuple[str, str]]:
@@ -310,13 +307,12 @@ def _afterwards(arguments: argparse.Namespace, at: Where, done: Sequence[Done], 
     named, _ = place.everything(sight)
     refused = [each for each in named if each.outcome != errors.VERIFIED]
     if not refused:
-        count = "1 file" if len(named) == 1 else f"{len(named)} files"
-        return [("verified", f"all that the policies name ({count})")] if named else []
+        return [("verified", f"all that the policies name ({counted(len(named), 'file')})")] if named else []
     said = {each.path for each in done if each.failed}
     news = [each for each in refused if f"{sight.root.rstrip('/')}/{each.path}" not in said]
     if not news:
         return []
-    count = "1 file that the policies name does" if len(news) == 1 else f"{len(news)} files that the policies name do"
+    do = "does" if len(news) == 1 else "do"
     rows = [verdicts.row(each, render.home_of(os.environ)) for each in news[:_SHOWN]]
     more = [("", f"{len(news) - _SHOWN} more  (nono trust list)")] if len(news) > _SHOWN else []
-    return [("note", f"{count} not verify yet:"), *rows, *more]
+    return [("note", f"{counted(len(news), 'file')} that the policies name {do} not verify yet:"), *rows, *more]

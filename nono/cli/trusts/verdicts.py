@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from nono.cli.render import printable, short
 from nono.cli.trusts.place import Sight, Where
+from nono.policy.quantities import counted
 from nono.trust import errors, policy
 from nono.trust.check import Verdict
 
@@ -33,9 +34,8 @@ def rows(
     told += [row(verdict, home) for verdict in verdicts]
     told += [("refused", f"{printable(pattern)}: {NO_MATCH}") for pattern in unmatched]
     good = sum(verdict.outcome == errors.VERIFIED for verdict in verdicts)
-    count = "1 file" if len(verdicts) == 1 else f"{len(verdicts)} files"
     means = f"  ({_ENFORCEMENT[sight.rules.enforcement]})" if _policies(sight, at) else ""
-    told.append(("checked", f"{count}: {good} verified, {len(verdicts) - good} not{means}"))
+    told.append(("checked", f"{counted(len(verdicts), 'file')}: {good} verified, {len(verdicts) - good} not{means}"))
     return told
 
 

@@ -16,6 +16,7 @@ import stat
 from nono.credentials.validation import RAW_MAX_BYTES, TOO_LONG
 from nono.errors import CredentialError, StoreError
 from nono.kernel.secretmem import SecretBuffer
+from nono.kernel.sync import sync_directory
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO must not block
 
@@ -144,7 +145,7 @@ def write(path: str, content: memoryview) -> None:
         finally:
             os.close(fd)
         os.rename(temporary, path)
-        _sync_directory(directory)
+        sync_directory(directory)
     except OSError as exc:
         remove(temporary)
         raise StoreError(f"{path} cannot be written: {exc.strerror}.") from None
@@ -169,11 +170,3 @@ def remove(path: str) -> bool:
     except OSError as exc:
         raise StoreError(f"{path} cannot be removed: {exc.strerror}.") from None
     return True
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -93,11 +93,6 @@ class Plan(Record):
         return chain(reversed(self.metas), reversed(self.puts), self.removes)
 
 
-def is_new(step: Step) -> bool:
-    """Whether the step puts something there that is staged before."""
-    return step.operation in (REPLACE, PLACE)
-
-
 def meta_of(entry: Entry) -> Meta:
     """Return what the entry has besides its content."""
     xattrs = tuple(pair for pair in entry.xattrs if is_kept(pair[0])) if entry.xattrs else ()

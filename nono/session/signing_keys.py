@@ -28,11 +28,11 @@ def deciding(place: Place) -> tuple[str, ...]:
 
 def denies(place: Place) -> tuple[PathDeny, ...]:
     """Return what no grant opens. Raises PolicyError where that cannot be known."""
-    decide = [os.path.realpath(path) for path in deciding(place) if os.path.realpath(path) != path]
-    sign = _in_files(deciding(place)[0])
+    paths = deciding(place)
+    decide = [real for path in paths if (real := os.path.realpath(path)) != path]
     return (
         *(PathDeny(path, NONO) for path in decide),  # also where nothing is yet: it would be made there
-        *(PathDeny(path, "credential_files") for path in sign),
+        *(PathDeny(path, "credential_files") for path in _in_files(paths[0])),
     )
 
 

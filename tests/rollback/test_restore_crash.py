@@ -136,7 +136,11 @@ def killed_in_the_middle(world: World, call: str, count: int) -> None:
 def rename_count(world: World, path: bytes) -> int:
     """How many names have changed when that path has its old contents."""
     renamed = [step for step in world.plan().steps if step.operation != steps.META]
-    return next(number for number, step in enumerate(renamed, 1) if step.path == path and steps.is_new(step))
+    return next(
+        number
+        for number, step in enumerate(renamed, 1)
+        if step.path == path and step.operation in (steps.REPLACE, steps.PLACE)
+    )
 
 
 def test_what_was_written_after_it_was_killed_survives_when_it_is_undone(world: World) -> None:

@@ -15,12 +15,12 @@ from nono.cli.trusts.keyref import FILE_SCHEME, KeyReference
 from nono.credentials import files as key_files
 from nono.credentials import keystore
 from nono.credentials.keystore import Keystore, KeystoreError
+from nono.credentials.reference import SIGNING
 from nono.errors import CredentialError, UsageError
 from nono.kernel import process
 from nono.policy.verdict import shell_quoted
 from nono.trust import keys
 
-SERVICE = "nono-trust"
 _WHAT = "signing key"
 
 
@@ -40,7 +40,7 @@ def is_there(reference: KeyReference, config: str) -> bool:
     if reference.path:
         return writing.is_there(reference.path)
     with _Opened(reference, config) as opened:
-        return bool(opened.status(SERVICE, reference.key_id))
+        return bool(opened.status(SIGNING, reference.key_id))
 
 
 def put(reference: KeyReference, private: bytes, config: str, *, over: bool) -> None:
@@ -54,7 +54,7 @@ def put(reference: KeyReference, private: bytes, config: str, *, over: bool) -> 
         writing.write(reference.path, text + b"\n", mode=writing.PRIVATE, over=over)
         return
     with _Opened(reference, config) as opened:
-        opened.set(SERVICE, reference.key_id, text)
+        opened.set(SIGNING, reference.key_id, text)
 
 
 def load(reference: KeyReference, config: str) -> bytes:
@@ -66,7 +66,7 @@ def load(reference: KeyReference, config: str) -> bytes:
     else:
         with _Opened(reference, config) as opened:
             try:
-                buffer, length, _ = opened.get(SERVICE, reference.key_id)
+                buffer, length, _ = opened.get(SIGNING, reference.key_id)
             except KeystoreError as error:
                 if error.status != keystore.NOT_FOUND:
                     raise

@@ -195,15 +195,20 @@ def test_a_key_file_is_replaced_only_by_force(user: Signer) -> None:
     assert len(list(user.key.parent.glob("*.pub"))) == 1
 
 
-def test_a_pem_of_openssl(user: Signer) -> None:
+def by_openssl(user: Signer, curve: str) -> None:
+    """Have openssl make his key."""
     user.key.parent.mkdir(parents=True, mode=0o700)
     made = subprocess.run(
-        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
+        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", f"ec_paramgen_curve:{curve}"],
         capture_output=True,
         check=True,
     )
     user.key.touch(mode=0o600)
     user.key.write_bytes(made.stdout)
+
+
+def test_a_pem_of_openssl(user: Signer) -> None:
+    by_openssl(user, "P-256")
     user.write("SKILL.md")
     assert "another tool or machine" in user.trust("keygen", "--keyref", user.keyref).wrong
     user.done("keygen", "--keyref", user.keyref, "--adopt")
@@ -305,14 +310,7 @@ def test_a_key_in_the_project_is_warned_of(user: Signer) -> None:
 
 
 def test_a_key_of_another_curve(user: Signer) -> None:
-    user.key.parent.mkdir(parents=True, mode=0o700)
-    made = subprocess.run(
-        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
-        capture_output=True,
-        check=True,
-    )
-    user.key.touch(mode=0o600)
-    user.key.write_bytes(made.stdout)
+    by_openssl(user, "P-384")
     done = user.trust("keygen", "--keyref", user.keyref, "--adopt")
     assert done.status == 2
     assert "P-256" in done.wrong

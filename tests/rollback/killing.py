@@ -15,7 +15,7 @@ import pytest
 from nono.rollback.planning import plan
 from nono.rollback.restore import Restore, recover
 from nono.rollback.steps import Plan
-from tests.rollback.trees import Contents, grow, picture, ravage
+from tests.rollback.trees import Contents, Picture, grow, picture, ravage
 
 CALLS = (
     "open", "rename", "link", "unlink", "mkdir", "rmdir", "symlink", "chmod", "fchmod", "utime", "setxattr",
@@ -164,15 +164,20 @@ def killed_at_each(template: World, step: int = 1) -> None:
     pytest.fail("it never came to its end")
 
 
+def check_is_one(ended: str, found: Picture, baseline: Picture, state: Picture, at: int) -> None:
+    """What is there is one of the two, and the one that was said."""
+    if ended == "restored":
+        assert found == baseline, at
+    elif ended == "reverted":
+        assert found == state, at
+    else:  # before the journal was there, or after it had gone
+        assert found in (state, baseline), at
+
+
 def check_outcome(template: World, at: int) -> None:
     ended = recover(template.journal)
     found = picture(template.root)
-    if ended == "restored":
-        assert found == template.baseline, at
-    elif ended == "reverted":
-        assert found == template.state, at
-    else:  # before the journal was there, or after it had gone
-        assert found in (template.state, template.baseline), at
+    check_is_one(ended, found, template.baseline, template.state, at)
     assert recover(template.journal) == ""
     if found != template.baseline:
         template.after = template.contents.listing(template.root)

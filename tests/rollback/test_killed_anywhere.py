@@ -17,7 +17,7 @@ from nono.rollback.objects import Store
 from nono.rollback.snapshot import take
 from nono.rollback.undo import Selection
 from tests.rollback import tracing
-from tests.rollback.killing import clear
+from tests.rollback.killing import check_is_one, clear
 from tests.rollback.killing import memory as memory
 from tests.rollback.test_crash import check, make, settle
 from tests.rollback.test_undo import Place
@@ -48,12 +48,7 @@ def test_a_restore_that_is_killed_anywhere_was_or_was_not(memory: Path, monkeypa
         ended = undo.finish(place.session)
         found = picture(place.root)
         ends.add(ended)
-        if ended == "restored":
-            assert found == place.baseline, at
-        elif ended == "reverted":
-            assert found == place.state, at
-        else:  # before the journal was there, or after it had gone
-            assert found in (place.state, place.baseline), at
+        check_is_one(ended, found, place.baseline, place.state, at)
         if found == place.baseline:  # what gave way was saved, and is
             undo.restore(place.session, place.store, Selection(), undo=True)
             assert (place.root / "edited").read_bytes() == b"my own work", at

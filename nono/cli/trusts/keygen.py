@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         ("fingerprint", keys.fingerprint(public)),
     ]
     if reference.path and not reference.path.startswith(f"{at.config}/"):
-        rows.append(("note", f"an agent that may read it signs as you; none can read what is in {_shown(at.config)}"))
+        note = "an agent that may read it signs as you; nono run lets none, as long as its public half is there"
+        rows.append(("note", note))
     rows.append(("next", render.printable(f"nono trust init{flag} --include CLAUDE.md")))
     print(render.table(rows), end="")
     return 0
